@@ -1,0 +1,60 @@
+"""Build the compiled floor: ``src_cython/tfos_fast/*.pyx`` become modules of the package ``tfos_fast``.
+
+Switches, from the environment:
+
+=====================  ==============================================================
+``TFOS_BUILD=debug``     no optimisation, symbols, bounds checks in Cython
+``TFOS_BUILD=sanitize``  address and undefined-behaviour sanitizers (preload libasan)
+``TFOS_BUILD=coverage``  line tracing, for coverage of the ``.pyx`` files
+=====================  ==============================================================
+
+Everything else about the package stands in ``pyproject.toml``.
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+MODES = {
+    # No -march=native and no -ffast-math: wheels travel, and NaN must survive packing.
+    "release": (["-O3", "-g0"], []),
+    "debug": (["-O0", "-g3"], []),
+    "sanitize": (["-O1", "-g3", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"], ["-fsanitize=address,undefined"]),
+    "coverage": (["-O0", "-g1"], []),
+}
+mode = os.environ.get("TFOS_BUILD", "release")
+if mode not in MODES:
+    raise SystemExit(f"TFOS_BUILD={mode!r} is unknown; choose one of {', '.join(MODES)}")
+compile_args, link_args = MODES[mode]
+
+directives = {"language_level": 3, "embedsignature": True}
+if mode == "release":
+    directives |= {"boundscheck": False, "wraparound": False, "initializedcheck": False}
+macros = []
+if mode == "coverage":
+    directives["linetrace"] = True
+    macros.append(("CYTHON_TRACE_NOGIL", "1"))
+
+root = Path(__file__).parent
+os.chdir(root)
+extensions = [
+    Extension(
+        f"tfos_fast.{path.stem}",
+        [str(path)],
+        define_macros=[("_GNU_SOURCE", "1"), *macros],
+        extra_compile_args=["-Wall", "-Werror", "-Wno-unused-function", "-Wno-unreachable-code", *compile_args],
+        extra_link_args=link_args,
+    )
+    for path in sorted(Path("src_cython/tfos_fast").glob("*.pyx"))
+]
+setup(
+    ext_modules=cythonize(
+        extensions,
+        compiler_directives=directives,
+        include_path=["src_cython"],
+        build_dir="build/cython",
+        gdb_debug=mode == "debug",
+    )
+)

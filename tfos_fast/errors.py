@@ -1,0 +1,137 @@
+"""Every exception that tfos_fast raises, in one tree under :class:`TfosError`.
+
+Each class also derives from the builtin that a caller would expect (``ValueError`` for bad data, ``TimeoutError`` for a wait that
+ended, ...), so code that knows nothing of this library still handles them. A message says what was found, what is needed and
+which setting changes it.
+"""
+
+from __future__ import annotations
+
+
+class TfosError(Exception):
+    """Base of every exception of this library."""
+
+
+class MissingDependency(TfosError, ImportError):
+    """A package or program that this operation needs is not installed."""
+
+
+class UnsupportedPlatform(TfosError, ImportError):
+    """tfos_fast needs Linux (memfd, pidfd, eventfd)."""
+
+
+# ---- the channel -------------------------------------------------------------------------------------------------------------
+
+
+class ChannelError(TfosError):
+    """Base of the errors of the shared-memory channel."""
+
+
+class SegmentError(ChannelError, OSError):
+    """A segment could not be made, opened or verified."""
+
+
+class NotEnoughMemory(SegmentError, MemoryError):
+    """The segment does not fit into the memory that this process may use."""
+
+
+class AddressError(ChannelError, ValueError):
+    """A channel address is malformed, or nothing of this user listens behind it on this host."""
+
+
+class FormError(ChannelError, ValueError):
+    """The reader asked for data in a way that does not fit the form in which the feed was opened."""
+
+
+class RowTooLarge(ChannelError, ValueError):
+    """One row needs more bytes than a slot has."""
+
+
+class SchemaMismatch(ChannelError, ValueError):
+    """A row does not fit the columns of the feed; the message names partition, row, column, expected and found."""
+
+
+class ChannelClosed(ChannelError, RuntimeError):
+    """The channel, writer or reader was closed, or the other side has shut the feed down."""
+
+
+class Fenced(ChannelError, RuntimeError):
+    """A newer attempt at the same partition has taken this writer's place."""
+
+
+class PeerDied(ChannelError, ConnectionError):
+    """A process on the other side of the channel is gone."""
+
+
+class BrokerDied(PeerDied):
+    """The broker (in a cluster: the node agent) is gone."""
+
+
+class ReaderDied(PeerDied):
+    """The reader (in a cluster: the trainer) died before it took every row."""
+
+
+class WriterDied(PeerDied):
+    """A writer died in the middle of a partition and nobody finished it."""
+
+
+class StallTimeout(ChannelError, TimeoutError):
+    """Nothing moved for as long as the stall timeout; the message says who waits for whom."""
+
+
+# ---- the cluster -------------------------------------------------------------------------------------------------------------
+
+
+class ClusterError(TfosError):
+    """Base of the errors of the lifecycle: reserve, start, feed, shutdown."""
+
+
+class NotEnoughSlots(ClusterError, ValueError):
+    """Spark has fewer task slots than nodes were asked for."""
+
+
+class MainNotPicklable(ClusterError, TypeError):
+    """The user's ``main`` or its arguments cannot be sent to the executors."""
+
+
+class NoNodeOnHost(ClusterError, RuntimeError):
+    """A feed task runs on a host that has no live node of the cluster."""
+
+
+class NodeFailed(ClusterError, RuntimeError):
+    """A node of the cluster failed.
+
+    Parameters
+    ----------
+    message : str
+        What happened, in one sentence.
+    node : str
+        The node's name, for example ``worker:1``.
+    host : str
+        The host it ran on.
+    remote_traceback : str
+        The traceback as the node's process printed it; empty when it was killed.
+    """
+
+    def __init__(self, message: str, *, node: str = "", host: str = "", remote_traceback: str = "") -> None:
+        self.summary = message
+        self.node = node
+        self.host = host
+        self.remote_traceback = remote_traceback
+        text = message if not remote_traceback else f"{message}\n\nTraceback on {node} ({host}):\n{remote_traceback}"
+        super().__init__(text)
+
+
+class NodeKilled(NodeFailed):
+    """A node's process ended by a signal, or without saying why.
+
+    ``signal`` is the signal's number, 0 when there was none.
+    """
+
+    def __init__(self, message: str, *, node: str = "", host: str = "", remote_traceback: str = "", signal: int = 0) -> None:
+        super().__init__(message, node=node, host=host, remote_traceback=remote_traceback)
+        self.signal = signal
+
+
+class ClusterTimeout(ClusterError, TimeoutError):
+    """A step of the lifecycle did not end in the time it was given."""
