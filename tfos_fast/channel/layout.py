@@ -1,0 +1,144 @@
+"""Where the columns lie inside a slot: pure arithmetic that writer and reader repeat.
+
+::
+
+    slot    | region of column 0 | pad | region of column 1 | pad | ... | heap: bytes of strings, byte strings, objects ->   |
+            ^ multiple of 64           ^ multiple of 64                 ^ grows upward
+
+A region holds ``capacity`` rows: of a fixed column the values themselves in C order, of any other column pairs of uint32 (offset from
+the slot's start, length) that point into the heap.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+
+from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.errors import RowTooLarge
+
+#: Regions start at multiples of this many bytes, so that a slot that starts at one gives aligned arrays.
+ALIGNMENT = 64
+#: Bytes of one (offset, length) pair.
+ENTRY_BYTES = 8
+#: Heap offsets are uint32.
+MAX_SLOT_BYTES = 2**32 - 1
+#: No slot holds more rows, however small they are (a row without columns has no bytes at all).
+MAX_ROWS = 2**20
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """The place of every column of a slot.
+
+    Parameters
+    ----------
+    schema : Schema
+        The columns.
+    capacity : int
+        Rows for which the regions have room.
+    offsets : tuple of int
+        Bytes from the slot's start to each column's region.
+    heap : int
+        Bytes from the slot's start to the heap.
+    slot_bytes : int
+        Size of the slot.
+    """
+
+    schema: Schema
+    capacity: int
+    offsets: tuple[int, ...]
+    heap: int
+    slot_bytes: int
+
+
+def column_bytes(column: Column) -> int:
+    """Bytes that one row takes in the column's region."""
+    if column.kind != "fixed":
+        return ENTRY_BYTES
+    return np.dtype(column.dtype).itemsize * math.prod(column.shape)
+
+
+def has_heap(schema: Schema) -> bool:
+    """Whether any column keeps its values in the heap."""
+    return any(column.kind != "fixed" for column in schema.columns)
+
+
+def _aligned(position: int) -> int:
+    return -(-position // ALIGNMENT) * ALIGNMENT
+
+
+def _regions(sizes: list[int], capacity: int) -> tuple[tuple[int, ...], int]:
+    offsets, end = [], 0
+    for size in sizes:
+        start = _aligned(end)
+        offsets.append(start)
+        end = start + size * capacity
+    return tuple(offsets), end
+
+
+def layout(schema: Schema, capacity: int, slot_bytes: int) -> Layout:
+    """Place the columns for a number of rows. The same arguments give the same layout in every process.
+
+    Parameters
+    ----------
+    schema : Schema
+        The columns.
+    capacity : int
+        Rows, at least 0.
+    slot_bytes : int
+        Size of the slot.
+
+    Raises
+    ------
+    RowTooLarge
+        When the regions are larger than the slot.
+    ValueError
+        When capacity is negative or a slot is larger than offsets of 32 bits can reach.
+    """
+    if capacity < 0:
+        raise ValueError(f"capacity must not be negative, is {capacity}")
+    if not 0 < slot_bytes <= MAX_SLOT_BYTES:
+        raise ValueError(f"slot_bytes must be between 1 and {MAX_SLOT_BYTES}, is {slot_bytes}")
+    offsets, heap = _regions([column_bytes(column) for column in schema.columns], capacity)
+    if heap > slot_bytes:
+        raise RowTooLarge(f"{capacity} rows need {heap} bytes, a slot has {slot_bytes}; make slot_bytes larger")
+    return Layout(schema, capacity, offsets, heap, slot_bytes)
+
+
+def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) -> Layout:
+    """Choose how many rows a slot is laid out for: the largest multiple of ``batch``, or what fits when one batch does not.
+
+    Parameters
+    ----------
+    schema : Schema
+        The columns.
+    slot_bytes : int
+        Size of the slot.
+    batch : int
+        Rows of one batch of the reader, at least 1.
+    heap_per_row : float
+        Bytes that a row is expected to need in the heap; an estimate, so at least one row is planned for whatever it is.
+
+    Raises
+    ------
+    RowTooLarge
+        When the regions of a single row are larger than the slot.
+    """
+    sizes = [column_bytes(column) for column in schema.columns]
+    _, single = _regions(sizes, 1)
+    if single > slot_bytes:
+        raise RowTooLarge(
+            f"one row needs {single} bytes, a slot has {slot_bytes}; make slot_bytes at least {_aligned(single)}"
+        )
+
+    def fits(rows: int) -> bool:
+        return _regions(sizes, rows)[1] + math.ceil(rows * heap_per_row) <= slot_bytes
+
+    low, high = 1, MAX_ROWS  # fits is monotone; low is allowed in any case
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    capacity = low - low % batch if low >= batch else low
+    return layout(schema, capacity, slot_bytes)
