@@ -21,7 +21,10 @@ MODES = {
     # No -march=native and no -ffast-math: wheels travel, and NaN must survive packing.
     "release": (["-O3", "-g0"], []),
     "debug": (["-O0", "-g3"], []),
-    "sanitize": (["-O1", "-g3", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"], ["-fsanitize=address,undefined"]),
+    "sanitize": (
+        ["-O1", "-g3", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
+        ["-fsanitize=address,undefined"],
+    ),
     "coverage": (["-O0", "-g1"], []),
 }
 mode = os.environ.get("TFOS_BUILD", "release")

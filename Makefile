@@ -1,0 +1,47 @@
+# `make demo` and `make test` set everything up first; `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON_BIN := $(CURDIR)/.venv/bin/python
+# Spark starts its Python workers by this name, and Java by JAVA_HOME.
+RUN = JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON=$(PYTHON_BIN) PYSPARK_DRIVER_PYTHON=$(PYTHON_BIN) $(PYTHON_BIN)
+ARGS ?=
+
+.PHONY: help setup demo test lint unit build bench dist test-oldest clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+setup: ## make .venv with everything in it (all targets below do this by themselves)
+	@scripts/setup.sh
+
+demo: setup ## handwritten digits: prepare, train on two nodes, infer (ARGS="--data DIR" for the 28x28 files)
+	@$(RUN) examples/mnist/demo.py $(ARGS)
+
+test: lint ## lint and the whole test suite
+	$(RUN) -m pytest $(ARGS)
+
+unit: setup ## only the tests that need no Spark: seconds
+	$(RUN) -m pytest tests/unit $(ARGS)
+
+lint: setup ## ruff and mypy
+	$(PYTHON_BIN) -m ruff check .
+	$(PYTHON_BIN) -m mypy
+
+build: setup ## rebuild the compiled modules in place (TFOS_BUILD=debug|sanitize|coverage)
+	$(PYTHON_BIN) setup.py build_ext --inplace --force
+
+bench: setup ## the benchmarks, each prints ratios and the machine
+	@for program in benchmarks/bench_*.py; do echo "== $$program"; $(RUN) $$program $(ARGS) || exit 1; done
+
+dist: setup ## sdist and wheel in dist/
+	$(PYTHON_BIN) -m build
+
+test-oldest: ## the tests with the oldest supported Spark, TensorFlow and libraries (.venv-oldest)
+	@VENV=.venv-oldest EXTRAS=test CONSTRAINTS=scripts/oldest.txt scripts/setup.sh
+	JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON=$(CURDIR)/.venv-oldest/bin/python \
+	    .venv-oldest/bin/pytest tests/unit tests/spark $(ARGS)
+
+clean: ## everything that was built or installed here
+	rm -rf .venv .venv-oldest build dist demo-output *.egg-info tfos_fast/*.so
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
