@@ -1,47 +1,29 @@
 """The packer: rows from any iterator into a slot of shared memory.
 
-One copy, from the Python object to the slot. Numbers are written by the loops of ``_values.pxd``, C-contiguous numpy arrays by
-memcpy, text as its UTF-8 bytes, everything else by numpy (column mode) or pickle.
-
-A row counts only when all its columns are written: ``rows`` and ``heap_used`` move after the last one, so a row that does not fit
-leaves nothing behind but bytes that the next row overwrites.
+One copy, from the Python object to the slot; ``_column.pyx`` knows how each value is written. A row counts only when
+all its columns are: one that does not fit leaves nothing behind but bytes that the next row overwrites.
 """
-
-import pickle
-import sys
-
-import numpy as np
 
 from tfos_fast.channel import schema as _schema
 from tfos_fast.channel.layout import column_bytes
 from tfos_fast.errors import RowTooLarge
 
-from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
-)
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_CheckExact, PyByteArray_GET_SIZE
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.iterator cimport PyIter_Check
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
-from cpython.ref cimport PyTypeObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from cpython.unicode cimport PyUnicode_Check, PyUnicode_CheckExact
-from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcpy, strcmp
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
 from posix.time cimport clock_gettime, timespec
 
-from tfos_fast._values cimport (
-    BOOL, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, NO_CODE, Py_SIZE, Py_TYPE, PyList_Type, PyTuple_Type, TAKES_BOOL,
-    TAKES_FLOAT, TAKES_INT, UINT8, UINT16, UINT32, UINT64, fill_any, tfos_items,
-)
+from tfos_fast._column cimport ColumnState, NO_ROOM, OK, STRING, Slot, prepare, put
+
+from tfos_fast._column import dumps
 
 cdef extern from "Python.h":
-    object PyIter_Next(object iterator)  # NULL without an error at the end: called through the pointer form below
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
-
-cdef extern from "Python.h":
-    PyObject* _next "PyIter_Next"(PyObject* iterator) except? NULL
+    PyObject* _next "PyIter_Next"(PyObject* iterator) except? NULL  # NULL without an error: the end
+    void _release "Py_DECREF"(PyObject* value)
 
 cdef extern from "<time.h>":
     int CLOCK_MONOTONIC_COARSE
@@ -51,69 +33,20 @@ FULL = 1
 MISFIT = 2
 TICK = 3
 
-cdef enum Outcome:
-    _OK = 0
+cdef enum Event:
+    _END = 0
     _FULL = 1
     _MISFIT = 2
+    _TICK = 3
 
-cdef enum Kind:
-    _NEVER, _NUMBER, _NESTED, _ARRAY, _SCALAR, _ANY, _STRING, _BYTES, _BYTEARRAY, _OBJECT
-
-cdef enum:
-    MAX_DIMS = 16
-    MAX_FORMATS = 3
-
-CODES = {
-    "bool": BOOL, "int8": INT8, "int16": INT16, "int32": INT32, "int64": INT64, "uint8": UINT8, "uint16": UINT16,
-    "uint32": UINT32, "uint64": UINT64, "float32": FLOAT32, "float64": FLOAT64,
-}
-# What the buffer protocol may call an element type; C has two names for 64 bits.
-FORMATS = {"int64": "lq", "uint64": "LQ"}
-
-cdef type _ndarray = np.ndarray
-cdef object _as_array = _schema.as_array
-cdef object _cast_array = _schema.cast_array
 cdef object _is_spark_row = _schema.is_spark_row
 cdef object _row_names = _schema.row_names
-cdef object _dumps = pickle.dumps
-
-
-cdef struct ColumnState:
-    Kind kind
-    int code                                # of _values.Code; NO_CODE: numpy does it
-    int takes                               # of _values.Leaf
-    int dims
-    Py_ssize_t shape[MAX_DIMS]
-    Py_ssize_t steps[MAX_DIMS]              # bytes from one item of a dimension to the next
-    PyTypeObject* levels[MAX_DIMS]          # row mode: list or tuple, from the outside in
-    PyTypeObject* scalar                    # row mode: the numpy scalar's type (kept alive by the packer)
-    const char* formats[MAX_FORMATS]        # names of the element type in the buffer protocol (kept alive by the packer)
-    Py_ssize_t row_bytes                    # bytes of a row in the region
-    char* region                            # while bound
 
 
 cdef double _now() noexcept nogil:
     cdef timespec time
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &time)  # good to some milliseconds, a fifth of the price of the fine clock
     return <double>time.tv_sec + 1e-9 * <double>time.tv_nsec
-
-
-def dumps(value):
-    """Pickle one value (protocol 5); with cloudpickle what pickle refuses, when it is there."""
-    try:
-        return _dumps(value, 5)
-    except (pickle.PicklingError, TypeError, AttributeError):
-        try:
-            import cloudpickle
-        except ImportError:
-            cloudpickle = None
-        if cloudpickle is None:
-            raise
-        try:
-            return cloudpickle.dumps(value, 5)
-        except Exception:  # the first error says what is wrong with the value
-            pass
-        raise
 
 
 cdef class RowPacker:
@@ -153,12 +86,12 @@ cdef class RowPacker:
     cdef object _names
     cdef object _fields                    # the __fields__ object that was last found to be right
     cdef list _keep
+    cdef bint _bare
     cdef Py_buffer _view
     cdef bint _bound
     cdef bint _busy
     cdef Py_ssize_t _capacity
-    cdef Py_ssize_t _heap_top              # from the slot's start
-    cdef Py_ssize_t _slot_bytes
+    cdef Slot _slot
 
     def __cinit__(self, schema, *, exact, cast=False):
         self.schema = schema
@@ -166,6 +99,7 @@ cdef class RowPacker:
         self.cast = cast
         self.misfit = -1
         self._structure = schema.structure
+        self._bare = schema.structure == "bare"
         self._names = schema.names
         self._keep = []
         self.count = len(schema.columns)
@@ -173,59 +107,12 @@ cdef class RowPacker:
         if self.columns is NULL:
             raise MemoryError()
         for i, column in enumerate(schema.columns):
-            self._prepare(&self.columns[i], column)
+            prepare(&self.columns[i], column, exact, cast, self._keep)
 
     def __dealloc__(self):
         if self._bound:
             PyBuffer_Release(&self._view)
         PyMem_Free(self.columns)
-
-    cdef int _prepare(self, ColumnState* state, column) except -1:
-        cdef int i
-        state.row_bytes = column_bytes(column)
-        if column.kind != "fixed":
-            if column.kind == "bytes" and column.python == "bytearray":
-                state.kind = _BYTEARRAY
-            else:
-                state.kind = {"string": _STRING, "bytes": _BYTES, "object": _OBJECT}[column.kind]
-            return 0
-        dtype = np.dtype(column.dtype)
-        state.dims = len(column.shape)
-        if state.dims > MAX_DIMS and self.exact and column.python != "ndarray":
-            raise ValueError(f"column {column.name!r} has {state.dims} dimensions, at most {MAX_DIMS} are possible")
-        if state.dims <= MAX_DIMS:
-            step = dtype.itemsize
-            for i in range(state.dims - 1, -1, -1):
-                state.shape[i] = column.shape[i]
-                state.steps[i] = step
-                step *= column.shape[i]
-        state.code = CODES.get(column.dtype, NO_CODE)
-        formats = [c.encode() for c in FORMATS.get(column.dtype, "")] or [memoryview(np.empty(0, dtype)).format.encode()]
-        self._keep.append(formats)
-        for i in range(len(formats)):
-            state.formats[i] = PyBytes_AS_STRING(formats[i])
-        if not self.exact:
-            state.kind = _ANY
-            for leaf, name in _schema.LEAVES.items():
-                if _schema.can_cast(name, column.dtype, cast=self.cast):
-                    state.takes |= TAKES_FLOAT if leaf is float else TAKES_INT if leaf is int else TAKES_BOOL
-        elif column.python == "ndarray":
-            state.kind = _ARRAY
-        elif column.python == "npscalar":
-            state.kind = _SCALAR
-            self._keep.append(dtype.type)
-            state.scalar = <PyTypeObject*>dtype.type
-        else:
-            *levels, leaf = column.python.split("/")
-            # A column that came from Arrow may be narrower than Python's own numbers: it takes none.
-            if {"float": "float64", "int": "int64", "bool": "bool"}[leaf] != column.dtype:
-                state.kind = _NEVER
-                return 0
-            state.kind = _NESTED if levels else _NUMBER
-            state.takes = TAKES_FLOAT if leaf == "float" else TAKES_INT if leaf == "int" else TAKES_BOOL
-            for i, level in enumerate(levels):
-                state.levels[i] = &PyList_Type if level == "list" else &PyTuple_Type
-        return 0
 
     def bind(self, buffer, layout, Py_ssize_t rows=0):
         """Pack into this slot from now on. Memory is not copied; the buffer is held until `unbind`.
@@ -266,16 +153,17 @@ cdef class RowPacker:
         self.layout = layout
         self.rows = rows
         self._capacity = layout.capacity
-        self._slot_bytes = layout.slot_bytes
+        self._slot.start = <char*>self._view.buf
+        self._slot.size = layout.slot_bytes
         top = layout.heap
         for i in range(self.count):
             self.columns[i].region = <char*>self._view.buf + <Py_ssize_t>layout.offsets[i]
-            if rows and self.columns[i].kind >= _STRING:
+            if rows and self.columns[i].kind >= STRING:
                 # The heap grows with the rows: its end is the end of the last row's values.
                 entry = <uint32_t*>(self.columns[i].region + (rows - 1) * self.columns[i].row_bytes)
                 end = <Py_ssize_t>entry[0] + <Py_ssize_t>entry[1]
                 top = max(top, end)
-        self._heap_top = top
+        self._slot.top = top
 
     def unbind(self):
         """Let go of the slot; `rows` and `heap_used` keep their values until the next `bind`."""
@@ -291,7 +179,7 @@ cdef class RowPacker:
 
     @property
     def heap_used(self):
-        return 0 if self.layout is None else self._heap_top - <Py_ssize_t>self.layout.heap
+        return 0 if self.layout is None else self._slot.top - <Py_ssize_t>self.layout.heap
 
     @property
     def pending(self):
@@ -324,8 +212,8 @@ cdef class RowPacker:
         Returns
         -------
         int
-            END: the iterator has ended. FULL: the slot has no room; the pending row, if there is one, did not fit. MISFIT: the
-            pending row does not fit the schema. TICK: the time has passed.
+            END: the iterator has ended. FULL: the slot has no room; the pending row, if there is one, did not fit.
+            MISFIT: the pending row does not fit the schema. TICK: the time has passed.
 
         Raises
         ------
@@ -334,7 +222,7 @@ cdef class RowPacker:
         Exception
             What the iterator or a value's own code raised; the row is dropped, rows before it stay.
         """
-        cdef int outcome
+        cdef int event
         self._check_idle()
         if not self._bound:
             raise ValueError("no slot is bound")
@@ -342,20 +230,20 @@ cdef class RowPacker:
             raise TypeError(f"an iterator is needed, not {type(iterator).__name__}")
         self._busy = True
         try:
-            outcome = self._pack_from(iterator, _now() + tick_seconds)
+            event = self._pack_from(iterator, _now() + tick_seconds)
         finally:
             self._busy = False
-        if outcome == FULL and self.rows == 0:
-            self._refuse()
-        return outcome
+        if event == _FULL and self.rows == 0:
+            raise self._too_large()
+        return event
 
     cdef int _pack_from(self, object iterator, double until) except -1:
         cdef PyObject* item
         cdef object row
-        cdef int outcome
+        cdef int event
         while True:
             if self.rows >= self._capacity and self._capacity:
-                return FULL
+                return _FULL
             if self.has_pending:
                 row = self._pending
                 self._pending = None
@@ -363,43 +251,47 @@ cdef class RowPacker:
             else:
                 item = _next(<PyObject*>iterator)
                 if item is NULL:
-                    return END
+                    return _END
                 row = <object>item
                 _release(item)
-            outcome = self._put_row(row)
-            if outcome != _OK:
+            event = self._put_row(row)
+            if event:
                 self._pending = row
                 self.has_pending = True
-                return outcome
+                return event
             if _now() >= until:
-                return FULL if self.rows >= self._capacity else TICK
+                return _FULL if self.rows >= self._capacity else _TICK
 
     cdef int _put_row(self, object row) except -1:
-        cdef Py_ssize_t i, top = self._heap_top
-        cdef int outcome
-        cdef object values
-        if self._structure == "bare":
-            if self.rows >= self._capacity:
-                return _FULL
-            outcome = self._put(&self.columns[0], row, &top)
-            self.misfit = 0
-            if outcome != _OK:
-                return outcome
+        """Pack one row: 0, _FULL or _MISFIT. Everything that it changed before is undone unless it returns 0."""
+        cdef Py_ssize_t i, top = self._slot.top
+        cdef int outcome = OK
+        cdef tuple values
+        if self._bare:
+            values = None
         else:
             values = self._open(row)
             if values is None:
                 self.misfit = -1
                 return _MISFIT
-            if self.rows >= self._capacity:
-                return _FULL
+        if self.rows >= self._capacity:
+            return _FULL
+        try:
             for i in range(self.count):
-                outcome = self._put(&self.columns[i], <object>PyTuple_GET_ITEM(values, i), &top)
-                if outcome != _OK:
+                outcome = put(
+                    &self.columns[i], row if self._bare else <object>PyTuple_GET_ITEM(values, i), &self._slot, self.rows
+                )
+                if outcome != OK:
                     self.misfit = i
-                    return outcome
-        self._heap_top = top
-        self.rows += 1
-        return _OK
+                    break
+        except BaseException:
+            self._slot.top = top
+            raise
+        if outcome == OK:
+            self.rows += 1
+            return 0
+        self._slot.top = top
+        return _FULL if outcome == NO_ROOM else _MISFIT
 
     cdef tuple _open(self, object row):
         """The row's values, as many as there are columns; None when its structure is another."""
@@ -451,102 +343,9 @@ cdef class RowPacker:
         except KeyError:
             return None
 
-    cdef int _put(self, ColumnState* column, object value, Py_ssize_t* top) except -1:
-        cdef char* out = column.region + self.rows * column.row_bytes
-        cdef PyObject* pointer = <PyObject*>value
-        cdef Kind kind = column.kind
-        cdef const char* text
-        cdef Py_ssize_t size = 0
-        if kind == _ANY:
-            if type(value) is _ndarray:
-                if self._put_array(column, value, out):
-                    return _OK
-            elif column.dims == 0:
-                if fill_any(column.code, out, &pointer, 1, column.takes):
-                    return _OK
-            elif column.dims <= MAX_DIMS and fill_nested(column, pointer, 0, out):
-                return _OK
-            return self._put_by_numpy(column, value, out)
-        if kind == _NUMBER:
-            return _OK if fill_any(column.code, out, &pointer, 1, column.takes) else _MISFIT
-        if kind == _NESTED:
-            return _OK if fill_nested(column, pointer, 0, out) else _MISFIT
-        if kind == _ARRAY:
-            if type(value) is not _ndarray:
-                return _MISFIT
-            return _OK if self._put_array(column, value, out) else self._put_by_numpy(column, value, out)
-        if kind == _SCALAR:
-            if Py_TYPE(pointer) is not column.scalar:
-                return _MISFIT
-            return self._put_by_numpy(column, value, out)
-        if kind == _STRING:
-            if not (PyUnicode_CheckExact(value) or (not self.exact and PyUnicode_Check(value))):
-                return _MISFIT
-            try:
-                text = PyUnicode_AsUTF8AndSize(value, &size)
-            except UnicodeEncodeError:
-                return _MISFIT
-            return self._put_bytes(<uint32_t*>out, text, size, top)
-        if kind == _BYTES or kind == _BYTEARRAY:
-            if PyBytes_CheckExact(value) if self.exact else PyBytes_Check(value):
-                if kind == _BYTEARRAY and self.exact:
-                    return _MISFIT
-                return self._put_bytes(<uint32_t*>out, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), top)
-            if isinstance(value, bytearray) and (not self.exact or (kind == _BYTEARRAY and PyByteArray_CheckExact(value))):
-                return self._put_bytes(<uint32_t*>out, PyByteArray_AS_STRING(value), PyByteArray_GET_SIZE(value), top)
-            return _MISFIT
-        if kind == _OBJECT:
-            data = dumps(value)
-            return self._put_bytes(<uint32_t*>out, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), top)
-        return _MISFIT
-
-    cdef int _put_bytes(self, uint32_t* entry, const char* data, Py_ssize_t size, Py_ssize_t* top) noexcept:
-        if size > self._slot_bytes - top[0]:
-            return _FULL
-        memcpy(<char*>self._view.buf + top[0], data, size)
-        entry[0] = <uint32_t>top[0]
-        entry[1] = <uint32_t>size
-        top[0] += size
-        return _OK
-
-    cdef bint _put_array(self, ColumnState* column, object array, char* out) except -1:
-        """memcpy of an array of just this type and shape; 0 when it is not one."""
-        cdef Py_buffer view
-        cdef int i
-        cdef bint same
-        try:
-            PyObject_GetBuffer(array, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
-        except (BufferError, ValueError):  # not contiguous, or a type without a buffer format
-            return 0
-        same = view.ndim == column.dims and view.len == column.row_bytes and _is_format(column, view.format)
-        if same:
-            for i in range(column.dims):
-                same = same and view.shape[i] == column.shape[i]
-        if same:
-            memcpy(out, view.buf, view.len)
-        PyBuffer_Release(&view)
-        return same
-
-    cdef int _put_by_numpy(self, ColumnState* column, object value, char* out) except -1:
-        """What the loops do not take, through the same functions that infer the schema; they have the last word."""
-        cdef Py_buffer view
-        definition = self.schema.columns[column - self.columns]
-        array = _as_array(value)
-        if array is None:
-            return _MISFIT
-        if self.exact and (array.dtype.name != definition.dtype or not value.dtype.isnative):
-            return _MISFIT
-        array = _cast_array(array, definition, cast=self.cast)
-        if array is None:
-            return _MISFIT
-        PyObject_GetBuffer(array, &view, PyBUF_C_CONTIGUOUS)
-        memcpy(out, view.buf, min(view.len, column.row_bytes))
-        PyBuffer_Release(&view)
-        return _OK
-
-    cdef object _refuse(self):
+    cdef object _too_large(self):
         row_bytes, heap_bytes = 0, 0
-        values = (self._pending,) if self._structure == "bare" else self._open(self._pending)
+        values = (self._pending,) if self._bare else self._open(self._pending)
         for column, value in zip(self.schema.columns, values):
             row_bytes += column_bytes(column)
             if column.kind == "string":
@@ -555,44 +354,10 @@ cdef class RowPacker:
                 heap_bytes += len(value)
             elif column.kind == "object":
                 heap_bytes += len(dumps(value))
-        raise RowTooLarge(
+        return RowTooLarge(
             f"one row needs {row_bytes} bytes in the columns and {heap_bytes} in the heap; a slot has "
-            f"{self._slot_bytes} bytes, {self._slot_bytes - self.layout.heap} of them for the heap; make slot_bytes larger"
+            f"{self._slot.size} bytes, {self._slot.size - self.layout.heap} for the heap; make slot_bytes larger"
         )
-
-
-cdef extern from "Python.h":
-    void _release "Py_DECREF"(PyObject* value)
-
-
-cdef bint _is_format(ColumnState* column, const char* format) noexcept:
-    cdef int i
-    for i in range(MAX_FORMATS):
-        if column.formats[i] is NULL:
-            return 0
-        if strcmp(column.formats[i], format) == 0:
-            return 1
-    return 0
-
-
-cdef bint fill_nested(ColumnState* column, PyObject* value, int level, char* out) noexcept:
-    """Write nested exact lists and tuples of the column's shape; 0 when they are anything else."""
-    cdef PyTypeObject* kind = Py_TYPE(value)
-    cdef PyObject** items
-    cdef Py_ssize_t i
-    if kind is not &PyList_Type and kind is not &PyTuple_Type:
-        return 0
-    if column.levels[level] is not NULL and column.levels[level] is not kind:
-        return 0
-    if Py_SIZE(value) != column.shape[level]:
-        return 0
-    items = tfos_items(value)
-    if level == column.dims - 1:
-        return fill_any(column.code, out, items, column.shape[level], column.takes)
-    for i in range(column.shape[level]):
-        if not fill_nested(column, items[i], level + 1, out + i * column.steps[level]):
-            return 0
-    return 1
 
 
 def move_rows(layout_src, src_buffer, Py_ssize_t start, Py_ssize_t stop, layout_dst, dst_buffer):

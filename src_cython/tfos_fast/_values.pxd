@@ -1,6 +1,7 @@
 """Python numbers into C arrays: the inner loops of the packer. Nothing here runs Python code or raises.
 
-A loop stops at the first value that its column does not take; the caller then decides (row mode: misfit; column mode: by numpy).
+A loop stops at the first value that its column does not take; the caller then decides (row mode: misfit; column mode:
+by numpy).
 """
 
 from cpython.ref cimport PyObject, PyTypeObject

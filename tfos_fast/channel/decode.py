@@ -9,7 +9,7 @@ import numpy as np
 
 from tfos_fast import _unpack
 from tfos_fast.channel.layout import Layout
-from tfos_fast.channel.schema import Column, Schema, cast_values
+from tfos_fast.channel.schema import Column, Schema, cast_values, describe
 from tfos_fast.errors import MissingDependency, SchemaMismatch
 
 
@@ -28,8 +28,8 @@ def columns(layout: Layout, buffer: Any, start: int, stop: int) -> dict[str, np.
     Returns
     -------
     dict of str to numpy.ndarray
-        Fixed columns: shape ``(stop - start, *column.shape)``, read-only when the buffer is. Others: new one-dimensional object
-        arrays of ``str``, ``bytes`` or whatever was pickled.
+        Fixed columns: shape ``(stop - start, *column.shape)``, read-only when the buffer is. Others: new
+        one-dimensional object arrays of ``str``, ``bytes`` or whatever was pickled.
 
     Raises
     ------
@@ -76,7 +76,9 @@ def rows(layout: Layout, buffer: Any, start: int, stop: int) -> list[Any]:
     if schema.structure == "bare":
         return values[0]
     if schema.structure == "row":
-        return _unpack.make_rows(_row_type(), list(schema.names), values) if values else _empty(_row_type(), stop - start)
+        return (
+            _unpack.make_rows(_row_type(), list(schema.names), values) if values else _empty(_row_type(), stop - start)
+        )
     if not values:
         return [{"tuple": tuple, "list": list, "dict": dict}[schema.structure]() for _ in range(stop - start)]
     if schema.structure == "tuple":
@@ -89,8 +91,8 @@ def rows(layout: Layout, buffer: Any, start: int, stop: int) -> list[Any]:
 def convert(batch: dict[str, np.ndarray], src: Schema, dst: Schema) -> dict[str, np.ndarray]:
     """Widen a batch of an older schema to a newer one that :func:`tfos_fast.channel.schema.join` made from it.
 
-    Columns that stay as they are come back themselves; others are copied. Numbers that become objects are Python numbers when they
-    are scalars, arrays of their own otherwise.
+    Columns that stay as they are come back themselves; others are copied. Numbers that become objects are Python
+    numbers when they are scalars, arrays of their own otherwise.
 
     Raises
     ------
@@ -100,7 +102,7 @@ def convert(batch: dict[str, np.ndarray], src: Schema, dst: Schema) -> dict[str,
     if src == dst:
         return batch
     if src.structure != dst.structure or sorted(src.names) != sorted(dst.names):
-        raise SchemaMismatch(f"a batch with the columns {', '.join(src.names)} cannot become one with {', '.join(dst.names)}")
+        raise SchemaMismatch(f"columns {', '.join(src.names)} cannot become {', '.join(dst.names)}")
     older = {column.name: column for column in src.columns}
     return {column.name: _widen(batch[column.name], older[column.name], column) for column in dst.columns}
 
@@ -116,7 +118,7 @@ def _widen(values: np.ndarray, src: Column, dst: Column) -> np.ndarray:
         widened = cast_values(values, dst.dtype, cast=True)
         if widened is not None:
             return widened
-    raise SchemaMismatch(f"column {src.name!r} cannot become {dst.kind} {dst.dtype} {dst.shape} from {src.kind} {src.dtype} {src.shape}")
+    raise SchemaMismatch(f"column {src.name!r} of {describe(src)} cannot become {describe(dst)}")
 
 
 def _slot(layout: Layout, buffer: Any, start: int, stop: int) -> np.ndarray:
@@ -142,7 +144,9 @@ def _fixed(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) 
 
 def _heap(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) -> list[Any]:
     column = layout.schema.columns[index]
-    return _unpack.heap_values(slot, layout.slot_bytes, layout.offsets[index], start, stop, column.python or column.kind)
+    return _unpack.heap_values(
+        slot, layout.slot_bytes, layout.offsets[index], start, stop, column.python or column.kind
+    )
 
 
 def _objects(values: list[Any]) -> np.ndarray:
@@ -160,7 +164,9 @@ def _values(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int)
     array = _fixed(layout, slot, index, start, stop)
     if column.python == "ndarray":
         # A copy for each row: a program that keeps one row must not keep its neighbours.
-        return [value.copy() for value in array] if column.shape else [value.copy() for value in array.reshape(-1, 1)[:, 0:1]]
+        if column.shape:
+            return [value.copy() for value in array]
+        return [np.array(value) for value in array]  # arrays without dimensions
     if column.python == "npscalar":
         return list(array)
     values = array.tolist()
@@ -176,5 +182,5 @@ def _row_type() -> Any:
     try:
         from pyspark.sql.types import Row
     except ImportError as error:
-        raise MissingDependency("these rows are pyspark Rows: install pyspark here (pip install tfos-fast[spark])") from error
+        raise MissingDependency("these rows are pyspark Rows: install pyspark here, too") from error
     return Row

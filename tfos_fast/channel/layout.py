@@ -2,11 +2,11 @@
 
 ::
 
-    slot    | region of column 0 | pad | region of column 1 | pad | ... | heap: bytes of strings, byte strings, objects ->   |
-            ^ multiple of 64           ^ multiple of 64                 ^ grows upward
+    slot  | region of column 0 | pad | region of column 1 | pad | ... | heap: bytes of strings, bytes, objects ->      |
+          ^ multiple of 64           ^ multiple of 64                 ^ grows upward
 
-A region holds ``capacity`` rows: of a fixed column the values themselves in C order, of any other column pairs of uint32 (offset from
-the slot's start, length) that point into the heap.
+A region holds ``capacity`` rows: of a fixed column the values themselves in C order, of any other column pairs of
+uint32 (offset from the slot's start, length) that point into the heap.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def layout(schema: Schema, capacity: int, slot_bytes: int) -> Layout:
 
 
 def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) -> Layout:
-    """Choose how many rows a slot is laid out for: the largest multiple of ``batch``, or what fits when one batch does not.
+    """Choose how many rows a slot is laid out for: the largest multiple of ``batch``, or what fits when no batch does.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) ->
     batch : int
         Rows of one batch of the reader, at least 1.
     heap_per_row : float
-        Bytes that a row is expected to need in the heap; an estimate, so at least one row is planned for whatever it is.
+        Bytes that a row is expected to need in the heap; an estimate, so one row is planned for whatever it is.
 
     Raises
     ------

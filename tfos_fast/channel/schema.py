@@ -2,27 +2,28 @@
 
 There are two modes, chosen by the reader and written ``exact`` here:
 
-* **row mode** (``exact=True``): every value must come back equal and of the same Python type. A column that cannot promise this is
-  of kind *object* (its values travel pickled), and so no row is ever refused.
-* **column mode** (``exact=False``): the reader gets arrays, so a list of floats, a tuple of floats and a float64 array are the same
-  column.
+* **row mode** (``exact=True``): every value must come back equal and of the same Python type. A column that cannot
+  promise this is of kind *object* (its values travel pickled), and so no row is ever refused.
+* **column mode** (``exact=False``): the reader gets arrays, so a list of floats, a tuple of floats and a float64
+  array are the same column.
 
 The lattice
 -----------
-Feeders infer from their first rows and may differ; :func:`join` gives the smallest schema that holds both. It is commutative and
-idempotent, and what fitted one side fits the result.
+Feeders infer from their first rows and may differ; :func:`join` gives a schema that holds both. It is commutative (up
+to the order of a dict's keys) and idempotent, and what fitted one side fits the result.
 
-=====================================  ======================================  =============================================
-difference                             row mode                                column mode
-=====================================  ======================================  =============================================
-none                                   the same                                the same
-two numeric types, same shape          *object*                                the promoted type when numpy calls both casts
-                                                                               safe (int64 + float64 -> float64, bool + int ->
-                                                                               int); *object* when integers would become floats
-                                                                               (int64 + uint64)
-shape, or kind of column               *object*                                *object*
-structure, number or names of columns  one bare *object* column                :class:`~tfos_fast.errors.SchemaMismatch`
-=====================================  ======================================  =============================================
+========================  ===============================  =========================================================
+difference                row mode                         column mode
+========================  ===============================  =========================================================
+none                      the same                         the same
+two numeric types, same   *object*                         the promoted type when numpy calls both casts safe
+shape                                                      (int64 + float64 -> float64, bool + int -> int);
+                                                           *object* when integers alone would become floats
+                                                           (int64 + uint64)
+shape, or kind of column  *object*                         *object*
+structure, number or      one bare *object* column         :class:`~tfos_fast.errors.SchemaMismatch`
+names of columns
+========================  ===============================  =========================================================
 """
 
 from __future__ import annotations
@@ -39,14 +40,17 @@ Structure = Literal["tuple", "list", "dict", "row", "bare"]
 
 #: Element types of fixed columns. Everything else travels as an object.
 DTYPES = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split()
+    [
+        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+    ]
 )
 #: What a Python number is taken for.
 LEAVES: dict[type, str] = {float: "float64", int: "int64", bool: "bool"}
 MAX_DIMS = 16
-# Row mode: a longer list or tuple of equal numbers is one column (c0), not one column per number; the reader cannot tell.
+# Row mode: a longer list or tuple of numbers of one type is one column, not one per number; the reader cannot tell.
 WIDE = 16
-# Row mode: a longer list or tuple of mixed things is one object; a schema of thousands of columns costs more than it brings.
+# Row mode: a longer list or tuple of mixed things is one object: thousands of columns cost more than they bring.
 WIDEST = 1024
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
@@ -65,8 +69,9 @@ class Column(msgspec.Struct, frozen=True):
     shape : tuple of int
         For fixed columns the shape of one row's value.
     python : str
-        Row mode only: what the value is when it goes back. ``"float"``, ``"int"``, ``"bool"``; nested sequences from the outside
-        in, such as ``"list/tuple/float"``; ``"ndarray"``, ``"npscalar"``; ``"bytearray"`` for a bytes column. Empty in column mode.
+        Row mode only: what the value is when it goes back. ``"float"``, ``"int"``, ``"bool"``; nested sequences from
+        the outside in, such as ``"list/tuple/float"``; ``"ndarray"``, ``"npscalar"``; ``"bytearray"`` for a bytes
+        column. Empty in column mode.
     """
 
     name: str
@@ -82,8 +87,8 @@ class Schema(msgspec.Struct, frozen=True):
     Parameters
     ----------
     structure : {"tuple", "list", "dict", "row", "bare"}
-        What holds the values of one row. ``"row"`` is pyspark's ``Row`` (in column mode also a named tuple); ``"bare"`` means that
-        the row itself is the value of the only column.
+        What holds the values of one row. ``"row"`` is pyspark's ``Row`` (in column mode also a named tuple); ``"bare"``
+        means that the row itself is the value of the only column.
     columns : tuple of Column
         In the order of the row's values.
     """
@@ -109,7 +114,7 @@ def describe(column: Column) -> str:
     return f"{column.dtype}{shape}" + (f" ({column.python})" if column.python else "")
 
 
-# ---- inference ---------------------------------------------------------------------------------------------------------------
+# ---- inference ----
 
 
 def is_spark_row(row: object) -> bool:
@@ -136,8 +141,8 @@ def infer(row: Any, *, exact: bool) -> Schema:
     Parameters
     ----------
     row : object
-        A tuple or list gives the columns ``c0, c1, ...``; a dict with string keys, a pyspark Row and (in column mode) a named tuple
-        give columns of their names; anything else is one bare column ``c0``.
+        A tuple or list gives the columns ``c0, c1, ...``; a dict with string keys, a pyspark Row and (in column mode) a
+        named tuple give columns of their names; anything else is one bare column ``c0``.
     exact : bool
         True for row mode, False for column mode.
 
@@ -178,13 +183,18 @@ def _infer_columns(row: Any) -> Schema:
     if names is not None:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise SchemaMismatch(f"columns need names of their own, but a row has several called {', '.join(twice)}; rename them")
+            raise duplicates(twice)
         return Schema("row", tuple(map(_column, names, row)))
     if isinstance(row, (tuple, list)):
         return Schema("tuple", tuple(_column(f"c{i}", value) for i, value in enumerate(row)))
     if isinstance(row, dict) and _are_names(row):
         return Schema("dict", tuple(_column(name, value) for name, value in row.items()))
     return Schema("bare", (_column("c0", row),))
+
+
+def duplicates(names: list[str]) -> SchemaMismatch:
+    """Make the error for columns of one name, which a dict of arrays cannot hold."""
+    return SchemaMismatch(f"several columns are called {', '.join(map(repr, names))}; give each a name of its own")
 
 
 def _are_names(names: Any) -> bool:
@@ -203,7 +213,7 @@ def _encodable(text: str) -> bool:
 
 
 def _exact_column(name: str, value: Any) -> Column:
-    """Row mode: the column from which exactly this value comes back. Subclasses are objects: np.float64 is a float, too."""
+    """Row mode: the column from which exactly this value comes back. A subclass (np.float64!) is an object."""
     kind = type(value)
     if kind is float or kind is bool or (kind is int and INT64_MIN <= value <= INT64_MAX):
         return Column(name, "fixed", LEAVES[kind], (), kind.__name__)
@@ -227,7 +237,7 @@ def _exact_column(name: str, value: Any) -> Column:
 def _exact_nested(name: str, value: Any) -> Column | None:
     shape: list[int] = []
     levels: list[type] = []
-    inner = value
+    inner: Any = value
     while type(inner) is list or type(inner) is tuple:
         if len(shape) == MAX_DIMS:
             return None
@@ -244,7 +254,7 @@ def _exact_nested(name: str, value: Any) -> Column | None:
     return Column(name, "fixed", LEAVES[leaf], tuple(shape), tag)
 
 
-def _is_regular(value: Any, levels: list[type], shape: list[int], depth: int, leaf: type) -> bool:
+def _is_regular(value: Any, levels: list[Any], shape: list[int], depth: int, leaf: Any) -> bool:
     if depth == len(shape):
         return type(value) is leaf and (leaf is not int or INT64_MIN <= value <= INT64_MAX)
     if type(value) is not levels[depth] or len(value) != shape[depth]:
@@ -270,8 +280,8 @@ def _is_packable(dtype: np.dtype) -> bool:
 def as_array(value: Any) -> np.ndarray | None:
     """Column mode: the value as an array of native numbers, or None when it is not one.
 
-    Numbers, numpy arrays and scalars, regular lists and tuples of those, and ``array.array``. A masked array is none of them: its
-    mask would be lost. Copies unless the value is an array already.
+    Numbers, numpy arrays and scalars, regular lists and tuples of those, and ``array.array``. A masked array is none of
+    them: its mask would be lost. Copies unless the value is an array already.
     """
     if isinstance(value, np.ma.MaskedArray):
         return None
@@ -299,14 +309,14 @@ def _only_integers(value: Any) -> bool:
     return all(isinstance(item, (int, np.integer)) for item in np.asarray(value, dtype=object).ravel())
 
 
-# ---- casts and the lattice ---------------------------------------------------------------------------------------------------
+# ---- casts and the lattice ----
 
 
 def can_cast(source: str, target: str, *, cast: bool) -> bool:
     """Whether values of one element type may be written into a column of another.
 
-    Without a declared cast only what numpy calls safe. With one (``cast=True``) also any integer to any float, integer to integer
-    (each value is checked against the range) and what numpy calls same_kind (float64 to float32).
+    Without a declared cast only what numpy calls safe. With one (``cast=True``) also any integer to any float,
+    integer to integer (each value is checked against the range) and what numpy calls same_kind (float64 to float32).
     """
     if source == target:
         return True
@@ -318,25 +328,24 @@ def can_cast(source: str, target: str, *, cast: bool) -> bool:
     return (a in "iub" and b in "iufc") or bool(np.can_cast(source, target, "same_kind"))
 
 
-def cast_array(array: np.ndarray, column: Column, *, cast: bool) -> np.ndarray | None:
-    """Give the array as a C-contiguous one of the column's type and shape; None when it does not fit. Copies where needed."""
-    if array.shape != column.shape:
-        return None
-    return cast_values(array, column.dtype, cast=cast)
+def values_fit(array: np.ndarray, dtype: str, *, cast: bool) -> bool:
+    """Whether every value of the array may be written as this type; see :func:`can_cast`."""
+    if not can_cast(array.dtype.name, dtype, cast=cast):
+        return False
+    target = np.dtype(dtype)
+    if array.dtype.kind in "iu" and target.kind in "iu" and array.size and not np.can_cast(array.dtype, target, "safe"):
+        bounds = np.iinfo(target)
+        return bounds.min <= int(array.min()) and int(array.max()) <= bounds.max
+    return True
 
 
 def cast_values(array: np.ndarray, dtype: str, *, cast: bool) -> np.ndarray | None:
-    """Give the array as a C-contiguous one of another type; None when the cast is not allowed or a value is out of range."""
-    target = np.dtype(dtype)
-    if not can_cast(array.dtype.name, dtype, cast=cast):
+    """Give the array as a C-contiguous one of another type, copied if need be; None when a value does not fit."""
+    if not values_fit(array, dtype, cast=cast):
         return None
-    if array.dtype.kind in "iu" and target.kind in "iu" and array.size and not np.can_cast(array.dtype, target, "safe"):
-        bounds = np.iinfo(target)
-        if int(array.min()) < bounds.min or int(array.max()) > bounds.max:
-            return None
     with np.errstate(over="ignore"):  # float64 to float32 may give inf, as a C cast does
         # Not ascontiguousarray: that makes a 0-d array one-dimensional.
-        return np.asarray(array, dtype=target, order="C")
+        return np.asarray(array, dtype=dtype, order="C")
 
 
 def join(a: Schema, b: Schema, *, exact: bool) -> Schema:
@@ -387,8 +396,8 @@ def apply_spec(schema: Schema, spec: dict[str, tuple[str, tuple[int, ...] | None
     schema : Schema
         As inferred, in column mode.
     spec : dict of str to (str, tuple of int or None)
-        For some columns the numpy type name (or ``"string"``, ``"bytes"``, ``"object"``) and the shape of one row's value, None to
-        take the shape as it is.
+        For some columns the numpy type name (or ``"string"``, ``"bytes"``, ``"object"``) and the shape of one row's
+        value, None to take the shape as it is.
 
     Returns
     -------
@@ -397,11 +406,12 @@ def apply_spec(schema: Schema, spec: dict[str, tuple[str, tuple[int, ...] | None
     Raises
     ------
     SchemaMismatch
-        When the spec names a column that is not there, another shape, or a cast that is not allowed (see :func:`can_cast`).
+        When the spec names a column that is not there, another shape, or a cast that :func:`can_cast` does not allow.
     """
     unknown = [name for name in spec if name not in schema.names]
     if unknown:
-        raise SchemaMismatch(f"the spec names {', '.join(map(repr, unknown))}; the feed has the columns {', '.join(schema.names)}")
+        names = ", ".join(map(repr, unknown))
+        raise SchemaMismatch(f"the spec names {names}; the feed has the columns {', '.join(schema.names)}")
     return Schema(schema.structure, tuple(_declare(column, spec.get(column.name)) for column in schema.columns))
 
 
@@ -409,22 +419,23 @@ def _declare(column: Column, declared: tuple[str, tuple[int, ...] | None] | None
     if declared is None:
         return column
     dtype, shape = declared
+    where = f"column {column.name!r}: the spec says"
     if dtype == "object":
         return Column(column.name, "object")
-    wanted = {"str": "string", "string": "string", "bytes": "bytes"}.get(dtype)
-    if wanted is not None:
-        if column.kind != wanted:
-            raise SchemaMismatch(f"column {column.name!r}: the spec says {wanted}, the rows have {describe(column)}")
+    kind = {"str": "string", "string": "string", "bytes": "bytes"}.get(dtype)
+    if kind is not None:
+        if column.kind != kind:
+            raise SchemaMismatch(f"{where} {kind}, the rows have {describe(column)}")
         return column
     try:
         name = np.dtype(dtype).name
-    except TypeError as error:
-        raise SchemaMismatch(f"column {column.name!r}: the spec's type {dtype!r} is unknown") from error
+    except TypeError:
+        name = dtype
     if name not in DTYPES:
-        raise SchemaMismatch(f"column {column.name!r}: the spec's type {dtype!r} cannot be packed; use one of {', '.join(sorted(DTYPES))}")
+        raise SchemaMismatch(f"{where} {dtype!r}, which is none of {', '.join(sorted(DTYPES))}, string, bytes, object")
     target = Column(column.name, "fixed", name, column.shape if shape is None else tuple(shape))
     if column.kind != "fixed" or column.shape != target.shape:
-        raise SchemaMismatch(f"column {column.name!r}: the spec says {describe(target)}, the rows have {describe(column)}")
+        raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}")
     if not can_cast(column.dtype, name, cast=True):
-        raise SchemaMismatch(f"column {column.name!r}: {column.dtype} cannot be cast to the spec's {name} without losing values")
+        raise SchemaMismatch(f"{where} {name}, the rows have {column.dtype}, which would lose values")
     return target

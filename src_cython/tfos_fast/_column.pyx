@@ -1,0 +1,244 @@
+"""One value into one column of a slot.
+
+Numbers are written by the loops of ``_values.pxd``, C-contiguous numpy arrays by memcpy, text as its UTF-8 bytes,
+everything else by numpy (column mode) or pickle.
+"""
+
+import pickle
+
+import numpy as np
+
+from tfos_fast.channel import schema as _schema
+from tfos_fast.channel.layout import column_bytes
+
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Check, PyByteArray_CheckExact, PyByteArray_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_Check, PyUnicode_CheckExact
+from libc.string cimport memcpy, strcmp
+
+from tfos_fast._values cimport (
+    BOOL, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, NO_CODE, Py_SIZE, Py_TYPE, PyList_Type, PyTuple_Type,
+    TAKES_BOOL, TAKES_FLOAT, TAKES_INT, UINT8, UINT16, UINT32, UINT64, fill_any, tfos_items,
+)
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+
+cdef dict CODES = {
+    "bool": BOOL, "int8": INT8, "int16": INT16, "int32": INT32, "int64": INT64, "uint8": UINT8, "uint16": UINT16,
+    "uint32": UINT32, "uint64": UINT64, "float32": FLOAT32, "float64": FLOAT64,
+}
+# What the buffer protocol may call an element type: C has two names for 64 bits.
+cdef dict FORMATS = {"int64": (b"l", b"q"), "uint64": (b"L", b"Q")}
+cdef dict TAKES = {"float": TAKES_FLOAT, "int": TAKES_INT, "bool": TAKES_BOOL}
+
+cdef type _ndarray = np.ndarray
+cdef object _as_array = _schema.as_array
+cdef object _cast_values = _schema.cast_values
+cdef object _dumps = pickle.dumps
+
+
+def dumps(value):
+    """Pickle one value with protocol 5; what pickle refuses, with cloudpickle when that is installed.
+
+    Raises
+    ------
+    Exception
+        What pickle raised, when neither can.
+    """
+    try:
+        return _dumps(value, 5)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        try:
+            import cloudpickle
+        except ImportError:
+            raise error from None
+        try:
+            return cloudpickle.dumps(value, 5)
+        except (pickle.PicklingError, TypeError, AttributeError):
+            raise error from None  # the first error says what is wrong with the value
+
+
+cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) except -1:
+    """Fill in the state for a column of a schema; `keep` holds what it borrows."""
+    cdef int i
+    cdef Py_ssize_t step
+    keep.append(column)
+    state.definition = <PyObject*>column
+    state.exact = exact
+    state.cast = cast
+    state.row_bytes = column_bytes(column)
+    if column.kind == "string":
+        state.kind = STRING
+    elif column.kind == "bytes":
+        state.kind = BYTEARRAY if exact and column.python == "bytearray" else BYTES
+    elif column.kind == "object":
+        state.kind = OBJECT
+    if column.kind != "fixed":
+        return 0
+    dtype = np.dtype(column.dtype)
+    formats = FORMATS.get(column.dtype) or (memoryview(np.empty(0, dtype)).format.encode(),)
+    keep.append(formats)
+    for i in range(len(formats)):
+        state.formats[i] = PyBytes_AS_STRING(formats[i])
+    state.code = CODES.get(column.dtype, NO_CODE)
+    state.dims = len(column.shape)
+    step = dtype.itemsize
+    # An array may have more dimensions than the loops know; numpy packs those.
+    for i in range(state.dims - 1, -1, -1) if state.dims <= MAX_DIMS else ():
+        state.shape[i] = column.shape[i]
+        state.steps[i] = step
+        step *= state.shape[i]
+    if not exact:
+        state.kind = ANY
+        for leaf, name in _schema.LEAVES.items():
+            if _schema.can_cast(name, column.dtype, cast=cast):
+                state.takes |= <int>TAKES[leaf.__name__]
+    elif column.python == "ndarray":
+        state.kind = ARRAY
+    elif column.python == "npscalar":
+        state.kind = SCALAR
+        keep.append(dtype.type)
+        state.scalar = <PyTypeObject*>dtype.type
+    else:
+        levels = column.python.split("/")
+        leaf = levels.pop()
+        # A column that came from Arrow may be narrower than Python's own numbers: then it takes none of them.
+        if column.dtype != {"float": "float64", "int": "int64", "bool": "bool"}[leaf] or state.dims > MAX_DIMS:
+            state.kind = NEVER
+            return 0
+        state.kind = NESTED if levels else NUMBER
+        state.takes = TAKES[leaf]
+        for i in range(len(levels)):
+            state.levels[i] = &PyList_Type if levels[i] == "list" else &PyTuple_Type
+    return 0
+
+
+cdef int put(ColumnState* column, object value, Slot* slot, Py_ssize_t row) except -1:
+    """Write one value; anything but OK leaves the slot's heap as it was."""
+    cdef char* out = column.region + row * column.row_bytes
+    cdef PyObject* pointer = <PyObject*>value
+    cdef Kind kind = column.kind
+    cdef const char* text
+    cdef Py_ssize_t size = 0
+    if kind == ANY:
+        if type(value) is _ndarray:
+            if put_array(column, value, out):
+                return OK
+        elif column.dims == 0:
+            if fill_any(column.code, out, &pointer, 1, column.takes):
+                return OK
+        elif column.dims <= MAX_DIMS and fill_nested(column, pointer, 0, out):
+            return OK
+        return put_by_numpy(column, value, out)
+    if kind == NUMBER:
+        return OK if fill_any(column.code, out, &pointer, 1, column.takes) else UNFIT
+    if kind == NESTED:
+        return OK if fill_nested(column, pointer, 0, out) else UNFIT
+    if kind == ARRAY:
+        if type(value) is not _ndarray:
+            return UNFIT
+        return OK if put_array(column, value, out) else put_by_numpy(column, value, out)
+    if kind == SCALAR:
+        return put_by_numpy(column, value, out) if Py_TYPE(pointer) is column.scalar else UNFIT
+    if kind == STRING:
+        if not (PyUnicode_CheckExact(value) if column.exact else PyUnicode_Check(value)):
+            return UNFIT
+        try:
+            text = PyUnicode_AsUTF8AndSize(value, &size)
+        except UnicodeEncodeError:  # a lone surrogate
+            return UNFIT
+        return put_bytes(<uint32_t*>out, text, size, slot)
+    if kind == BYTES:
+        if PyBytes_CheckExact(value) if column.exact else PyBytes_Check(value):
+            return put_bytes(<uint32_t*>out, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), slot)
+        if column.exact or not PyByteArray_Check(value):
+            return UNFIT
+        return put_bytes(<uint32_t*>out, PyByteArray_AS_STRING(value), PyByteArray_GET_SIZE(value), slot)
+    if kind == BYTEARRAY:
+        if not PyByteArray_CheckExact(value):
+            return UNFIT
+        return put_bytes(<uint32_t*>out, PyByteArray_AS_STRING(value), PyByteArray_GET_SIZE(value), slot)
+    if kind == OBJECT:
+        data = dumps(value)
+        return put_bytes(<uint32_t*>out, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), slot)
+    return UNFIT
+
+
+cdef int put_bytes(uint32_t* entry, const char* data, Py_ssize_t size, Slot* slot) noexcept:
+    if size > slot.size - slot.top:
+        return NO_ROOM
+    memcpy(slot.start + slot.top, data, size)
+    entry[0] = <uint32_t>slot.top
+    entry[1] = <uint32_t>size
+    slot.top += size
+    return OK
+
+
+cdef bint fill_nested(ColumnState* column, PyObject* value, int level, char* out) noexcept:
+    """Write nested exact lists and tuples of the column's shape; 0 when they are anything else."""
+    cdef PyTypeObject* kind = Py_TYPE(value)
+    cdef PyObject** items
+    cdef Py_ssize_t i
+    if kind is not &PyList_Type and kind is not &PyTuple_Type:
+        return 0
+    if column.levels[level] is not NULL and column.levels[level] is not kind:
+        return 0
+    if Py_SIZE(value) != column.shape[level]:
+        return 0
+    items = tfos_items(value)
+    if level == column.dims - 1:
+        return fill_any(column.code, out, items, column.shape[level], column.takes)
+    for i in range(column.shape[level]):
+        if not fill_nested(column, items[i], level + 1, out + i * column.steps[level]):
+            return 0
+    return 1
+
+
+cdef bint put_array(ColumnState* column, object array, char* out) except -1:
+    """Copy a C-contiguous array of just this type and shape; 0 when it is another."""
+    cdef Py_buffer view
+    cdef int i
+    cdef bint same
+    try:
+        PyObject_GetBuffer(array, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
+    except (BufferError, ValueError):  # not contiguous, or an element type without a format
+        return 0
+    same = column.dims <= MAX_DIMS and view.ndim == column.dims and is_format(column, view.format)
+    if same:
+        for i in range(column.dims):
+            same = same and view.shape[i] == column.shape[i]
+    if same:
+        memcpy(out, view.buf, column.row_bytes)
+    PyBuffer_Release(&view)
+    return same
+
+
+cdef bint is_format(ColumnState* column, const char* format) noexcept:
+    cdef int i
+    for i in range(MAX_FORMATS):
+        if column.formats[i] is NULL:
+            return 0
+        if strcmp(column.formats[i], format) == 0:
+            return 1
+    return 0
+
+
+cdef int put_by_numpy(ColumnState* column, object value, char* out) except -1:
+    """What the loops do not take, through the functions that also infer the schema: they have the last word."""
+    cdef Py_buffer view
+    definition = <object>column.definition
+    if column.exact and (not value.dtype.isnative or value.dtype.name != definition.dtype):
+        return UNFIT
+    array = _as_array(value)
+    if array is None or array.shape != definition.shape:
+        return UNFIT
+    array = _cast_values(array, definition.dtype, cast=column.cast)
+    if array is None:
+        return UNFIT
+    PyObject_GetBuffer(array, &view, PyBUF_C_CONTIGUOUS)
+    if view.len == column.row_bytes:
+        memcpy(out, view.buf, column.row_bytes)
+    PyBuffer_Release(&view)
+    return OK

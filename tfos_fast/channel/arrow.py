@@ -1,0 +1,303 @@
+"""Arrow batches into slots. Values are copied once, from Arrow's buffers to the slot; no Python object is made for them.
+
+What has no column of its own (nulls, lists of different lengths, dates, structs, ...) becomes an *object* column of the
+Python values that ``DataFrame.collect()`` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfos_fast._column import dumps
+from tfos_fast.channel.layout import Layout, column_bytes
+from tfos_fast.channel.schema import DTYPES, Column, Schema, describe, duplicates, values_fit
+from tfos_fast.errors import MissingDependency, RowTooLarge, SchemaMismatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PYTHON = {"f": "float", "i": "int", "u": "int", "b": "bool"}
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise MissingDependency("Arrow batches need pyarrow: pip install pyarrow") from error
+    return pyarrow
+
+
+def from_arrow(pa_schema: pa.Schema, first_batch: pa.RecordBatch, *, exact: bool) -> Schema:
+    """Find the schema that fits a batch. It costs little enough to be asked for every batch.
+
+    Parameters
+    ----------
+    pa_schema : pyarrow.Schema
+        Names and types of the columns.
+    first_batch : pyarrow.RecordBatch
+        Says which columns have nulls and how long lists are; of an empty batch, list columns are objects.
+    exact : bool
+        True for row mode: rows come back as pyspark Rows with the values of ``DataFrame.collect()``.
+
+    Returns
+    -------
+    Schema
+        Of structure ``"row"``.
+
+    Raises
+    ------
+    SchemaMismatch
+        In column mode, when two columns have the same name.
+    """
+    names = pa_schema.names
+    if not exact and len(set(names)) < len(names):
+        raise duplicates(sorted({name for name in names if names.count(name) > 1}))
+    return Schema("row", tuple(_column(name, first_batch.column(i), exact) for i, name in enumerate(names)))
+
+
+def pack_batch(
+    layout: Layout,
+    buffer: Any,
+    rows_already: int,
+    heap_used: int,
+    batch: pa.RecordBatch,
+    start: int,
+    *,
+    exact: bool,
+) -> tuple[int, int]:
+    """Copy rows of a batch into a slot, as many as it has room for.
+
+    Parameters
+    ----------
+    layout : Layout
+        The slot's layout; its schema holds ``from_arrow(batch.schema, batch)`` (see :func:`tfos_fast.channel.schema.join`).
+    buffer : writable buffer
+        The slot.
+    rows_already, heap_used : int
+        Rows and heap bytes that are in it.
+    batch : pyarrow.RecordBatch
+    start : int
+        The first row to copy.
+    exact : bool
+        True for row mode.
+
+    Returns
+    -------
+    (int, int)
+        Rows copied, and the heap bytes that are used now. No rows when not one more fits.
+
+    Raises
+    ------
+    RowTooLarge
+        When not one row fits an empty slot.
+    SchemaMismatch
+        When the batch does not fit the schema.
+    """
+    schema = layout.schema
+    if list(schema.names) != batch.schema.names:
+        raise SchemaMismatch(f"a batch has the columns {batch.schema.names}, the feed has {list(schema.names)}")
+    count = min(layout.capacity - rows_already, batch.num_rows - start)
+    if batch.num_rows == start:
+        return 0, heap_used
+    arrays = [batch.column(i).slice(start, max(count, 1)) for i in range(len(schema.columns))]
+    arrays = [_plain(array) for array in arrays]
+    if count:
+        for column, array in zip(schema.columns, arrays, strict=True):
+            _check(column, array, exact)
+    room = layout.slot_bytes - layout.heap - heap_used
+    heaps = {
+        i: _heap_values(column, array, room)
+        for i, (column, array) in enumerate(zip(schema.columns, arrays, strict=True))
+        if column.kind != "fixed"
+    }
+    # ends[k]: heap bytes of the first k rows, over all columns.
+    ends = np.zeros(min([max(count, 0), *(len(offsets) - 1 for offsets, _ in heaps.values())]) + 1, dtype=np.int64)
+    for offsets, _ in heaps.values():
+        ends += offsets[: len(ends)]
+    count = int(np.searchsorted(ends, room, side="right")) - 1
+    if count == 0:
+        if rows_already == 0:
+            raise _too_large(layout, heaps)
+        return 0, heap_used
+    slot = np.frombuffer(buffer, np.uint8)
+    if slot.nbytes < layout.slot_bytes:
+        raise ValueError(f"the buffer has {slot.nbytes} bytes, the layout needs {layout.slot_bytes}")
+    top = layout.heap + heap_used
+    for i, column in enumerate(schema.columns):
+        size = column_bytes(column)
+        first = layout.offsets[i] + rows_already * size
+        region = slot[first : first + count * size]
+        if column.kind == "fixed":
+            _copy_fixed(region.view(column.dtype).reshape(count, *column.shape), arrays[i].slice(0, count))
+            continue
+        offsets, data = heaps[i]
+        entries = region.view(np.uint32).reshape(count, 2)
+        entries[:, 0] = top + offsets[:count]
+        entries[:, 1] = np.diff(offsets[: count + 1])
+        end = top + int(offsets[count])
+        slot[top:end] = data[: end - top]
+        top = end
+    return count, top - layout.heap
+
+
+# ---- what a column of a batch is ----
+
+
+def _plain(array: Any) -> Any:
+    """The column without dictionary encoding, extension type, or string views. Copies only those."""
+    pa = _arrow()
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return _plain(array.dictionary_decode())
+    if pa.types.is_fixed_size_binary(kind) or kind in _views(pa, "binary_view"):
+        return array.cast(pa.large_binary())
+    if kind in _views(pa, "string_view"):
+        return array.cast(pa.large_string())
+    return array
+
+
+def _views(pa: Any, name: str) -> list[Any]:
+    return [getattr(pa, name)()] if hasattr(pa, name) else []  # pyarrow 16 brought them
+
+
+def _column(name: str, array: Any, exact: bool) -> Column:
+    pa = _arrow()
+    array = _plain(array)
+    if array.null_count:
+        return Column(name, "object")
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        return Column(name, "string")
+    if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+        return Column(name, "bytes")
+    shape: list[int] = []
+    while True:
+        if pa.types.is_fixed_size_list(array.type):
+            length = array.type.list_size
+        elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+            lengths = np.diff(array.offsets.to_numpy())
+            if not lengths.size or (lengths != lengths[0]).any():
+                return Column(name, "object")
+            length = int(lengths[0])
+        else:
+            break
+        shape.append(length)
+        array = array.flatten()
+        if array.null_count:
+            return Column(name, "object")
+    dtype = _dtype(array.type)
+    if dtype is None:
+        return Column(name, "object")
+    tag = "/".join(["list"] * len(shape) + [_PYTHON[np.dtype(dtype).kind]]) if exact else ""
+    return Column(name, "fixed", dtype, tuple(shape), tag)
+
+
+def _dtype(kind: Any) -> str | None:
+    pa = _arrow()
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        name = np.dtype(kind.to_pandas_dtype()).name
+        return name if name in DTYPES else None
+    return None
+
+
+def _check(column: Column, array: Any, exact: bool) -> None:
+    found = _column(column.name, array, exact)
+    if column.kind == "object" or found == column:
+        return
+    if not exact and found.kind == column.kind == "fixed" and found.shape == column.shape:
+        if found.dtype == column.dtype or values_fit(_numbers(array), column.dtype, cast=True):
+            return
+    raise SchemaMismatch(f"column {column.name!r}: expected {describe(column)}, the batch has {describe(found)}")
+
+
+# ---- copies ----
+
+
+def _numbers(array: Any) -> np.ndarray:
+    """The innermost values of a numeric column, flat. Memory is not copied, except of booleans."""
+    while hasattr(array, "flatten"):
+        array = array.flatten()
+    return array.to_numpy(zero_copy_only=False)
+
+
+def _copy_fixed(region: np.ndarray, array: Any) -> None:
+    with np.errstate(over="ignore"):
+        np.copyto(region, _numbers(array).reshape(region.shape), casting="unsafe")  # _check has seen the values
+
+
+def _heap_values(column: Column, array: Any, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each value ends (int64, one more than rows, from 0), and the bytes themselves.
+
+    Objects are pickled only as far as there is room, and one more.
+    """
+    if column.kind == "object":
+        return _pickled(array, room)
+    pa = _arrow()
+    _, offsets, data = array.buffers()
+    width = np.int64 if pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type) else np.int32
+    ends = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1].astype(np.int64)
+    start = int(ends[0])
+    ends -= start
+    if data is None or not ends[-1]:
+        return ends, np.empty(0, np.uint8)
+    return ends, np.frombuffer(data, np.uint8)[start : start + int(ends[-1])]
+
+
+def _pickled(array: Any, room: int) -> tuple[np.ndarray, np.ndarray]:
+    ends, pieces = [0], []
+    convert = _converter(array.type)
+    for scalar in array:
+        value = scalar.as_py()
+        pieces.append(dumps(value if convert is None or value is None else convert(value)))
+        ends.append(ends[-1] + len(pieces[-1]))
+        if ends[-1] > room:
+            break
+    return np.array(ends, dtype=np.int64), np.frombuffer(b"".join(pieces), np.uint8)
+
+
+def _too_large(layout: Layout, heaps: dict[int, tuple[np.ndarray, np.ndarray]]) -> RowTooLarge:
+    row_bytes = sum(column_bytes(column) for column in layout.schema.columns)
+    heap_bytes = sum(int(offsets[1]) for offsets, _ in heaps.values())
+    return RowTooLarge(
+        f"one row needs {row_bytes} bytes in the columns and {heap_bytes} in the heap; a slot has {layout.slot_bytes} "
+        f"bytes, {layout.slot_bytes - layout.heap} for the heap; make slot_bytes larger"
+    )
+
+
+# ---- Python values, as DataFrame.collect() gives them ----
+
+
+def _converter(kind: Any) -> Callable[[Any], Any] | None:
+    """What turns Arrow's Python value of this type into Spark's; None when they are the same."""
+    pa = _arrow()
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return lambda value: value.astimezone().replace(tzinfo=None)  # Spark's timestamps are naive, in local time
+    if pa.types.is_struct(kind):
+        names = [kind.field(i).name for i in range(kind.num_fields)]
+        inner = [_converter(kind.field(i).type) for i in range(kind.num_fields)]
+        return lambda value: _row(names, [_apply(f, value[name]) for name, f in zip(names, inner, strict=True)])
+    if pa.types.is_map(kind):
+        key, item = _converter(kind.key_type), _converter(kind.item_type)
+        return lambda value: {_apply(key, k): _apply(item, v) for k, v in value}
+    if hasattr(kind, "value_field"):  # lists of any sort
+        of = _converter(kind.value_type)
+        return None if of is None else lambda value: [_apply(of, each) for each in value]
+    return None
+
+
+def _apply(function: Callable[[Any], Any] | None, value: Any) -> Any:
+    return value if function is None or value is None else function(value)
+
+
+def _row(names: list[str], values: list[Any]) -> Any:
+    try:
+        from pyspark.sql.types import Row
+    except ImportError:  # Arrow without Spark: a struct is a dict
+        return dict(zip(names, values, strict=True))
+    row = tuple.__new__(Row, values)
+    row.__fields__ = names
+    return row
