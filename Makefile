@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON_BIN := $(CURDIR)/.venv/bin/python
-# Spark starts its Python workers by this name, and Java by JAVA_HOME.
-RUN = JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON=$(PYTHON_BIN) PYSPARK_DRIVER_PYTHON=$(PYTHON_BIN) $(PYTHON_BIN)
+# Spark starts its Python workers by PYSPARK_PYTHON and Java by JAVA_HOME; the pyspark in .venv is a whole Spark, so no other SPARK_HOME.
+RUN = env -u SPARK_HOME JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON=$(PYTHON_BIN) $(PYTHON_BIN)
 ARGS ?=
 
 .PHONY: help setup demo test lint unit build bench dist test-oldest clean
@@ -39,8 +39,7 @@ dist: setup ## sdist and wheel in dist/
 
 test-oldest: ## the tests with the oldest supported Spark, TensorFlow and libraries (.venv-oldest)
 	@VENV=.venv-oldest EXTRAS=test CONSTRAINTS=scripts/oldest.txt scripts/setup.sh
-	JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON=$(CURDIR)/.venv-oldest/bin/python \
-	    .venv-oldest/bin/pytest tests/unit tests/spark $(ARGS)
+	$(subst .venv/,.venv-oldest/,$(RUN)) -m pytest tests/unit tests/spark $(ARGS)
 
 clean: ## everything that was built or installed here
 	rm -rf .venv .venv-oldest build dist demo-output *.egg-info tfos_fast/*.so

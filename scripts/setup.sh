@@ -7,7 +7,7 @@
 #   PYTHON       the interpreter (3.10 to 3.13); default: the first suitable one of python3, python3.13 ... python3.10
 #   VENV         where the environment goes; default: .venv
 #   EXTRAS       which extras of tfos-fast to install; default: test, which is everything
-#   CONSTRAINTS  a pip constraints file; with it tfos_fast is installed as a copy instead of editable
+#   CONSTRAINTS  a pip constraints file
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -66,7 +66,7 @@ missing_packages() {
 }
 
 install_packages() {
-    local as_root=() packages
+    local as_root=() packages output wait=(-o DPkg::Lock::Timeout=120)
     if ! command -v apt-get >/dev/null; then
         fail "please install a C compiler, the headers and the venv module of $python, Java 17 or newer and make, then run this again;" \
             "this machine has no apt-get to do it with, and the Debian packages would be: $*"
@@ -78,14 +78,16 @@ install_packages() {
         as_root=(sudo -n)
     fi
     as_root+=(env DEBIAN_FRONTEND=noninteractive)
-    "${as_root[@]}" apt-get -qq -o DPkg::Lock::Timeout=120 update || say "apt's lists could not be refreshed; trying with those here"
+    "${as_root[@]}" apt-get -qq "${wait[@]}" update || say "apt's lists could not be refreshed; trying with those here"
     # Asked again, as only fresh lists tell which Java there is.
     mapfile -t packages < <(missing_packages | tr ' ' '\n')
     say "installing through apt: ${packages[*]}"
     # Minimal systems strip this folder, and some Java packages fail to install without it.
     "${as_root[@]}" mkdir -p /usr/share/man/man1
-    "${as_root[@]}" apt-get -qq -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${packages[@]}" >&2 ||
+    if ! output=$("${as_root[@]}" apt-get -qq "${wait[@]}" install -y --no-install-recommends "${packages[@]}" 2>&1); then
+        echo "$output" >&2
         fail "apt could not install: ${packages[*]}"
+    fi
 }
 
 check_system() {
@@ -106,15 +108,16 @@ python=$(find_python) ||
 
 # Where the environment lies is part of its identity: its programs and the editable install hold absolute paths.
 place="$PWD $venv $("$python" -V)"
-state=$(cat pyproject.toml setup.py ${constraints:+"$constraints"} src_cython/tfos_fast/* 2>/dev/null | sha256sum | cut -d' ' -f1)
-state="$extras $state"
-if [[ -n $constraints ]]; then
-    state+=" $(cat tfos_fast/*.py tfos_fast/*/*.py | sha256sum | cut -d' ' -f1)"
-fi
-built() { [[ -n $constraints ]] || compgen -G 'tfos_fast/_*.so' >/dev/null; }
+mapfile -t sources < <(find src_cython -name '*.p[yx]*' -type f | sort)
+state="$extras $(cat pyproject.toml setup.py ${constraints:+"$constraints"} "${sources[@]}" | sha256sum | cut -d' ' -f1)"
+built() {
+    local suffix
+    suffix=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))' 2>/dev/null) &&
+        compgen -G "tfos_fast/_*$suffix" >/dev/null
+}
 
 if [[ "$(cat "$venv/.place" 2>/dev/null)" == "$place" && "$(cat "$venv/.state" 2>/dev/null)" == "$state" ]] && built &&
-    "$venv/bin/python" -c '' 2>/dev/null && scripts/java-home >/dev/null && command -v make >/dev/null; then
+    scripts/java-home >/dev/null && command -v make >/dev/null; then
     exit 0
 fi
 
@@ -126,10 +129,6 @@ if [[ "$(cat "$venv/.place" 2>/dev/null)" != "$place" ]] || ! "$venv/bin/python"
 fi
 rm -f "$venv/.state"
 say "building tfos_fast and installing what it needs into $venv (the first time about 700 MB are fetched: minutes)"
-if [[ -n $constraints ]]; then
-    "$venv/bin/python" -m pip install --quiet --constraint "$constraints" ".[$extras]"
-else
-    "$venv/bin/python" -m pip install --quiet --editable ".[$extras]"
-fi
+"$venv/bin/python" -m pip install --quiet --use-pep517 ${constraints:+--constraint "$constraints"} --editable ".[$extras]"
 echo "$state" >"$venv/.state"
 say "$venv is ready"

@@ -86,7 +86,7 @@ def processes_of(mark: str) -> list[str]:
 
 
 def leftovers(mark: str, runtime: Path, patience: float = 10.0) -> list[str]:
-    """What this run has left: processes (which alone keep a segment alive) and what lies in the runtime folder (sockets)."""
+    """What this run has left: processes (which alone keep a segment alive) and runtime files (sockets)."""
     deadline = time.monotonic() + patience  # a JVM takes a moment to end after its program has
     while (left := processes_of(mark)) and time.monotonic() < deadline:
         time.sleep(0.1)

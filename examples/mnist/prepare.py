@@ -4,7 +4,7 @@
 
 makes the folders ``train`` and ``test`` in it, with one line ``label,pixel,pixel,...`` per digit; pixels are 0 to 255.
 By default these are the 1797 digits of 8x8 pixels that come with scikit-learn, four fifths of them for training; with
-``--data DIR`` the classic files of 28x28 pixels (``train-images-idx3-ubyte`` and its three sisters, or those with ``.gz``).
+``--data DIR`` the classic files of 28x28 pixels (``train-images-idx3-ubyte`` and its three sisters, or ``.gz`` ones).
 """
 
 from __future__ import annotations

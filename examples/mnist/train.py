@@ -3,9 +3,9 @@
     python train.py --input demo-output/csv/train --model demo-output/model.keras
 
 Every node trains on whatever rows Spark brings it, so the nodes neither get equally many rows nor get them at the same
-time. Before each step they therefore agree, in band, how many rows they hold together and how many of them have seen the
-end of the data. A node without rows takes part with none: no row is dropped, and nobody waits in a step for a peer that
-has nothing to give.
+time. Before each step they therefore agree, in band, how many rows they hold together and how many of them have seen
+the end of the data. A node without rows takes part with none: no row is dropped, and nobody waits in a step for a peer
+that has nothing to give.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def train(args: argparse.Namespace, ctx) -> None:
 
     @tf.function(reduce_retracing=True)
     def step(images, labels, rows):
-        """One step of all nodes together; ``rows`` is its number of rows over all of them, so every row weighs the same."""
+        """One step of all nodes together; ``rows`` is its number of rows over all of them: each row weighs the same."""
 
         def on_this_node(images, labels):
             with tf.GradientTape() as tape:
