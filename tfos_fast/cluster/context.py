@@ -1,0 +1,69 @@
+"""What the user's ``main(args, ctx)`` gets to know about its place in the cluster."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tfos_fast.channel import Channel
+
+if TYPE_CHECKING:
+    from tfos_fast.tensors import DataFeed
+
+
+@dataclass
+class Context:
+    """Place of a node in the cluster, and its feed.
+
+    Attributes
+    ----------
+    job_name : str
+        Role of this node: ``"worker"``.
+    task_index : int
+        Number of this node among those of its role.
+    executor_id : int
+        Number of this node among all nodes.
+    cluster_spec : dict
+        Role -> list of ``host:port``, one per node. The port of this node was kept free for TensorFlow's server until now.
+    """
+
+    job_name: str
+    task_index: int
+    executor_id: int
+    cluster_spec: dict[str, list[str]]
+    address: str = field(repr=False, default="")
+    _feeds: dict[bool, DataFeed] = field(repr=False, default_factory=dict)
+
+    @property
+    def num_workers(self) -> int:
+        """Nodes that train."""
+        return len(self.cluster_spec["worker"])
+
+    @property
+    def tf_config(self) -> str:
+        """What the environment variable TF_CONFIG holds: the cluster and this node's task, as JSON."""
+        return json.dumps({"cluster": self.cluster_spec, "task": {"type": self.job_name, "index": self.task_index}})
+
+    def get_data_feed(self, train_mode: bool = True) -> DataFeed:
+        """The rows that Spark feeds to this node.
+
+        Parameters
+        ----------
+        train_mode : bool
+            False for inference: every row needs one result, given by ``batch_results``.
+
+        Returns
+        -------
+        DataFeed
+            The same one on each call with the same argument.
+        """
+        if train_mode not in self._feeds:
+            from tfos_fast.tensors import DataFeed
+
+            self._feeds[train_mode] = DataFeed(Channel.attach(self.address).reader(train_mode=train_mode))
+        return self._feeds[train_mode]
+
+    def _close(self) -> None:
+        for feed in self._feeds.values():
+            feed.close()

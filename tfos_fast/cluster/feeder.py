@@ -1,0 +1,231 @@
+"""The code inside a Spark task that feeds its partition to a node of its host, and the one that also takes results back."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tfos_fast.channel import Channel
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.agent import LOCAL_KEYS
+from tfos_fast.cluster.launch import executor_pid
+from tfos_fast.errors import AddressError, ClusterError, Fenced, NoNodeOnHost
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tfos_fast.channel.writer import Writer
+
+FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, rather than to fail and be tried again
+
+
+def choose(nodes: Iterable[m.NodeInfo], partition: int) -> Channel | None:
+    """Attach to the node that this partition goes to: of the same executor, else of the same host; among those the hungriest.
+
+    Returns
+    -------
+    Channel or None
+        None when every node of this host wants no more rows.
+
+    Raises
+    ------
+    NoNodeOnHost
+    NodeFailed
+        A node of this host has failed.
+    """
+    nodes = list(nodes)
+    executor = executor_pid()
+    found: list[tuple[tuple[bool, int, int, int], Channel]] = []
+    here = 0
+    try:
+        for position, node in enumerate(nodes):
+            try:
+                channel = Channel.attach(node.address)
+                status = channel.status()
+            except AddressError:
+                continue  # on another host, or gone
+            here += 1
+            if status["terminated"]:
+                channel.close()
+                continue
+            queued = status["rows_published"] - status["rows_taken"]
+            # Tasks that begin at the same moment see the same counters: their partitions' numbers part them.
+            rank = (node.executor.pid != executor, status["writers"], queued, (position - partition) % len(nodes))
+            found.append((rank, channel))
+    except BaseException:
+        for _, channel in found:
+            channel.close()
+        raise
+    if not here:
+        raise NoNodeOnHost(
+            f"partition {partition} is fed on {socket.gethostname()}, where no node of the cluster runs; "
+            f"nodes: {', '.join(f'{node.name} on {node.host}' for node in nodes)}. Give each host a node (num_executors)."
+        )
+    found.sort(key=lambda pair: pair[0])
+    for _, channel in found[1:]:
+        channel.close()
+    return found[0][1] if found else None
+
+
+def _attempt() -> tuple[int, int]:
+    """Partition number and attempt id (which grows from each launch to the next) of the Spark task that this runs in."""
+    from pyspark import TaskContext
+
+    task = TaskContext.get()
+    if task is None:
+        raise ClusterError("rows can be fed from a Spark task only")
+    return task.partitionId(), task.taskAttemptId()
+
+
+@dataclass(frozen=True)
+class Feeder:
+    """Feed a partition.
+
+    Parameters
+    ----------
+    nodes : tuple of NodeInfo
+    job : str
+        Prefix of the partitions' keys in the ledger.
+    stall_timeout : float
+        Seconds without movement after which a wait ends in StallTimeout.
+    """
+
+    nodes: tuple[m.NodeInfo, ...]
+    job: str
+    stall_timeout: float
+
+    def rows(self, _: int, partition: Iterable[Any]) -> Iterator[tuple[int, int]]:
+        """For ``mapPartitionsWithIndex``: yields (partition, rows written here)."""
+
+        def write(writer: Writer, rows: Iterator[Any], skip: int) -> int:
+            return writer.write_rows(itertools.islice(rows, skip, None))
+
+        yield self._feed(iter(partition), write)
+
+    def batches(self, partition: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """For ``mapInArrow``: yields one record (partition, rows written here)."""
+        import pyarrow as pa
+
+        def write(writer: Writer, batches: Iterator[pa.RecordBatch], skip: int) -> int:
+            rows = 0
+            for batch in batches:
+                dropped = min(skip, batch.num_rows)
+                skip -= dropped
+                if dropped < batch.num_rows:
+                    rows += writer.write_batch(batch.slice(dropped))
+                if writer.terminated:
+                    break
+            return rows
+
+        number, rows = self._feed((batch for batch in partition if batch.num_rows), write)
+        yield pa.RecordBatch.from_pydict(
+            {"partition": pa.array([number], pa.int32()), "rows": pa.array([rows], pa.int64())}
+        )
+
+    def _feed(self, items: Iterator[Any], write: Callable[[Writer, Iterator[Any], int], int]) -> tuple[int, int]:
+        number, attempt = _attempt()
+        try:
+            first = next(items)
+        except StopIteration:
+            return number, 0
+        channel = choose(self.nodes, number)
+        if channel is None:
+            return number, 0
+        try:
+            writer = channel.writer(stall_timeout=self.stall_timeout)
+            done = False
+            try:
+                skip = writer.open_partition(f"{self.job}/{number}", attempt)
+                rows = 0
+                if not writer.terminated:
+                    rows = write(writer, itertools.chain([first], items), skip)
+                    writer.end_partition()
+                done = True
+            finally:
+                writer.close(wait=done)
+        except Fenced:
+            time.sleep(FENCED_WAIT)
+            raise
+        finally:
+            channel.close()
+        return number, rows
+
+
+@dataclass(frozen=True)
+class Inferrer:
+    """Feed a partition and give back one result per row, in order.
+
+    Results belong to this attempt at the partition, and so an attempt never skips rows of an earlier one.
+    """
+
+    nodes: tuple[m.NodeInfo, ...]
+    stall_timeout: float
+
+    def rows(self, _: int, partition: Iterable[Any]) -> Iterator[Any]:
+        """For ``mapPartitionsWithIndex``."""
+        for results in self._exchange(iter(partition), arrow=False):
+            yield from results
+
+    def batches(self, schema: Any) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+        """For ``mapInArrow``: results become rows of the Spark ``schema``."""
+        from pyspark.sql.pandas.types import to_arrow_schema
+
+        arrow_schema = to_arrow_schema(schema)
+
+        def run(partition: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for results in self._exchange((batch for batch in partition if batch.num_rows), arrow=True):
+                yield to_batch(results, arrow_schema)
+
+        return run
+
+    def _exchange(self, items: Iterator[Any], *, arrow: bool) -> Iterator[list[Any]]:
+        number, attempt = _attempt()
+        try:
+            first = next(items)
+        except StopIteration:
+            return
+        channel = choose(self.nodes, number)
+        if channel is None:
+            raise ClusterError(f"no node on {socket.gethostname()} takes rows any more: its main has returned or called terminate()")
+        writer = None
+        try:
+            writer = channel.writer(stall_timeout=self.stall_timeout)
+            key = f"{LOCAL_KEYS}{number}/{secrets.token_hex(8)}"
+            yield from writer.exchange(itertools.chain([first], items), key, attempt, arrow=arrow)
+        finally:
+            if writer is not None:
+                writer.close()
+            channel.close()
+
+
+def to_fields(result: Any, names: list[str]) -> list[Any]:
+    """One result as values of columns: a Row or dict by names, a tuple or list by position, anything else is the only column."""
+    if hasattr(result, "__fields__"):
+        result = result.asDict()
+    if isinstance(result, dict):
+        return [_plain(result.get(name)) for name in names]
+    values = list(result) if isinstance(result, tuple | list) and len(names) == len(result) else [result]
+    if len(values) != len(names):
+        raise ClusterError(f"a result has {len(values)} values, and the schema has {len(names)} columns: {names}")
+    return [_plain(value) for value in values]
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars and arrays as Python values, which Arrow converts to the declared type."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def to_batch(results: list[Any], schema: pa.Schema) -> pa.RecordBatch:
+    """Results as one Arrow batch."""
+    import pyarrow as pa
+
+    rows = [to_fields(result, schema.names) for result in results]
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(list(column), field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )

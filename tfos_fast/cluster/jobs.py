@@ -1,0 +1,89 @@
+"""Spark actions in background threads that can be cancelled, and what their errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tfos_fast import errors
+from tfos_fast.cluster.messages import Failure
+
+
+class SparkJob:
+    """One Spark action, run in a thread of its own under a job group of its own.
+
+    Parameters
+    ----------
+    sc : SparkContext
+    description : str
+        For Spark's UI.
+    action : callable
+        Runs the action and returns its result.
+    changed : threading.Condition
+        Notified when the action is over.
+    """
+
+    def __init__(self, sc: Any, description: str, action: Callable[[], Any], changed: threading.Condition) -> None:
+        from pyspark import InheritableThread
+
+        self.done = False
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.group = f"tfos_fast-{secrets.token_hex(6)}"
+        self._sc = sc
+        self._description = description
+        self._action = action
+        self._changed = changed
+        # Local properties (scheduler pool and others) of the calling thread hold in the job, too.
+        self._thread = InheritableThread(target=self._run, name=f"tfos-job-{description}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            # A job group belongs to its thread.
+            self._sc.setJobGroup(self.group, f"tfos_fast: {self._description}", interruptOnCancel=False)
+            self.result = self._action()
+        except Exception as error:  # noqa: BLE001  # whatever the action raises is for whoever waits
+            self.error = error
+        finally:
+            with self._changed:
+                self.done = True
+                self._changed.notify_all()
+
+    def cancel(self, wait: float = 1.0) -> None:
+        """Cancel the job; its tasks' Python workers are killed by Spark."""
+        if not self.done:
+            with contextlib.suppress(Exception):  # the Spark context may be stopped
+                self._sc.cancelJobGroup(self.group)
+        self._thread.join(wait)
+
+
+def exception_of(failure: Failure) -> errors.TfosError:
+    """A node's failure as the exception it names."""
+    kind = getattr(errors, failure.kind, errors.NodeFailed)
+    if issubclass(kind, errors.NodeKilled):
+        return kind(
+            failure.summary, node=failure.node, host=failure.host, remote_traceback=failure.remote_traceback, signal=failure.signal
+        )
+    if issubclass(kind, errors.NodeFailed):
+        return kind(failure.summary, node=failure.node, host=failure.host, remote_traceback=failure.remote_traceback)
+    return kind(failure.summary)
+
+
+_OURS = re.compile(r"^tfos_fast\.errors\.(\w+): (.*?)(?=\n\s*\n|\n\tat |\Z)", re.DOTALL | re.MULTILINE)
+
+
+def job_exception(error: Exception) -> Exception:
+    """The exception for a failed Spark job: our own class when a task raised one of ours, else Spark's error as it is."""
+    found = _OURS.findall(str(error))
+    if not found:
+        return error
+    name, text = found[-1]
+    kind = getattr(errors, name, errors.ClusterError)
+    ours = kind(text.strip())
+    ours.__cause__ = error
+    return ours

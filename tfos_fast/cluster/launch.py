@@ -1,0 +1,146 @@
+"""What runs inside Spark tasks to bring nodes to life: spawning agents (reserve) and handing ``main`` to them (start)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from tfos_fast.channel import Channel
+from tfos_fast.cluster import environment
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.coordinator import Keys
+from tfos_fast.cluster.machine import this_process
+from tfos_fast.errors import AddressError, BrokerDied, ClusterError
+
+AGENT_START = 60.0
+
+
+def executor_pid() -> int:
+    """Process id of the executor's JVM: the nearest ancestor of this Spark worker that is no Python."""
+    process = psutil.Process()
+    for ancestor in process.parents():
+        if ancestor.name() == "java":
+            return ancestor.pid
+    # A JVM under another name: it is what spawned pyspark's daemon, or this worker where the daemon is switched off.
+    for ancestor in process.parents():
+        if "python" not in ancestor.name():
+            return ancestor.pid
+    raise ClusterError(f"process {process.pid} is no Spark worker: no executor among its ancestors")
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """The task that spawns the agent of one node; it travels in Spark's closure, and with it the cluster's keys."""
+
+    keys: Keys
+    driver: m.Process
+    memory: str
+    slot_bytes: str | None
+    log_level: str
+
+    def __call__(self, index: int, _: Iterable[object]) -> Iterator[bytes]:
+        """Spawn, and yield the agent's answer (`messages.Ready`). Errors are an answer too, so that their class survives."""
+        config = m.AgentConfig(
+            name=f"worker:{index}",
+            index=index,
+            token=secrets.token_hex(8),
+            memory=self.memory,
+            slot_bytes=self.slot_bytes,
+            endpoint=self.keys.endpoint,
+            server_public=self.keys.server_public.decode(),
+            client_public=self.keys.client_public.decode(),
+            client_secret=self.keys.client_secret.decode(),
+            driver=self.driver,
+            executor=this_process(executor_pid()),
+            log_level=self.log_level,
+        )
+        yield _spawn_agent(config)
+
+
+def _spawn_agent(config: m.AgentConfig) -> bytes:
+    # The module path is for finding this package. The keys go through the pipe: command lines and environments can be read.
+    env = dict(environment.worker_environment(), PYTHONPATH=os.pathsep.join(environment.worker_path()))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfos_fast.cluster.agent"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=env,
+        cwd="/",
+        start_new_session=True,
+    )
+    try:
+        answer, _ = process.communicate(msgspec.json.encode(config), AGENT_START)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        text = f"the agent of {config.name} on {os.uname().nodename} did not answer within {AGENT_START:g} s"
+        return msgspec.json.encode(m.Ready(kind="ClusterTimeout", text=text))
+    if not answer:
+        text = f"the agent of {config.name} on {os.uname().nodename} ended at its start; the executor's stderr says why"
+        return msgspec.json.encode(m.Ready(kind="ClusterError", text=text))
+    return answer
+
+
+@dataclass(frozen=True)
+class Handing:
+    """The task that hands ``main`` to those nodes of its executor that have not got it; then, if ``any_executor``, of its host."""
+
+    nodes: tuple[m.NodeInfo, ...]
+    cluster_spec: dict[str, list[str]]
+    main: bytes  # pickled (main, args)
+    broadcasts: tuple[int, ...]
+    log_level: str
+    any_executor: bool
+    hold: float  # seconds a task stays, so that the job's other tasks go to other executors
+
+    def __call__(self, _: Iterable[object]) -> Iterator[str]:
+        """Yield the names of the nodes that were started."""
+        begin = time.monotonic()
+        executor = executor_pid()
+        for node in self.nodes:
+            if node.executor.pid != executor and not self.any_executor:
+                continue
+            try:
+                channel = Channel.attach(node.address)
+            except AddressError:
+                continue  # on another host
+            try:
+                self._hand(channel, node)
+                yield node.name
+            except BrokerDied:
+                continue  # the driver knows
+            finally:
+                channel.close()
+        time.sleep(max(0.0, self.hold - (time.monotonic() - begin)))
+
+    def _hand(self, channel: Channel, node: m.NodeInfo) -> None:
+        from pyspark import SparkFiles
+
+        # A folder of our own, because another task may be handing over to the same node; the agent takes the first.
+        directory = Path(node.directory) / f"main-{secrets.token_hex(4)}"
+        directory.mkdir(mode=0o700)
+        handover = m.Handover(
+            name=node.name,
+            job_name="worker",
+            task_index=node.index,
+            executor_id=node.index,
+            cluster_spec=self.cluster_spec,
+            address=node.address,
+            sys_path=environment.worker_path(),
+            directory=os.getcwd(),
+            environ=environment.worker_environment(),
+            spark_files=os.path.abspath(SparkFiles.getRootDirectory()),
+            broadcasts=environment.save_broadcasts(self.broadcasts, directory),
+            log_level=self.log_level,
+        )
+        (directory / m.MAIN).write_bytes(self.main)
+        (directory / m.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))
+        channel.control("start", msgspec.msgpack.encode(m.Start(str(directory))), timeout=30.0)

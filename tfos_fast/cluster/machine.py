@@ -1,0 +1,34 @@
+"""Which machine and which process this is, in words that other machines can compare."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from tfos_fast.channel.processes import started
+from tfos_fast.cluster.messages import Process
+
+
+def machine_id() -> str:
+    """The kernel's boot id with the process id namespace: where two processes have the same one, they can see each other."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+
+
+def this_process(pid: int | None = None) -> Process:
+    """Identity of a process of this machine, by default the calling one."""
+    pid = os.getpid() if pid is None else pid
+    return Process(pid, started(pid), machine_id())
+
+
+def host_name() -> str:
+    """The name by which messages call this host."""
+    return socket.gethostname()
+
+
+def address_towards(host: str, port: int) -> str:
+    """The address of this host on the network that leads to ``host``. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))
+        return probe.getsockname()[0]

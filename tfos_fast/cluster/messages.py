@@ -1,0 +1,240 @@
+"""The control messages between the coordinator in the driver and the node agents, as typed structs (msgpack by msgspec).
+
+They travel over TCP, encrypted and authenticated by CURVE. They never carry rows, and never anything that is executed: the user's
+``main`` comes to a node only inside a Spark task. An agent's messages that tell its state (`Hello`, `Started`, `Ended`,
+`Terminated`) are sent again after a reconnect, so the coordinator takes each of them any number of times.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Base of all messages."""
+
+
+class Process(msgspec.Struct, frozen=True, array_like=True):
+    """A process that cannot be confused with a later one of the same id.
+
+    ``machine`` is the kernel's boot id with the process id namespace: only where it is equal does ``pid`` mean anything.
+    """
+
+    pid: int
+    started: int
+    machine: str
+
+
+class NodeInfo(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of one node since it was reserved."""
+
+    name: str  # worker:<i>
+    index: int
+    token: str  # of this very agent process, should a reservation have been tried twice
+    host: str
+    address: str  # of its channel
+    endpoint: str  # host:port kept free for TensorFlow's server
+    directory: str
+    agent: Process
+    executor: Process
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """Why a node failed. ``kind`` is the name of a class in tfos_fast.errors."""
+
+    kind: str
+    summary: str
+    node: str
+    host: str
+    remote_traceback: str = ""
+    signal: int = 0
+
+
+# ---- agent to coordinator ----------------------------------------------------------------------------------------------------
+
+
+class Hello(Message):
+    """First message on every connection."""
+
+    name: str
+    token: str
+    host: str
+    agent: Process
+
+
+class Started(Message):
+    """The trainer runs."""
+
+    trainer: Process
+
+
+class Ended(Message):
+    """The trainer is gone: with a failure, or because ``main`` returned."""
+
+    failure: Failure | None
+    rows_taken: int
+    rows_left: int  # published to this node and never taken
+
+
+class Terminated(Message):
+    """The trainer wants no more rows."""
+
+
+class Beat(Message):
+    """The node's counters, once a second."""
+
+    progress: int
+    rows_published: int
+    rows_taken: int
+    writers: int
+    waiting: int  # writers that wait for a slot
+    reader: bool
+
+
+class OpenPartition(Message):
+    """A writer on this node wants to begin a partition; answered by `Opened` or `Refused`."""
+
+    request: int
+    key: str
+    attempt: int
+
+
+class Fenced(Message):
+    """Answer to `Fence`: rows of the partition that were published at this node."""
+
+    key: str
+    attempt: int
+    watermark: int
+
+
+class PartitionDone(Message):
+    """All rows of a partition are published."""
+
+    key: str
+    attempt: int
+    rows: int
+
+
+class Ack(Message):
+    """Answer to `EndEpoch` and `EndFeed`, with the node's counters at that moment."""
+
+    request: int
+    rows_taken: int
+    rows_left: int
+
+
+class Bye(Message):
+    """The agent ends, and its trainer has ended."""
+
+
+# ---- coordinator to agent ----------------------------------------------------------------------------------------------------
+
+
+class Welcome(Message):
+    """Answer to `Hello`."""
+
+
+class Opened(Message):
+    """The attempt may write, and skips this many rows."""
+
+    request: int
+    skip: int
+
+
+class Refused(Message):
+    """The attempt may not write."""
+
+    request: int
+    text: str
+
+
+class Fence(Message):
+    """Shut out attempts at the partition that are older than this one."""
+
+    key: str
+    attempt: int
+
+
+class EndEpoch(Message):
+    """Put an end-of-epoch mark behind everything that is queued."""
+
+    request: int
+
+
+class EndFeed(Message):
+    """Put the end of the feed behind everything that is queued."""
+
+    request: int
+
+
+class Stop(Message):
+    """End now: the trainer too, if it still runs."""
+
+
+FromAgent = Hello | Started | Ended | Terminated | Beat | OpenPartition | Fenced | PartitionDone | Ack | Bye
+ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | EndFeed | Stop
+
+encode = msgspec.msgpack.Encoder().encode
+decode_from_agent = msgspec.msgpack.Decoder(FromAgent).decode
+decode_to_agent = msgspec.msgpack.Decoder(ToAgent).decode
+
+
+# ---- between processes of one node, over pipes, files of the agent's private folder (mode 0700) and its private socket ----------
+
+
+class AgentConfig(msgspec.Struct, frozen=True):
+    """What a reserving Spark task writes to the standard input of an agent it spawns."""
+
+    name: str
+    index: int
+    token: str
+    memory: str
+    slot_bytes: str | None
+    endpoint: str
+    server_public: str
+    client_public: str
+    client_secret: str
+    driver: Process
+    executor: Process
+    log_level: str
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """The agent's one answer on its standard output."""
+
+    node: NodeInfo | None = None
+    kind: str = ""  # of the error, when there is no node
+    text: str = ""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """CONTROL ``start``: spawn the trainer on what lies in ``directory``."""
+
+    directory: str
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """What a trainer takes over from the Spark worker: the file ``handover`` in its folder, next to ``main.pkl``."""
+
+    name: str
+    job_name: str
+    task_index: int
+    executor_id: int
+    cluster_spec: dict[str, list[str]]
+    address: str  # of the node's channel
+    sys_path: list[str]
+    directory: str
+    environ: dict[str, str]
+    spark_files: str
+    broadcasts: dict[int, str]  # id -> file with the pickled value
+    log_level: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The trainer's last word, the file ``report`` in its folder: the traceback when ``main`` raised, empty when it returned."""
+
+    summary: str = ""
+    remote_traceback: str = ""
+
+
+HANDOVER, MAIN, REPORT = "handover", "main.pkl", "report"  # names of files

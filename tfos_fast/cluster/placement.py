@@ -1,0 +1,136 @@
+"""Where nodes can go: counting Spark's slots before any job is started, and the resource profile that spreads nodes over executors.
+
+Spark itself re-checks a barrier job that has too few slots every 15 seconds, up to 40 times; so we look first and say so at once.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tfos_fast.errors import ClusterError, NotEnoughSlots
+
+SETTLE = 15.0  # seconds without a new executor after which no more are expected
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What a Spark application has now.
+
+    Attributes
+    ----------
+    tasks : int
+        Tasks that may run at once.
+    executor_cores : tuple of int
+        Cores of each executor; one entry, the driver's, on ``local[N]``.
+    local : bool
+        Driver and executor are one process.
+    """
+
+    tasks: int
+    executor_cores: tuple[int, ...]
+    local: bool
+
+
+def count_slots(sc: Any) -> Slots:
+    """Ask the driver's own books; no job is run."""
+    jsc = sc._jsc.sc()
+    local = bool(jsc.isLocal())
+    executors = jsc.statusStore().executorList(True)
+    cores = []
+    for i in range(executors.size()):
+        executor = executors.apply(i)
+        # The driver is listed too; off local mode it runs no tasks.
+        if (executor.id() == "driver") == local and executor.totalCores() > 0:
+            cores.append(int(executor.totalCores()))
+    profile = jsc.resourceProfileManager().defaultResourceProfile()
+    return Slots(int(jsc.maxNumConcurrentTasks(profile)), tuple(cores), local)
+
+
+def most_slots(sc: Any) -> int | None:
+    """As many slots as this application can ever get, where its settings tell; None where they do not."""
+    master = sc.master
+    conf = sc.getConf()
+    task_cpus = max(1, int(conf.get("spark.task.cpus", "1")))
+    if master.startswith("local-cluster"):
+        workers, cores, _ = (int(part) for part in re.findall(r"\d+", master)[:3])
+        return workers * (cores // task_cpus)
+    if master.startswith("local"):
+        return count_slots(sc).tasks
+    bounds = []
+    if conf.get("spark.cores.max") is not None:
+        bounds.append(int(conf.get("spark.cores.max")) // task_cpus)
+    if conf.get("spark.executor.instances") is not None and conf.get("spark.executor.cores") is not None:
+        bounds.append(int(conf.get("spark.executor.instances")) * (int(conf.get("spark.executor.cores")) // task_cpus))
+    return min(bounds, default=None)
+
+
+def setting_for_slots(master: str) -> str:
+    """Which setting gives an application more slots."""
+    if master.startswith("local-cluster"):
+        return "the master's name: local-cluster[executors, cores of each, MiB of each]"
+    if master.startswith("local"):
+        return "the master's name: local[number of slots]"
+    if master.startswith("spark:"):
+        return "spark.cores.max and spark.executor.cores, and the workers that are running"
+    return "spark.executor.instances and spark.executor.cores"
+
+
+def preflight(sc: Any, needed: int, timeout: float) -> Slots:
+    """Wait until Spark has registered enough executors for ``needed`` tasks at once.
+
+    Raises
+    ------
+    NotEnoughSlots
+        The settings do not allow for so many (raised at once), or no further executor came.
+    """
+    if sc.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
+        raise ClusterError(
+            "spark.dynamicAllocation.enabled is true: Spark could take away the executors that nodes live on, and it refuses "
+            "barrier jobs then; set it to false"
+        )
+    most = most_slots(sc)
+    if most is not None and most < needed:
+        raise _too_few(sc, most, needed, "can have")
+    begin = changed = time.monotonic()
+    seen = -1
+    while True:
+        slots = count_slots(sc)
+        # On a cluster where not every executor has come yet, a short wait gives each node an executor of its own.
+        everybody = most is None or slots.tasks >= most or len(slots.executor_cores) >= needed
+        now = time.monotonic()
+        if slots.tasks != seen:
+            seen, changed = slots.tasks, now
+        settled = seen > 0 and now - changed > SETTLE
+        if slots.tasks >= needed and (everybody or settled):
+            return slots
+        if now - begin > timeout or (settled and most is None):
+            raise _too_few(sc, slots.tasks, needed, f"has, {now - begin:.0f} s after it was asked,")
+        time.sleep(0.1)
+
+
+def _too_few(sc: Any, found: int, needed: int, verb: str) -> NotEnoughSlots:
+    return NotEnoughSlots(
+        f"{needed} nodes need {needed} task slots, and this Spark application (master {sc.master}) {verb} {found}. "
+        f"Ask for fewer nodes (num_executors), or change {setting_for_slots(sc.master)}."
+    )
+
+
+def spreading_profile(sc: Any, slots: Slots, nodes: int) -> Any | None:
+    """A resource profile that fills an executor with one task, so that a barrier job puts each node on an executor of its own.
+
+    None where nodes must share executors, or where Spark has no such profiles (local mode).
+    """
+    if slots.local or len(slots.executor_cores) < nodes:
+        return None
+    from py4j.protocol import Py4JJavaError
+    from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
+
+    profile = ResourceProfileBuilder().require(TaskResourceRequests().cpus(min(slots.executor_cores))).build
+    try:
+        sc.parallelize([0], 1).withResources(profile)
+    except Py4JJavaError:
+        return None  # this cluster manager or version takes no profiles of task resources alone; Spark still spreads over free slots
+    return profile

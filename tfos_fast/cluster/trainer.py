@@ -1,0 +1,91 @@
+"""The trainer: a fresh interpreter that runs the user's ``main(args, ctx)`` (``python -m tfos_fast.cluster.trainer``).
+
+The agent of its node spawns it, reads its last word from a file and its end from the kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tfos_fast.cluster import environment
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.context import Context
+
+_PR_SET_PDEATHSIG = 1
+_MAX_TRACEBACK = 100_000  # characters; a recursion's traceback would fill the message
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when the agent's main thread ends, and end now if that has happened already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
+    """Unpickle ``main`` and its arguments. The file was written by a Spark task, from Spark's own closure."""
+    import cloudpickle
+
+    with open(directory / m.MAIN, "rb") as file:
+        return cloudpickle.load(file)
+
+
+def run_main(directory: Path) -> m.Report:
+    """Take over the Spark worker's surroundings and run ``main``."""
+    handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
+    logging.basicConfig(level=handover.log_level, format=f"%(asctime)s %(levelname)s {handover.name} %(message)s", stream=sys.stderr)
+    environment.apply(handover)
+    context = Context(
+        handover.job_name, handover.task_index, handover.executor_id, handover.cluster_spec, address=handover.address
+    )
+    os.environ["TF_CONFIG"] = context.tf_config
+    try:
+        main, args = load(directory)
+        sys.argv = [str(part) for part in args] if isinstance(args, list) else [handover.name]
+        main(args, context)
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            return _report(error)
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the driver gets to see it
+        return _report(error)
+    # Only now: a reader that leaves in order tells the writers that it wants no more rows, which is not so when main has failed.
+    context._close()
+    return m.Report()
+
+
+def _report(error: BaseException) -> m.Report:
+    text = traceback.format_exc()
+    print(text, file=sys.stderr, flush=True)
+    if len(text) > _MAX_TRACEBACK:
+        text = text[: _MAX_TRACEBACK // 2] + "\n...\n" + text[-_MAX_TRACEBACK // 2 :]
+    return m.Report(f"main raised {''.join(traceback.format_exception_only(error)).strip()}", text)
+
+
+def main() -> None:
+    """Run, write the report, tell the agent that it is written, end."""
+    directory, parent, report_fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    die_with(parent)
+    os.set_inheritable(report_fd, False)  # a child of main must not hold the agent's pipe open
+    report = run_main(directory)
+    unfinished = directory / (m.REPORT + ".new")
+    unfinished.write_bytes(msgspec.msgpack.encode(report))
+    unfinished.rename(directory / m.REPORT)
+    os.close(report_fd)
+    sys.stdout.flush()
+    sys.exit(1 if report.summary else 0)
+
+
+if __name__ == "__main__":
+    main()
