@@ -48,12 +48,12 @@ java_package() {
     # Which one there is depends on the distribution's age; Spark runs on each of them.
     local version
     for version in 17 21 25; do
-        if apt-cache show "openjdk-$version-jre-headless" >/dev/null 2>&1; then
+        if [[ "$(LC_ALL=C apt-cache policy "openjdk-$version-jre-headless" 2>/dev/null)" == *"Candidate: "[0-9]* ]]; then
             echo "openjdk-$version-jre-headless"
             return
         fi
     done
-    echo openjdk-17-jre-headless
+    echo default-jre-headless # apt has no lists yet
 }
 
 missing_packages() {
@@ -73,7 +73,7 @@ install_packages() {
     fi
     if [[ $(id -u) -ne 0 ]]; then
         if ! sudo -n true >/dev/null 2>&1; then
-            fail "please run 'sudo apt-get install --no-install-recommends $*' and then this again."
+            fail "please run this as root, then start again: apt-get update && apt-get install --no-install-recommends $*"
         fi
         as_root=(sudo -n)
     fi
