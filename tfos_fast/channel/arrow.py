@@ -1,4 +1,4 @@
-"""Arrow batches into slots. Values are copied once, from Arrow's buffers to the slot; no Python object is made for them.
+"""Arrow batches into slots. Values are copied once, from Arrow's buffers to the slot, without making Python objects.
 
 What has no column of its own (nulls, lists of different lengths, dates, structs, ...) becomes an *object* column of the
 Python values that ``DataFrame.collect()`` gives.
@@ -6,6 +6,7 @@ Python values that ``DataFrame.collect()`` gives.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from tfos_fast._column import dumps
 from tfos_fast.channel.layout import Layout, column_bytes
+from tfos_fast.channel.layout import layout as lay_out
 from tfos_fast.channel.schema import DTYPES, Column, Schema, describe, duplicates, values_fit
 from tfos_fast.errors import MissingDependency, RowTooLarge, SchemaMismatch
 
@@ -73,7 +75,7 @@ def pack_batch(
     Parameters
     ----------
     layout : Layout
-        The slot's layout; its schema holds ``from_arrow(batch.schema, batch)`` (see :func:`tfos_fast.channel.schema.join`).
+        The slot's layout; its schema holds that of the batch (see :func:`tfos_fast.channel.schema.join`).
     buffer : writable buffer
         The slot.
     rows_already, heap_used : int
@@ -87,12 +89,13 @@ def pack_batch(
     Returns
     -------
     (int, int)
-        Rows copied, and the heap bytes that are used now. No rows when not one more fits.
+        Rows copied, and the heap bytes that are used now. No rows when not one more fits; if the slot is empty, lay it out
+        with more heap then (:func:`tfos_fast.channel.layout.roomier`).
 
     Raises
     ------
     RowTooLarge
-        When not one row fits an empty slot.
+        When the next row does not fit a slot of its own.
     SchemaMismatch
         When the batch does not fit the schema.
     """
@@ -120,7 +123,7 @@ def pack_batch(
     count = int(np.searchsorted(ends, room, side="right")) - 1
     if count == 0:
         if rows_already == 0:
-            raise _too_large(layout, heaps)
+            _check_size(layout, heaps)
         return 0, heap_used
     slot = np.frombuffer(buffer, np.uint8)
     if slot.nbytes < layout.slot_bytes:
@@ -173,7 +176,7 @@ def _column(name: str, array: Any, exact: bool) -> Column:
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         return Column(name, "string")
     if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
-        return Column(name, "bytes")
+        return Column(name, "bytes", python="bytearray" if exact and _collects_bytearrays() else "")
     shape: list[int] = []
     while True:
         if pa.types.is_fixed_size_list(array.type):
@@ -208,9 +211,9 @@ def _check(column: Column, array: Any, exact: bool) -> None:
     found = _column(column.name, array, exact)
     if column.kind == "object" or found == column:
         return
-    if not exact and found.kind == column.kind == "fixed" and found.shape == column.shape:
-        if found.dtype == column.dtype or values_fit(_numbers(array), column.dtype, cast=True):
-            return
+    comparable = not exact and found.kind == column.kind and found.shape == column.shape
+    if comparable and (found.dtype == column.dtype or values_fit(_numbers(array), column.dtype, cast=True)):
+        return
     raise SchemaMismatch(f"column {column.name!r}: expected {describe(column)}, the batch has {describe(found)}")
 
 
@@ -259,13 +262,14 @@ def _pickled(array: Any, room: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(ends, dtype=np.int64), np.frombuffer(b"".join(pieces), np.uint8)
 
 
-def _too_large(layout: Layout, heaps: dict[int, tuple[np.ndarray, np.ndarray]]) -> RowTooLarge:
-    row_bytes = sum(column_bytes(column) for column in layout.schema.columns)
+def _check_size(form: Layout, heaps: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
+    row_bytes = sum(column_bytes(column) for column in form.schema.columns)
     heap_bytes = sum(int(offsets[1]) for offsets, _ in heaps.values())
-    return RowTooLarge(
-        f"one row needs {row_bytes} bytes in the columns and {heap_bytes} in the heap; a slot has {layout.slot_bytes} "
-        f"bytes, {layout.slot_bytes - layout.heap} for the heap; make slot_bytes larger"
-    )
+    if lay_out(form.schema, 1, form.slot_bytes).heap + heap_bytes > form.slot_bytes:
+        raise RowTooLarge(
+            f"one row needs {row_bytes} bytes in the columns and {heap_bytes} in the heap; a slot has {form.slot_bytes} "
+            f"bytes; make slot_bytes larger"
+        )
 
 
 # ---- Python values, as DataFrame.collect() gives them ----
@@ -276,6 +280,8 @@ def _converter(kind: Any) -> Callable[[Any], Any] | None:
     pa = _arrow()
     if pa.types.is_timestamp(kind) and kind.tz is not None:
         return lambda value: value.astimezone().replace(tzinfo=None)  # Spark's timestamps are naive, in local time
+    if (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)) and _collects_bytearrays():
+        return bytearray
     if pa.types.is_struct(kind):
         names = [kind.field(i).name for i in range(kind.num_fields)]
         inner = [_converter(kind.field(i).type) for i in range(kind.num_fields)]
@@ -287,6 +293,12 @@ def _converter(kind: Any) -> Callable[[Any], Any] | None:
         of = _converter(kind.value_type)
         return None if of is None else lambda value: [_apply(of, each) for each in value]
     return None
+
+
+def _collects_bytearrays() -> bool:
+    """Whether this pyspark gives binary values as ``bytearray`` (before 4.1); where there is none they are ``bytes``."""
+    pyspark = sys.modules.get("pyspark")
+    return pyspark is not None and tuple(map(int, pyspark.__version__.split(".")[:2])) < (4, 1)
 
 
 def _apply(function: Callable[[Any], Any] | None, value: Any) -> Any:

@@ -101,7 +101,7 @@ def convert(batch: dict[str, np.ndarray], src: Schema, dst: Schema) -> dict[str,
     """
     if src == dst:
         return batch
-    if src.structure != dst.structure or sorted(src.names) != sorted(dst.names):
+    if sorted(src.names) != sorted(dst.names):
         raise SchemaMismatch(f"columns {', '.join(src.names)} cannot become {', '.join(dst.names)}")
     older = {column.name: column for column in src.columns}
     return {column.name: _widen(batch[column.name], older[column.name], column) for column in dst.columns}

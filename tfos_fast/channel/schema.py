@@ -354,18 +354,21 @@ def join(a: Schema, b: Schema, *, exact: bool) -> Schema:
     Raises
     ------
     SchemaMismatch
-        In column mode, when structure, number or names of the columns differ.
+        In column mode, when number or names of the columns differ. Tuples, Rows and dicts with the same names go together.
     """
     if a == b:
         return a
     if a.structure != b.structure or a.names != b.names:
         if exact:
             return OBJECT_ROWS
-        if a.structure != b.structure or sorted(a.names) != sorted(b.names) or a.structure != "dict":
+        if "bare" in (a.structure, b.structure) or sorted(a.names) != sorted(b.names):
             raise SchemaMismatch(f"rows differ in structure: {_outline(a)} and {_outline(b)}")
+        if a.names != b.names and "dict" not in (a.structure, b.structure):
+            raise SchemaMismatch(f"rows differ in the order of their columns: {_outline(a)} and {_outline(b)}")
         by_name = {column.name: column for column in b.columns}
-        b = Schema("dict", tuple(by_name[name] for name in a.names))
-    return Schema(a.structure, tuple(_join_columns(x, y, exact) for x, y in zip(a.columns, b.columns, strict=True)))
+        b = Schema(b.structure, tuple(by_name[name] for name in a.names))
+    structure = a.structure if a.structure == b.structure else "row"
+    return Schema(structure, tuple(_join_columns(x, y, exact) for x, y in zip(a.columns, b.columns, strict=True)))
 
 
 def _outline(schema: Schema) -> str:

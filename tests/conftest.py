@@ -1,0 +1,84 @@
+"""Fixtures of all tests: a test that leaves a process, a segment or a socket file behind fails."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import tfos_fast._pack
+import tfos_fast._segment
+import tfos_fast._unpack
+import tfos_fast.channel
+from tfos_fast.channel.processes import runtime_base
+
+for _module in (tfos_fast._pack, tfos_fast._segment, tfos_fast._unpack):
+    assert _module.__file__.endswith(".so"), f"{_module.__name__} is not compiled"
+
+
+def our_processes() -> dict[int, str]:
+    """Brokers, agents and trainers on this host: pid -> command line."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            if process.status() != psutil.STATUS_ZOMBIE and any(part.startswith("tfos_fast.") for part in command):
+                found[process.pid] = " ".join(command)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def our_segments() -> dict[str, str]:
+    """Segments that some process has open or this process has mapped."""
+    found = {}
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue
+        if target.startswith("/memfd:tfos_fast"):
+            found[str(link)] = target
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "/memfd:tfos_fast" in line:
+            found[line.split()[4]] = "mapped here"
+    return found
+
+
+def our_sockets() -> dict[str, str]:
+    """What lies in this user's runtime folder."""
+    return {str(path): "runtime directory" for path in runtime_base().iterdir()}
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Remember a failure: the frames of its traceback keep arrays, and so mappings, alive."""
+    outcome = yield
+    if outcome.get_result().failed:  # type: ignore[attr-defined]
+        item.failed = True  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compare processes, segments and socket folders before and after; wait a little, since endings take a moment."""
+    looks = (our_processes, our_segments, our_sockets)
+    before = [set(look()) for look in looks]
+    yield
+    if getattr(request.node, "failed", False):
+        return
+    deadline = time.monotonic() + 10
+    while True:
+        gc.collect()
+        left = {
+            key: what for look, old in zip(looks, before, strict=True) for key, what in look().items() if key not in old
+        }
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: {left}")
+        time.sleep(0.1)

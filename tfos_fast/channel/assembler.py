@@ -1,0 +1,198 @@
+"""From delivered slots to batches of columns. Pure: no sockets, no slots' states; the reader tells it what arrived.
+
+A batch aliases its slot when its rows lie together in one slot. The rest is copied:
+
+- the tail of a *partition* goes to the carry and leaves with later tails, so it never shifts the slots behind it;
+- a tail in *mid*-partition (the writer was asked to publish early) waits for the next slot of its own stream, so the order inside a
+  partition is kept;
+- a column whose address is not a multiple of 64 is copied to memory where it is: what is not aligned never reaches DLPack.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+ALIGNMENT = 64
+
+Columns = dict[str, np.ndarray]
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A new C-contiguous array whose first byte lies at a multiple of 64."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    shift = -raw.ctypes.data % ALIGNMENT
+    return raw[shift : shift + size].view(dtype).reshape(shape)
+
+
+def is_aligned(array: np.ndarray) -> bool:
+    """Whether DLPack may have it: C-contiguous and at a multiple of 64 bytes."""
+    return array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous
+
+
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """A copy at a multiple of 64 bytes. Object arrays are copied as they are."""
+    if array.dtype.hasobject:
+        return array.copy()
+    copy = aligned_empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+@dataclass
+class Piece:
+    """Some rows of one stream, privately owned."""
+
+    stream: int
+    rows: int
+    columns: Columns
+
+
+@dataclass
+class Slot:
+    """A delivered slot that is being read: ``cut(start, stop)`` gives its columns, aliasing it."""
+
+    stream: int
+    rows: int
+    cut: Any
+    alias: bool  # False: a hoarding reader gets copies, so that the slot comes back
+    cursor: int = 0
+
+
+@dataclass
+class Batch:
+    """Columns of some rows, and whose rows they are: (stream, rows) in order."""
+
+    columns: Columns
+    rows: int
+    origin: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Assembler:
+    """Cuts delivered slots into batches.
+
+    Attributes
+    ----------
+    aliased, copied : int
+        Batches handed out without and with a copy of at least one column.
+    """
+
+    def __init__(self) -> None:
+        self.aliased = 0
+        self.copied = 0
+        self._slot: Slot | None = None
+        self._carry: deque[Piece] = deque()
+        self._pending: dict[int, deque[Piece]] = {}
+
+    @property
+    def wants_slot(self) -> bool:
+        """Whether the next slot may be pushed."""
+        return self._slot is None
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows in the carry and in unfinished streams."""
+        return _count(self._carry) + sum(_count(pieces) for pieces in self._pending.values())
+
+    def push(self, slot: Slot) -> None:
+        """A slot to cut next; only when ``wants_slot``."""
+        assert self._slot is None
+        self._slot = slot if slot.rows else None
+
+    def end_stream(self, stream: int) -> None:
+        """Nothing more comes of this stream: its tail goes to the carry."""
+        self._carry.extend(self._pending.pop(stream, ()))
+
+    def take(self, n: int) -> Batch | None:
+        """The next batch of ``n`` rows, or None when more slots are needed. A finished slot is let go at once."""
+        if _count(self._carry) >= n:
+            return self._merge(self._carry, n)
+        slot = self._slot
+        if slot is None:
+            return None
+        left = slot.rows - slot.cursor
+        pending = self._pending.get(slot.stream)
+        if pending:
+            need = min(left, n - _count(pending) % n if _count(pending) < n else 0)
+            if need:
+                self._to_pending(slot, need)
+            return self._merge(self._pending[slot.stream], n) if _count(self._pending[slot.stream]) >= n else None
+        if left >= n:
+            return self._cut(slot, n)
+        self._to_pending(slot, left)
+        return None
+
+    def rest(self, n: int) -> Batch | None:
+        """The last rows, at most ``n`` at a time: what is in the carry and in streams that will not go on."""
+        for stream in list(self._pending):
+            self.end_stream(stream)
+        have = _count(self._carry)
+        return self._merge(self._carry, min(n, have)) if have else None
+
+    def convert(self, change: Any) -> None:
+        """Apply ``change(columns) -> columns`` to the copied pieces: the feed's schema became wider."""
+        for pieces in (self._carry, *self._pending.values()):
+            for piece in pieces:
+                piece.columns = change(piece.columns)
+
+    def _cut(self, slot: Slot, n: int) -> Batch:
+        columns = slot.cut(slot.cursor, slot.cursor + n)
+        stream = slot.stream
+        alias = slot.alias
+        self._advance(slot, n)
+        copied = False
+        for name, array in columns.items():
+            if not alias or not (is_aligned(array) or array.dtype.hasobject):
+                columns[name] = aligned_copy(array)
+                copied = True
+        if copied:
+            self.copied += 1
+        else:
+            self.aliased += 1
+        return Batch(columns, n, [(stream, n)])
+
+    def _to_pending(self, slot: Slot, n: int) -> None:
+        columns = slot.cut(slot.cursor, slot.cursor + n)
+        piece = Piece(slot.stream, n, {name: array.copy() for name, array in columns.items()})
+        self._pending.setdefault(slot.stream, deque()).append(piece)
+        self._advance(slot, n)
+
+    def _advance(self, slot: Slot, n: int) -> None:
+        slot.cursor += n
+        if slot.cursor == slot.rows:
+            self._slot = None
+
+    def _merge(self, pieces: deque[Piece], n: int) -> Batch:
+        parts: list[Columns] = []
+        origin: list[tuple[int, int]] = []
+        need = n
+        while need:
+            piece = pieces[0]
+            used = min(need, piece.rows)
+            parts.append({name: array[:used] for name, array in piece.columns.items()})
+            origin.append((piece.stream, used))
+            if used == piece.rows:
+                pieces.popleft()
+            else:
+                pieces[0] = Piece(piece.stream, piece.rows - used, {k: v[used:] for k, v in piece.columns.items()})
+            need -= used
+        self.copied += 1
+        return Batch({name: _join([part[name] for part in parts], n) for name in parts[0]}, n, origin)
+
+
+def _join(arrays: list[np.ndarray], rows: int) -> np.ndarray:
+    first = arrays[0]
+    out = np.empty((rows,), object) if first.dtype.hasobject else aligned_empty((rows, *first.shape[1:]), first.dtype)
+    at = 0
+    for array in arrays:
+        out[at : at + len(array)] = array
+        at += len(array)
+    return out
+
+
+def _count(pieces: deque[Piece]) -> int:
+    return sum(piece.rows for piece in pieces)

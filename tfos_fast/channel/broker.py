@@ -1,0 +1,303 @@
+"""The broker: one process, one single-threaded loop, the only owner of a segment's slot table.
+
+It moves descriptors, never rows. In a cluster the node's agent embeds it (``watch``, ``every``, ``on_control``); a plain
+:class:`~tfos_fast.channel.Channel` runs it as ``python -m tfos_fast.channel.broker``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.address import Address
+from tfos_fast.channel.feed import Feed, OnOpen
+from tfos_fast.channel.processes import make_runtime_directory, open_pidfd, started
+from tfos_fast.channel.segment import Segment
+from tfos_fast.channel.table import TableError
+
+log = logging.getLogger(__name__)
+
+# A dying client's last messages may still be in the socket when the kernel reports its death.
+_LAST_WORDS = 0.02
+_MAX_MESSAGE = 16 << 20  # control messages are small; a spool file carries what is not
+
+
+class Broker:
+    """Serve one segment.
+
+    Parameters
+    ----------
+    segment : Segment
+        Made by this process, or inherited by it.
+    on_open, end_after, form
+        As for :class:`~tfos_fast.channel.feed.Feed`.
+
+    Attributes
+    ----------
+    address : str
+        What clients attach to.
+    directory : Path
+        The private runtime directory (mode 0700) that holds the socket; removed by ``close``.
+    on_control : callable
+        ``on_control(name, body) -> bytes`` answers ``Channel.control``. It may raise a TfosError, which the caller gets.
+    on_terminated, on_partition_done, explain_death : callable
+        Hooks of the feed: the reader wants no more rows; ``(key, attempt, rows)`` a partition was published whole;
+        ``(pid) -> Failed or None`` words for a dead reader.
+    """
+
+    def __init__(
+        self, segment: Segment, *, on_open: OnOpen | None = None, end_after: int = 0, form: m.Form | None = None
+    ) -> None:
+        self.segment = segment
+        self.feed = Feed(segment.n_slots, end_after=end_after, form=form, on_open=on_open)
+        self.on_control: Callable[[str, bytes], bytes] | None = None
+        self.on_terminated: Callable[[], None] | None = None
+        self.on_partition_done: Callable[[str, int, int], None] | None = None
+        self.explain_death: Callable[[int], m.Failed | None] | None = None
+        self.feed.on_terminated = lambda: self.on_terminated() if self.on_terminated else None
+        self.feed.on_partition_done = lambda *what: self.on_partition_done(*what) if self.on_partition_done else None
+        self.feed.explain_death = lambda pid: self.explain_death(pid) if self.explain_death else None
+        self.directory: Path = make_runtime_directory()
+        path = self.directory / "broker"
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)  # what waits for a peer is bounded by the number of slots
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.bind(f"ipc://{path}")
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._watched: dict[Any, Callable[[], None]] = {}
+        self._pidfds: dict[bytes, int] = {}
+        self._timers: list[list[Any]] = []  # [next time, period, callback]
+        self._dying: dict[bytes, float] = {}
+        self._running = True
+        self.address = str(Address(os.getpid(), started(os.getpid()), segment.fd, segment.id, str(path)))
+
+    # ---- for whoever embeds the broker ---------------------------------------------------------------------------------------
+
+    def watch(self, source: Any, callback: Callable[[], None]) -> None:
+        """Call ``callback()`` in the loop while ``source`` (a file descriptor or ZeroMQ socket) is readable."""
+        self._watched[source] = callback
+        self._poller.register(source, zmq.POLLIN)
+
+    def unwatch(self, source: Any) -> None:
+        """Stop watching."""
+        if self._watched.pop(source, None) is not None:
+            self._poller.unregister(source)
+
+    def every(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call ``callback()`` in the loop about every so many seconds."""
+        self._timers.append([time.monotonic() + seconds, seconds, callback])
+
+    def fail(
+        self,
+        summary: str,
+        remote_traceback: str = "",
+        node: str = "",
+        host: str = "",
+        *,
+        kind: str = "NodeFailed",
+        signal: int = 0,
+    ) -> None:
+        """Everybody attached, and whoever attaches later, gets this error."""
+        self.feed.fail(m.Failed(kind, summary, node, host, remote_traceback, signal))
+        self.flush()
+
+    def end_epoch(self) -> None:
+        """Put an end-of-epoch mark behind everything queued for the reader."""
+        self.feed.end_epoch()
+        self.flush()
+
+    def end_feed(self) -> None:
+        """Put the end of the feed behind everything queued for the reader."""
+        self.feed.end_feed()
+        self.flush()
+
+    def terminate(self) -> None:
+        """Drop what is queued and let writers end quickly: the reader will take no more rows."""
+        self.feed.terminate()
+        self.flush()
+
+    def fence(self, key: str, attempt: int) -> int:
+        """Shut out older attempts at a partition; returns its row watermark here."""
+        watermark = self.feed.fence(key, attempt)
+        self.flush()
+        return watermark
+
+    def status(self) -> dict[str, Any]:
+        """The counters of :class:`~tfos_fast.channel.messages.Status` as a dict."""
+        return msgspec.structs.asdict(self.feed.status())
+
+    def stop(self) -> None:
+        """End ``run`` after the current turn."""
+        self._running = False
+
+    def close(self) -> None:
+        """Close the sockets and remove the runtime directory. The segment lives on in whoever has mapped it."""
+        for fd in self._pidfds.values():
+            os.close(fd)
+        self._pidfds.clear()
+        self._context.destroy(linger=200)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.segment.close()
+
+    # ---- the loop ------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until ``stop``."""
+        while self._running:
+            now = time.monotonic()
+            deadlines = [timer[0] for timer in self._timers] + list(self._dying.values())
+            timeout = min((max(0.0, due - now) for due in deadlines), default=1.0)
+            for source, _ in self._poller.poll(int(min(timeout, 1.0) * 1000) + (1 if timeout else 0)):
+                if source is not self._socket and source in self._watched:
+                    self._watched[source]()
+            self._receive()
+            self._bury()
+            now = time.monotonic()
+            for timer in self._timers:
+                if timer[0] <= now:
+                    timer[0] = now + timer[1]
+                    timer[2]()
+            self.flush()
+
+    def _receive(self) -> None:
+        # Bounded, so that a flood of messages cannot keep timers and deaths waiting.
+        for _ in range(256):
+            try:
+                peer, frame = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            except ValueError:
+                log.warning("dropped a message that is not two frames")
+                continue
+            try:
+                self._dispatch(peer, m.decode_request(frame))
+            except (TableError, msgspec.DecodeError) as error:
+                log.warning("dropped client %s: %s", peer.hex(), error)
+                self._send(peer, m.Failed("ChannelError", f"protocol error: {error}"))
+                self._forget(peer, died=True)
+
+    def _dispatch(self, peer: bytes, message: Any) -> None:
+        if isinstance(message, m.Hello):
+            self._hello(peer, message)
+        elif isinstance(message, m.Bye):
+            self._forget(peer, died=False)
+        elif isinstance(message, m.AskStatus):
+            self._send(peer, self.feed.status())
+        elif isinstance(message, m.Control):
+            self._control(peer, message)
+        else:
+            self.feed.handle(peer, message)
+
+    def _hello(self, peer: bytes, message: m.Hello) -> None:
+        pidfd = open_pidfd(message.pid, message.started)
+        if pidfd is None:
+            log.warning("process %d said hello and is gone, or is in another pid namespace", message.pid)
+            self._send(
+                peer,
+                m.Failed("ChannelError", f"process {message.pid} is not visible to the broker (other pid namespace?)"),
+            )
+            return
+        self._pidfds[peer] = pidfd
+        self.watch(pidfd, lambda: self._died(peer, pidfd))
+        self.feed.hello(peer, message)
+
+    def _died(self, peer: bytes, pidfd: int) -> None:
+        self.unwatch(pidfd)
+        self._dying[peer] = time.monotonic() + _LAST_WORDS
+
+    def _bury(self) -> None:
+        now = time.monotonic()
+        for peer in [peer for peer, due in self._dying.items() if due <= now]:
+            self._forget(peer, died=True)
+
+    def _forget(self, peer: bytes, *, died: bool) -> None:
+        self._dying.pop(peer, None)
+        pidfd = self._pidfds.pop(peer, None)
+        if pidfd is not None:
+            self.unwatch(pidfd)
+            os.close(pidfd)
+        self.feed.leave(peer, died=died)
+
+    def _control(self, peer: bytes, message: m.Control) -> None:
+        from tfos_fast.errors import TfosError
+
+        if message.name == "end_feed":
+            self.feed.end_feed()
+            self._send(peer, m.ControlAnswer(b""))
+        elif self.on_control is None:
+            self._send(peer, m.Refused("ChannelError", f"nobody here answers {message.name!r}"))
+        else:
+            try:
+                answer = self.on_control(message.name, message.body)
+            except TfosError as error:
+                self._send(peer, m.Refused(type(error).__name__, str(error)))
+            else:
+                self._send(peer, m.ControlAnswer(answer))
+
+    def flush(self) -> None:
+        """Send what the feed has to say."""
+        outbox, self.feed.outbox = self.feed.outbox, []
+        for peer, message in outbox:
+            self._send(peer, message)
+
+    def _send(self, peer: bytes, message: m.Message) -> None:
+        try:
+            self._socket.send_multipart((peer, m.encode(message)), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            # It hung up; its pidfd tells the rest.
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Serve the inherited segment until the owner dies or says stop; the address goes to the ready descriptor."""
+    parser = argparse.ArgumentParser()
+    for name in ("segment-fd", "ready-fd", "owner", "owner-started", "end-after"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--form", default="")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=os.environ.get("TFOS_LOG", "WARNING"), format="%(asctime)s tfos_fast broker: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, who then stops us
+    form = msgspec.json.decode(args.form, type=m.Form) if args.form else None
+    broker = Broker(Segment.adopt(args.segment_fd), end_after=args.end_after, form=form)
+    try:
+        signal.signal(signal.SIGTERM, lambda *_: broker.stop())
+        owner = open_pidfd(args.owner, args.owner_started)
+        if owner is None:
+            return
+        broker.watch(owner, broker.stop)
+        # A signal handler runs only between bytecodes, and poll() restarts after EINTR: the wake-up pipe makes it return.
+        wake, waker = socket.socketpair()
+        waker.setblocking(False)
+        signal.set_wakeup_fd(waker.fileno())
+        broker.watch(wake, lambda: _drain(wake))
+        with os.fdopen(args.ready_fd, "w") as ready:
+            ready.write(broker.address)
+        broker.run()
+    finally:
+        broker.close()
+
+
+def _drain(wake: socket.socket) -> None:
+    wake.recv(64)
+
+
+if __name__ == "__main__":
+    main()

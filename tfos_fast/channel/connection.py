@@ -1,0 +1,259 @@
+"""A client's connection to the broker: one DEALER socket, used by one thread at a time, whose waits watch the broker's life."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+import zmq
+
+from tfos_fast import errors
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.address import Address
+from tfos_fast.channel.processes import open_pidfd, reap, started
+from tfos_fast.channel.segment import Segment
+
+_POLL_MS = 100  # a cancelled Spark task ends by itself within one poll
+_ASK_STATUS_S = 2.0
+_ERRORS = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.TfosError)
+}
+
+T = TypeVar("T")
+
+
+def to_exception(message: m.Failed | m.Refused) -> errors.TfosError:
+    """The exception that a broker's message names."""
+    kind = _ERRORS.get(message.kind, errors.ChannelError)
+    if isinstance(message, m.Failed) and issubclass(kind, errors.NodeFailed):
+        extra: dict[str, Any] = {"signal": message.signal} if issubclass(kind, errors.NodeKilled) else {}
+        return kind(
+            message.text, node=message.node, host=message.host, remote_traceback=message.remote_traceback, **extra
+        )
+    return kind(message.text)
+
+
+class Connection:
+    """Attach to a broker on this host.
+
+    Parameters
+    ----------
+    address : str
+    role : str
+        ``"writer"``, ``"reader"`` or ``"control"``.
+    handler : callable
+        Gets every message that nobody waits for in particular.
+    stall_timeout : float
+        Seconds without any movement in the channel after which a wait raises StallTimeout.
+
+    Raises
+    ------
+    AddressError
+        The address is malformed or names no live channel of this user on this host.
+    """
+
+    def __init__(self, address: str, role: str, handler: Callable[[Any], None] | None, *, stall_timeout: float) -> None:
+        where = Address.parse(address)
+        self.segment = Segment.open(where.pid, where.fd, where.segment_id)
+        self.broker_pid = where.pid
+        pidfd = open_pidfd(where.pid, where.started)
+        if pidfd is None:
+            raise errors.AddressError(f"the broker of {address} (process {where.pid}) is gone")
+        self._pidfd = pidfd
+        self._handler = handler or (lambda message: None)
+        self._stall_timeout = stall_timeout
+        self._pid = os.getpid()
+        self._status: m.Status | None = None
+        self._closed = False
+        self.failure: errors.TfosError | None = None
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.connect(f"ipc://{where.socket}")
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._pidfd, zmq.POLLIN)
+        self._woken: Callable[[], None] | None = None
+        try:
+            self.send(m.Hello(role, self._pid, started(self._pid)))
+            self.ask(m.Welcome, "the broker's welcome")
+        except BaseException:
+            self.close(abort=True)
+            raise
+
+    def wake_on(self, fd: int, callback: Callable[[], None]) -> None:
+        """Let waits also watch a file descriptor."""
+        self._poller.register(fd, zmq.POLLIN)
+        self._woken = callback
+
+    def send(self, message: m.Message) -> None:
+        """Send one message; never blocks."""
+        self.check()
+        self._socket.send(m.encode(message), zmq.NOBLOCK)
+
+    def check(self) -> None:
+        """Raise what is wrong with this connection, if anything is.
+
+        Raises
+        ------
+        ChannelClosed
+            It is closed, or was made by another process before a fork.
+        TfosError
+            The broker reported a failure.
+        """
+        if self._closed:
+            raise errors.ChannelClosed("this end of the channel is closed")
+        if os.getpid() != self._pid:
+            raise errors.ChannelClosed(
+                f"this end of the channel belongs to process {self._pid}; attach anew after a fork"
+            )
+        if self.failure is not None:
+            raise self.failure
+
+    def pump(self, timeout_ms: int = 0) -> bool:
+        """Handle what has arrived, after waiting up to ``timeout_ms`` for the first message. Returns whether anything came."""
+        self.check()
+        broker_died = False
+        came = False
+        if timeout_ms:
+            for source, _ in self._poller.poll(timeout_ms):
+                if source == self._pidfd:
+                    broker_died = True
+                elif source is not self._socket and self._woken is not None:
+                    self._woken()
+                    came = True
+        while True:
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            came = True
+            self._receive(m.decode_answer(frame))
+        self.check()
+        if broker_died:
+            self._bury_broker()
+        return came
+
+    def _receive(self, message: Any) -> None:
+        if isinstance(message, m.Failed):
+            self.failure = to_exception(message)
+        elif isinstance(message, m.Status):
+            self._status = message
+        else:
+            self._handler(message)
+
+    def _bury_broker(self) -> None:
+        self.failure = errors.BrokerDied(
+            f"the broker (process {self.broker_pid}) died; what it had not delivered is lost"
+        )
+        reap()  # it could not remove its socket itself
+        raise self.failure
+
+    def wait(
+        self,
+        ready: Callable[[], T | None],
+        what: str,
+        *,
+        timeout: float | None = None,
+        starve: Callable[[], None] | None = None,
+    ) -> T:
+        """Handle messages until ``ready()`` returns something that is not None.
+
+        Parameters
+        ----------
+        ready : callable
+        what : str
+            For the error: what is waited for.
+        timeout : float, optional
+            Seconds; default: as long as something moves in the channel.
+        starve : callable, optional
+            Called once when the first poll brought nothing.
+
+        Raises
+        ------
+        StallTimeout
+            Nothing moved; the message says who waits for whom.
+        BrokerDied, NodeFailed, ReaderDied, ...
+            What the broker reported, or its death.
+        """
+        self.pump()
+        value = ready()
+        if value is not None:
+            return value
+        begin = moved = asked = time.monotonic()
+        progress = None
+        if starve is not None:
+            starve()
+        while True:
+            now = time.monotonic()
+            left = _POLL_MS if timeout is None else min(_POLL_MS, max(1, int((begin + timeout - now) * 1000)))
+            self.pump(left)
+            value = ready()
+            if value is not None:
+                return value
+            now = time.monotonic()
+            if timeout is not None and now - begin >= timeout:
+                raise errors.StallTimeout(f"waited {timeout:g} s for {what}. {self._situation()}")
+            if now - asked > _ASK_STATUS_S:
+                self.send(m.AskStatus())
+                asked = now
+            if self._status is not None and self._status.progress != progress:
+                progress, moved = self._status.progress, now
+            if now - moved > self._stall_timeout:
+                raise errors.StallTimeout(
+                    f"nothing moved for {now - moved:.0f} s while process {self._pid} waited for {what}. {self._situation()} "
+                    "The setting stall_timeout changes how long this may last."
+                )
+
+    def _situation(self) -> str:
+        s = self._status
+        if s is None:
+            return f"The broker (process {self.broker_pid}) has not answered."
+        slots = ", ".join(f"{count} {state}" for state, count in s.slots.items() if count)
+        reader = "a reader is attached" if s.reader else "no reader is attached"
+        return (
+            f"Slots: {slots}; {reader}; {s.writers} writers, {s.waiting} requests for a slot; "
+            f"{s.rows_taken} of {s.rows_published} rows taken."
+        )
+
+    def ask(self, answer: type[T], what: str, *, timeout: float | None = 60.0) -> T:
+        """Wait for the next message of a type, or for Refused, which is raised; other messages go to the handler."""
+        found: list[Any] = []
+        usual = self._handler
+
+        def catch(message: Any) -> None:
+            if isinstance(message, answer | m.Refused) and not found:
+                found.append(message)
+            else:
+                usual(message)
+
+        self._handler = catch
+        try:
+            self.wait(lambda: True if found else None, what, timeout=timeout)
+        finally:
+            self._handler = usual
+        if isinstance(found[0], m.Refused):
+            raise to_exception(found[0])
+        return found[0]
+
+    def status(self) -> dict[str, Any]:
+        """Ask the broker for its counters."""
+        self._status = None
+        self.send(m.AskStatus())
+        return msgspec.structs.asdict(self.wait(lambda: self._status, "the broker's status", timeout=60.0))
+
+    def close(self, *, abort: bool = False) -> None:
+        """Say goodbye and close; with ``abort`` nothing more is sent."""
+        if self._closed:
+            return
+        self._closed = True
+        os.close(self._pidfd)
+        if os.getpid() != self._pid:
+            return  # the parent's socket is not ours to close
+        if not abort and not isinstance(self.failure, errors.BrokerDied):
+            self._socket.send(m.encode(m.Bye()), zmq.NOBLOCK)
+        self._context.destroy(linger=0 if abort else 2000)

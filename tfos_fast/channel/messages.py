@@ -1,0 +1,282 @@
+"""The control messages between a broker and its clients, as typed structs (msgpack by msgspec). No payload, nothing executable.
+
+A message is one ZeroMQ frame; the broker's ROUTER socket puts the sender's identity before it. Unknown or malformed messages raise
+``msgspec.ValidationError`` in the decoder, and the broker drops their sender.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tfos_fast.channel.schema import Schema
+
+
+class Form(msgspec.Struct, frozen=True):
+    """How the reader wants the data: this decides how writers pack it.
+
+    Parameters
+    ----------
+    mode : str
+        ``"rows"`` (items come back as they were fed) or ``"columns"`` (arrays).
+    batch : int
+        Rows in a batch; slots of column mode are filled with whole batches. 0: not known.
+    spec : dict
+        Column name -> (dtype name, shape of one row's value or None): declared casts, done while packing.
+    """
+
+    mode: str
+    batch: int = 0
+    spec: dict[str, tuple[str, tuple[int, ...] | None]] = {}
+
+    @property
+    def exact(self) -> bool:
+        """Whether Python types must come back."""
+        return self.mode == "rows"
+
+
+class Message(msgspec.Struct, tag=True, array_like=True):
+    """Base of all messages."""
+
+
+# ---- any client to the broker ------------------------------------------------------------------------------------------------
+
+
+class Hello(Message):
+    """First message of a client: who it is, so that the broker can watch its process."""
+
+    role: str  # writer | reader | control
+    pid: int
+    started: int
+
+
+class Bye(Message):
+    """The client leaves in order; everything it was granted is free again."""
+
+
+class AskStatus(Message):
+    """Ask for the broker's counters."""
+
+
+class Control(Message):
+    """A named request to whoever embeds the broker (the node agent)."""
+
+    name: str
+    body: bytes
+
+
+# ---- writers -----------------------------------------------------------------------------------------------------------------
+
+
+class OpenPartition(Message):
+    """Begin a partition; the answer is Opened, when a reader has declared its form."""
+
+    key: str
+    attempt: int
+    exchange: bool  # results are wanted back
+
+
+class Propose(Message):
+    """A writer's idea of the columns; the answer is Agreed or Refused."""
+
+    schema: Schema
+
+
+class Want(Message):
+    """Ask for one slot."""
+
+    pool: str  # input | output
+
+
+class Publish(Message):
+    """A granted slot is filled."""
+
+    slot: int
+    stream: int
+    rows: int
+    capacity: int
+    schema_id: int
+    copied: int = 0
+
+
+class GiveBack(Message):
+    """A granted slot is not needed."""
+
+    slot: int
+
+
+class ClosePartition(Message):
+    """All rows of the stream are published."""
+
+    stream: int
+    rows: int
+
+
+# ---- the reader --------------------------------------------------------------------------------------------------------------
+
+
+class OpenReader(Message):
+    """Declare the form of the feed."""
+
+    form: Form
+    train: bool
+
+
+class Pin(Message):
+    """The reader is about to hand out its first columns: no wider schema from here on. The answer is Pinned."""
+
+
+class Done(Message):
+    """Rows of these slots were taken by the reader's process; these leases ended."""
+
+    taken: list[int]
+    released: list[int]
+
+
+class Starving(Message):
+    """The reader waits and has nothing: writers should publish what they have."""
+
+
+class Terminate(Message):
+    """The reader wants no more rows."""
+
+
+class Register(Message):
+    """The schema of results that the reader is about to publish; the answer is Agreed."""
+
+    schema: Schema
+
+
+# ---- the broker's answers ----------------------------------------------------------------------------------------------------
+
+
+class Welcome(Message):
+    """Answer to Hello."""
+
+    n_slots: int
+
+
+class FormSet(Message):
+    """Answer to OpenReader: the form in force."""
+
+    form: Form
+
+
+class Opened(Message):
+    """Answer to OpenPartition: the stream's number, the form, and the rows an earlier attempt has already delivered."""
+
+    stream: int
+    skip: int
+    form: Form
+
+
+class Agreed(Message):
+    """The schema in force, by number."""
+
+    schema_id: int
+    schema: Schema
+
+
+class Refused(Message):
+    """The request cannot be met; ``kind`` is the name of a class in tfos_fast.errors."""
+
+    kind: str
+    text: str
+
+
+class Granted(Message):
+    """A slot for its writer."""
+
+    slot: int
+    pool: str
+
+
+class Flush(Message):
+    """Publish what you have: the reader starves."""
+
+
+class Deliver(Message):
+    """A filled slot for its reader. The schema comes along the first time its number is used."""
+
+    slot: int
+    stream: int
+    rows: int
+    capacity: int
+    schema_id: int
+    schema: Schema | None
+
+
+class StreamEnd(Message):
+    """Nothing more comes of this stream."""
+
+    stream: int
+
+
+class EpochEnd(Message):
+    """Everything of this epoch was delivered before this."""
+
+
+class FeedEnd(Message):
+    """Nothing more comes."""
+
+
+class Pinned(Message):
+    """The schema that all later columns have."""
+
+    schema_id: int
+    schema: Schema
+
+
+class StreamTaken(Message):
+    """Every row of the stream was taken by the reader's process."""
+
+    stream: int
+
+
+class Terminated(Message):
+    """The reader wants no more rows: end this partition and later ones quickly."""
+
+
+class Failed(Message):
+    """The feed is broken; ``kind`` is the name of a class in tfos_fast.errors."""
+
+    kind: str
+    text: str
+    node: str = ""
+    host: str = ""
+    remote_traceback: str = ""
+    signal: int = 0
+
+
+class Status(Message):
+    """The broker's counters; ``progress`` grows whenever a row or slot moves."""
+
+    progress: int
+    rows_published: int
+    rows_taken: int
+    slots: dict[str, int]
+    writers: int
+    waiting: int
+    reader: bool
+    train: bool
+    terminated: bool
+    ended: bool
+
+
+class ControlAnswer(Message):
+    """Answer to Control."""
+
+    body: bytes
+
+
+Request = (
+    Hello | Bye | AskStatus | Control | OpenPartition | Propose | Want | Publish | GiveBack | ClosePartition
+    | OpenReader | Pin | Done | Starving | Terminate | Register
+)  # fmt: skip
+Answer = (
+    Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Deliver | StreamEnd | EpochEnd | FeedEnd
+    | Pinned | StreamTaken | Terminated | Failed | Status | ControlAnswer
+)  # fmt: skip
+
+encode = msgspec.msgpack.Encoder().encode
+decode_request = msgspec.msgpack.Decoder(Request).decode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode

@@ -1,0 +1,107 @@
+"""Identity and death of processes on this host, from the kernel: start times, pidfds, and the folder in which sockets live.
+
+A process id alone can be reused; with its start time it cannot. A pidfd becomes readable at the moment a process dies, so nobody
+here guesses by heartbeat.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+from tfos_fast.errors import SegmentError
+
+_MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes, the terminating zero included
+
+
+def started(pid: int) -> int:
+    """Start time of a process in clock ticks since boot (field 22 of ``/proc/<pid>/stat``); 0: there is none, or a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    fields = text.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def alive(pid: int, start: int) -> bool:
+    """Whether the process that had this id and start time still runs."""
+    return start != 0 and started(pid) == start
+
+
+def open_pidfd(pid: int, start: int) -> int | None:
+    """A file descriptor that becomes readable when the process dies, or None when it is dead already."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    # Opened first, compared second: the descriptor now holds whatever process we compare.
+    if alive(pid, start):
+        return fd
+    os.close(fd)
+    return None
+
+
+def runtime_base() -> Path:
+    """This user's folder for the runtime directories: ``TFOS_RUNTIME_DIR``, else one in ``XDG_RUNTIME_DIR`` or ``/tmp``.
+
+    It is made with mode 0700 when missing.
+
+    Raises
+    ------
+    SegmentError
+        The folder belongs to somebody else, or others may enter it.
+    """
+    uid = os.getuid()
+    setting = os.environ.get("TFOS_RUNTIME_DIR")
+    xdg = os.environ.get("XDG_RUNTIME_DIR")
+    if setting:
+        base = Path(setting)
+    elif xdg and os.access(xdg, os.W_OK | os.X_OK) and len(xdg) < 40:
+        base = Path(xdg) / "tfos_fast"
+    else:
+        base = Path(f"/tmp/tfos_fast-{uid}")
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = base.stat()
+    if info.st_uid != uid or stat.S_IMODE(info.st_mode) & 0o077:
+        raise SegmentError(
+            f"{base} is not a private folder of user {uid} (owner {info.st_uid}, mode {stat.S_IMODE(info.st_mode):04o}); "
+            "remove it, chmod it to 0700, or set TFOS_RUNTIME_DIR to a folder of your own"
+        )
+    return base
+
+
+def make_runtime_directory() -> Path:
+    """Make a new directory of mode 0700 whose name carries this process's id and start time, after reaping dead owners' ones."""
+    base = runtime_base()
+    reap(base)
+    pid = os.getpid()
+    directory = Path(tempfile.mkdtemp(prefix=f"{pid}-{started(pid)}-", dir=base))
+    if len(str(directory / "broker")) > _MAX_SOCKET_PATH:
+        shutil.rmtree(directory)
+        raise SegmentError(
+            f"the socket path {directory}/broker is longer than {_MAX_SOCKET_PATH} bytes; set TFOS_RUNTIME_DIR to a shorter folder"
+        )
+    return directory
+
+
+def reap(base: Path | None = None) -> list[Path]:
+    """Remove the runtime directories whose owner is dead.
+
+    Returns
+    -------
+    list of Path
+        What was removed.
+    """
+    removed = []
+    base = runtime_base() if base is None else base
+    for directory in base.iterdir():
+        pid, _, rest = directory.name.partition("-")
+        start, _, _ = rest.partition("-")
+        if pid.isdigit() and start.isdigit() and not alive(int(pid), int(start)):
+            shutil.rmtree(directory, ignore_errors=True)  # another reaper may be at it too
+            removed.append(directory)
+    return removed

@@ -1,0 +1,455 @@
+"""The reader: takes delivered slots and hands out rows, batches of arrays that alias the slots, and (for inference) takes results.
+
+Messages are handled on the thread that calls; a lock makes calls from several threads (as tf.data makes them) take turns.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from tfos_fast._segment import ReleaseSet
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.assembler import Assembler, Batch, Columns, Slot
+from tfos_fast.channel.connection import Connection, to_exception
+from tfos_fast.channel.decode import columns as decode_columns
+from tfos_fast.channel.decode import convert
+from tfos_fast.channel.decode import rows as decode_rows
+from tfos_fast.channel.layout import layout
+from tfos_fast.channel.results import ResultWriter
+from tfos_fast.channel.schema import Schema
+from tfos_fast.errors import FormError
+
+_ROWS_AT_ONCE = 256  # rows made into Python objects in one go
+_KEEP_FREE = 2  # slots that a hoarding reader must leave in motion
+_LINGER_S = 0.02  # inference: a short batch goes out when nothing came for so long
+Spec = dict[str, tuple[str, tuple[int, ...] | None]]
+
+
+class Reader:
+    """The one reader of a channel. Made by :meth:`Channel.reader() <tfos_fast.channel.Channel.reader>`.
+
+    Parameters
+    ----------
+    address : str
+    train : bool
+        False: inference. Every row then needs a result (``write_results``), and a batch may be short when nothing more has come.
+    stall_timeout : float
+        Seconds that a wait may last with nothing moving; the default is a day, since a trainer may well wait for its driver.
+
+    Attributes
+    ----------
+    schema : Schema or None
+        What column batches look like; known once the first rows came.
+    """
+
+    def __init__(self, address: str, *, train: bool = True, stall_timeout: float = 86400.0) -> None:
+        self.schema: Schema | None = None
+        self.spec: Spec = {}
+        self._train = train
+        self._lock = threading.RLock()
+        self._form: m.Form | None = None
+        self._inbox: deque[Any] = deque()  # Deliver, StreamEnd, EpochEnd, FeedEnd in order
+        self._schemas: dict[int, Schema] = {}
+        self._current: int | None = None  # the slot that the assembler cuts
+        self._epoch_ends = False  # epochs matter to who reads
+        self._assembler = Assembler()
+        self._rows: deque[Any] = deque()  # made, not yet handed out
+        self._origin: deque[tuple[int, int]] = deque()  # whose rows were handed out and have no result yet
+        self._made: deque[tuple[int, int]] = deque()  # whose rows are in _rows
+        self._row_slot: tuple[m.Deliver, Any, int] | None = None
+        self._leased: set[int] = set()  # slots delivered and not released
+        self._taken: list[int] = []
+        self._feed_ended = False
+        self._terminated = False
+        self._hoarded = 0
+        self._conn = Connection(address, "reader", self._handle, stall_timeout=stall_timeout)
+        slots = self._conn.segment.n_slots
+        self._quota = slots if train else slots - max(1, slots // 4)  # see SlotTable.reserve_output
+        self._released = ReleaseSet(slots)
+        self._conn.wake_on(self._released.fd, self._send_done)
+        self._results = ResultWriter(self._conn)
+
+    # ---- state ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether the feed has ended and every row was handed out (or the reader terminated it). Does not wait."""
+        with self._lock:
+            if self._terminated:
+                return True
+            if not self._feed_ended:
+                self._conn.pump()
+                self._drain_marks()
+            left = (
+                self._rows
+                or self._row_slot is not None
+                or self._assembler.waiting_rows
+                or not self._assembler.wants_slot
+            )
+            return self._feed_ended and not left
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """Counts so far: batches ``aliased`` and ``copied``, and slots ``hoarded``: given back early, the reader kept too many."""
+        return {"aliased": self._assembler.aliased, "copied": self._assembler.copied, "hoarded": self._hoarded}
+
+    @property
+    def segment(self) -> Any:
+        """The mapped segment."""
+        return self._conn.segment
+
+    # ---- rows ----------------------------------------------------------------------------------------------------------------
+
+    def next_rows(self, n: int) -> list[Any]:
+        """The next ``n`` rows, equal to what was fed, Python types included. Values are copied.
+
+        Waits for ``n`` rows. Fewer come only at the end of the feed, and in inference when nothing more has come for a moment.
+        """
+        with self._lock:
+            if len(self._rows) < n:
+                self._declare(m.Form("rows"))
+                self._fill_rows(n)
+            taken = self._rows
+            rows = [taken.popleft() for _ in range(min(n, len(taken)))]
+            if not self._train:
+                self._move_origin(len(rows))
+            return rows
+
+    def _fill_rows(self, n: int) -> None:
+        quiet_since: float | None = None
+        while len(self._rows) < n and not self._terminated:
+            if self._row_slot is not None:
+                self._make_rows()
+                continue
+            item = self._next_item(wait=not (self._rows and not self._train))
+            if item is None:
+                # Inference: rows of a partition whose feeder waits for their results must not wait for company.
+                quiet_since = quiet_since or time.monotonic()
+                if time.monotonic() - quiet_since > _LINGER_S:
+                    return
+                self._starve()
+                self._conn.pump(int(_LINGER_S * 1000))
+            elif isinstance(item, m.Deliver):
+                quiet_since = None
+                self._row_slot = (item, self._lease(item), 0)
+            elif isinstance(item, m.FeedEnd):
+                return
+
+    def _make_rows(self) -> None:
+        assert self._row_slot is not None
+        message, lease, at = self._row_slot
+        stop = min(message.rows, at + _ROWS_AT_ONCE)
+        where = layout(self._schemas[message.schema_id], message.capacity, self._conn.segment.slot_bytes)
+        self._rows.extend(decode_rows(where, lease, at, stop))
+        if not self._train:
+            self._made.append((message.stream, stop - at))
+        self._row_slot = (message, lease, stop)
+        if stop == message.rows:
+            self._row_slot = None
+            del lease
+            self._finish(message.slot)
+
+    def _move_origin(self, count: int) -> None:
+        while count:
+            stream, rows = self._made.popleft()
+            used = min(count, rows)
+            if used < rows:
+                self._made.appendleft((stream, rows - used))
+            self._origin.append((stream, used))
+            count -= used
+
+    # ---- columns -------------------------------------------------------------------------------------------------------------
+
+    def batches(self, n: int, *, spec: Spec | None = None, drop_remainder: bool = False) -> Iterator[Columns]:
+        """Batches of ``n`` rows as arrays, until the feed ends.
+
+        Memory is not copied for batches that lie aligned in one slot; partition tails and what is not aligned is copied. The arrays
+        may be kept: their slot is reused only after the last of them is gone.
+
+        Parameters
+        ----------
+        n : int
+            Rows in a batch. Multiples of 64 keep every batch aligned.
+        spec : dict, optional
+            Column name -> (dtype name, shape of one row's value or None).
+        drop_remainder : bool
+            Leave out the last short batch.
+
+        Yields
+        ------
+        dict
+            Column name -> array of shape ``(n, *shape)``; object arrays for strings, bytes and objects.
+        """
+        while True:
+            batch = self.next_batch(n, spec=spec)
+            if batch is None or (drop_remainder and batch.rows < n):
+                return
+            yield batch.columns
+
+    def next_batch(
+        self, n: int, *, spec: Spec | None = None, epoch_ends: bool = False, timeout: float | None = None
+    ) -> Batch | None:
+        """The next batch of ``n`` rows with its columns.
+
+        Parameters
+        ----------
+        n, spec
+            As for ``batches``.
+        epoch_ends : bool
+            Also give the short batch, then None, at the end of an epoch of the feed.
+        timeout : float, optional
+            Seconds after which None is returned although the feed goes on.
+
+        Returns
+        -------
+        Batch or None
+            None at the end (see also ``ended``) or after the timeout.
+        """
+        if n < 1:
+            raise ValueError(f"a batch needs at least one row, not {n}")
+        with self._lock:
+            self._declare(m.Form("columns", n, spec or {}))
+            deadline = None if timeout is None else time.monotonic() + timeout
+            self._epoch_ends = self._epoch_ends or epoch_ends
+            if self.schema is None and not self._terminated and not self._pin(n, deadline):
+                return None
+            batch = self._next_columns(n, epoch_ends, deadline)
+            if batch is not None and not self._train:
+                self._origin.extend(batch.origin)
+            self._send_done()
+            return batch
+
+    def _next_columns(self, n: int, epoch_ends: bool, deadline: float | None) -> Batch | None:
+        quiet_since: float | None = None
+        while not self._terminated:
+            batch = self._assembler.take(n)
+            if batch is not None:
+                self._retire()
+                return batch
+            self._retire()
+            if not self._assembler.wants_slot:
+                continue
+            impatient = not self._train and self._assembler.waiting_rows > 0
+            item = self._next_item(wait=deadline is None and not impatient)
+            if item is None:
+                now = time.monotonic()
+                quiet_since = quiet_since or now
+                if impatient and now - quiet_since > _LINGER_S:
+                    return self._assembler.rest(n)
+                if deadline is not None and now >= deadline:
+                    return None
+                self._starve()
+                limit = (
+                    _LINGER_S
+                    if deadline is None
+                    else min(_LINGER_S, deadline - now)
+                    if impatient
+                    else min(0.1, deadline - now)
+                )
+                self._conn.pump(max(1, int(limit * 1000)))
+            elif isinstance(item, m.Deliver):
+                quiet_since = None
+                self._push(item)
+            elif isinstance(item, m.StreamEnd):
+                self._assembler.end_stream(item.stream)
+            elif isinstance(item, m.FeedEnd) or epoch_ends:
+                rest = self._assembler.rest(n)
+                if rest is not None:
+                    self._inbox.appendleft(item)  # once more, until nothing is left
+                return rest
+        return None
+
+    def _push(self, message: m.Deliver) -> None:
+        lease = self._lease(message)
+        schema = self._schemas[message.schema_id]
+        where = layout(schema, message.capacity, self._conn.segment.slot_bytes)
+        # Leases never stop progress: who keeps all but two slots gets copies from then on.
+        alias = len(self._leased) <= self._quota - _KEEP_FREE
+        if not alias:
+            self._hoarded += 1
+
+        pinned = self.schema
+        assert pinned is not None
+
+        def cut(start: int, stop: int) -> Columns:
+            columns = decode_columns(where, lease, start, stop)
+            return columns if schema == pinned else convert(columns, schema, pinned)
+
+        self._current = message.slot
+        self._assembler.push(Slot(message.stream, message.rows, cut, alias))
+
+    def _pin(self, n: int, deadline: float | None) -> bool:
+        """Fix the schema once the first batch lies in the inbox; False when the deadline came first.
+
+        Not at the first slot: a partition's first batches may hold one row, and a column that begins with an int may go on with
+        floats. Half of all slots is as long as it can wait.
+        """
+        while True:
+            slots = [item for item in self._inbox if isinstance(item, m.Deliver)]
+            if slots and (not self._train or len(slots) >= self._quota // 2 or sum(item.rows for item in slots) >= n):
+                break
+            if any(isinstance(item, m.EpochEnd | m.FeedEnd) for item in self._inbox):
+                if slots:
+                    break
+                return True
+            have = len(self._inbox)
+            if deadline is None:
+                self._conn.wait(
+                    lambda have=have: True if len(self._inbox) > have else None,  # type: ignore[misc]
+                    "rows (a feed, or the end of the feed)",
+                    starve=self._starve,
+                )
+            elif time.monotonic() >= deadline:
+                return False
+            else:
+                self._starve()
+                self._conn.pump(max(1, int(min(0.1, deadline - time.monotonic()) * 1000)))
+        self._conn.send(m.Pin())
+        self.schema = self._conn.ask(m.Pinned, "the broker to fix the schema").schema
+        return True
+
+    def _retire(self) -> None:
+        if self._assembler.wants_slot and self._current is not None:
+            slot, self._current = self._current, None
+            self._finish(slot)
+
+    # ---- results -------------------------------------------------------------------------------------------------------------
+
+    def write_results(self, results: list[Any]) -> None:
+        """Send results back, one for each row handed out, in the same order.
+
+        Raises
+        ------
+        ValueError
+            More results than rows without a result.
+        FormError
+            The feed is for training.
+        """
+        with self._lock:
+            if self._train:
+                raise FormError("results belong to inference; open the feed with train_mode=False")
+            waiting = sum(rows for _, rows in self._origin)
+            if len(results) > waiting:
+                raise ValueError(
+                    f"{len(results)} results for {waiting} rows that have none yet; give one result per row"
+                )
+            at = 0
+            while at < len(results):
+                stream, rows = self._origin.popleft()
+                used = min(rows, len(results) - at)
+                if used < rows:
+                    self._origin.appendleft((stream, rows - used))
+                self._results.add(stream, results[at : at + used])
+                at += used
+
+    # ---- end -----------------------------------------------------------------------------------------------------------------
+
+    def terminate(self) -> None:
+        """Want no more rows: writers end quickly, what is queued is dropped."""
+        with self._lock:
+            if not self._terminated:
+                self._terminated = True
+                self._results.flush()
+                self._conn.send(m.Terminate())
+                queued = [item.slot for item in self._inbox if isinstance(item, m.Deliver)]
+                self._inbox.clear()
+                self._rows.clear()
+                self._row_slot = self._current = None
+                self._assembler = Assembler()
+                self._send_done()
+                self._conn.send(m.Done([], queued))
+
+    def close(self) -> None:
+        """Leave the channel. Arrays handed out stay valid: the mapping lives as long as they do."""
+        with self._lock:
+            self._row_slot = None
+            try:
+                if self._conn.failure is None:
+                    self._results.flush()
+                    self._send_done()
+            finally:
+                self._conn.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # ---- messages ------------------------------------------------------------------------------------------------------------
+
+    def _declare(self, form: m.Form) -> None:
+        if self._form is not None:
+            if self._form.mode != form.mode:
+                raise FormError(
+                    f"this feed is open in {self._form.mode} mode; next_batch() and batches()/tensors()/dataset() do not mix"
+                )
+            return
+        self._conn.send(m.OpenReader(form, self._train))
+        self._conn.ask(m.FormSet, "the broker to take the form")
+        self._form = form
+        self.spec = form.spec
+
+    def _handle(self, message: Any) -> None:
+        if isinstance(message, m.Granted):
+            self._results.granted(message.slot)
+        elif isinstance(message, m.Refused):
+            self._conn.failure = to_exception(message)
+        else:
+            if isinstance(message, m.Deliver) and message.schema is not None:
+                self._schemas[message.schema_id] = message.schema
+            if self._terminated:
+                if isinstance(message, m.Deliver):
+                    self._conn.send(m.Done([], [message.slot]))
+                return
+            self._inbox.append(message)
+
+    def _next_item(self, *, wait: bool) -> Any:
+        self._conn.pump()
+        self._send_done()
+        if not self._inbox and wait and not self._feed_ended:
+            self._conn.wait(
+                lambda: True if self._inbox else None, "rows (a feed, or the end of the feed)", starve=self._starve
+            )
+        if not self._inbox:
+            return m.FeedEnd() if self._feed_ended else None
+        item = self._inbox.popleft()
+        if isinstance(item, m.FeedEnd):
+            self._feed_ended = True
+        return item
+
+    def _drain_marks(self) -> None:
+        """Take marks at the head of the inbox, so that ``ended`` can be known without reading a row."""
+        while self._inbox and not isinstance(self._inbox[0], m.Deliver):
+            item = self._inbox[0]
+            if isinstance(item, m.EpochEnd) and self._epoch_ends:
+                return
+            self._inbox.popleft()
+            if isinstance(item, m.StreamEnd):
+                self._assembler.end_stream(item.stream)
+            elif isinstance(item, m.FeedEnd):
+                self._feed_ended = True
+
+    def _starve(self) -> None:
+        self._results.flush()
+        self._send_done()
+        self._conn.send(m.Starving())
+
+    def _lease(self, message: m.Deliver) -> Any:
+        self._leased.add(message.slot)
+        return self._conn.segment.lease(message.slot, self._released)
+
+    def _finish(self, slot: int) -> None:
+        self._taken.append(slot)
+        self._send_done()
+
+    def _send_done(self) -> None:
+        released = self._released.drain()
+        if released or self._taken:
+            self._leased.difference_update(released)
+            taken, self._taken = self._taken, []
+            self._conn.send(m.Done(taken, released))

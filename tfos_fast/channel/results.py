@@ -1,0 +1,92 @@
+"""Results on their way back: packed into slots of the output pool and published to the writer of their stream."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from tfos_fast._pack import END, FULL, MISFIT, RowPacker
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.connection import Connection
+from tfos_fast.channel.layout import plan
+from tfos_fast.channel.schema import Schema, infer, join
+from tfos_fast.channel.table import OUTPUT
+
+_FLUSH_ROWS = 4096
+
+
+class ResultWriter:
+    """Collects results per stream and publishes them when many have come or the reader is about to wait.
+
+    Parameters
+    ----------
+    connection : Connection
+        The reader's.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._conn = connection
+        self._buffered: dict[int, list[Any]] = {}
+        self._count = 0
+        self._schema: Schema | None = None
+        self._schema_id = -1
+        self._granted: deque[int] = deque()
+
+    def granted(self, slot: int) -> None:
+        """A slot of the output pool arrived."""
+        self._granted.append(slot)
+
+    def add(self, stream: int, results: list[Any]) -> None:
+        """Take results of a stream, in order."""
+        self._buffered.setdefault(stream, []).extend(results)
+        self._count += len(results)
+        if self._count >= _FLUSH_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Publish everything. Waits for slots of the output pool: feeders drain it even while they wait themselves."""
+        buffered, self._buffered, self._count = self._buffered, {}, 0
+        for stream, results in buffered.items():
+            rows = iter(results)
+            packer: RowPacker | None = None
+            pending: list[Any] = [next(rows)]
+            stopped = MISFIT
+            while stopped != END:
+                if stopped == MISFIT:
+                    self._agree(pending[0])
+                    assert self._schema is not None
+                    packer = RowPacker(self._schema, exact=True)
+                    packer.set_pending(pending[0])
+                assert packer is not None
+                assert self._schema is not None
+                slot = self._slot()
+                where = plan(self._schema, self._conn.segment.slot_bytes, batch=1, heap_per_row=64.0)
+                packer.bind(self._conn.segment.window(slot), where, 0)
+                try:
+                    while (stopped := packer.pack_from(rows, 1.0)) not in (END, FULL, MISFIT):
+                        pass
+                    count = packer.rows
+                    if stopped == MISFIT:
+                        pending = [packer.pending]
+                finally:
+                    packer.unbind()
+                self._conn.send(
+                    m.Publish(slot, stream, count, where.capacity, self._schema_id) if count else m.GiveBack(slot)
+                )
+
+    def _agree(self, row: Any) -> None:
+        wanted = infer(row, exact=True)
+        if self._schema is not None:
+            wanted = join(self._schema, wanted, exact=True)
+        if wanted != self._schema:
+            self._conn.send(m.Register(wanted))
+            agreed = self._conn.ask(m.Agreed, "the schema of results")
+            self._schema, self._schema_id = agreed.schema, agreed.schema_id
+
+    def _slot(self) -> int:
+        if not self._granted:
+            self._conn.send(m.Want(OUTPUT))
+            self._conn.wait(
+                lambda: True if self._granted else None, "a free slot for results (feeders must take theirs)"
+            )
+        return self._granted.popleft()

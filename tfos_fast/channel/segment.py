@@ -1,0 +1,221 @@
+"""The segment: one sealed memfd that holds a header page and the slots.
+
+It has no name in any file system, so nothing can leak or be guessed: processes of the same user open it through
+``/proc/<pid>/fd/<n>`` of the process that keeps it, and the kernel frees it when its last holder is gone. Its pages are reserved
+when it is made; the seals make it impossible to shrink it under a reader (a truncated mapping kills with SIGBUS).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import struct
+from pathlib import Path
+
+from tfos_fast._segment import Lease, Mapping, ReleaseSet, Window
+from tfos_fast.errors import AddressError, NotEnoughMemory, SegmentError
+
+HEADER_BYTES = 4096
+MIN_SLOTS = 4  # two may be held back by a hoarding reader, one is being read, one is being written
+_DEFAULT_SLOT_BYTES = 4 << 20
+_PAGE = 4096
+_MAGIC = b"TFOSFAST"
+_VERSION = 1
+_HEADER = struct.Struct("<8sI16sQQI")
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_bytes(text: int | str, setting: str = "memory") -> int:
+    """A number of bytes from ``67108864`` or ``"64m"`` (k, m, g, t: powers of 1024, as Spark writes them).
+
+    Raises
+    ------
+    ValueError
+        The text is no size, or not positive.
+    """
+    if isinstance(text, int):
+        size = text
+    else:
+        lowered = text.strip().lower().removesuffix("ib")
+        if len(lowered) > 1 and lowered[-1] == "b" and lowered[-2] in "kmgt":
+            lowered = lowered[:-1]
+        unit = lowered[-1:] if lowered[-1:] in _UNITS and not lowered[-1:].isdigit() else ""
+        try:
+            size = int(float(lowered[: len(lowered) - len(unit)]) * _UNITS[unit])
+        except ValueError:
+            raise ValueError(
+                f"{setting}={text!r} is no size; write bytes or a number with k, m or g, such as '64m'"
+            ) from None
+    if size <= 0:
+        raise ValueError(f"{setting}={text!r} must be more than zero bytes")
+    return size
+
+
+def available_bytes() -> tuple[int, str]:
+    """Bytes that this process may still use and where that figure comes from: its cgroup's limit or the machine's free memory."""
+    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    best = (int(meminfo["MemAvailable"].split()[0]) * 1024, "MemAvailable of /proc/meminfo")
+    for limit_file, usage_file in _cgroup_files():
+        try:
+            limit, usage = limit_file.read_text().strip(), int(usage_file.read_text())
+        except (OSError, ValueError):
+            continue
+        if limit.isdigit() and int(limit) - usage < best[0]:
+            best = (max(0, int(limit) - usage), str(limit_file))
+    return best
+
+
+def _cgroup_files() -> list[tuple[Path, Path]]:
+    root = Path("/sys/fs/cgroup")
+    files = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            names, top = ("memory.max", "memory.current"), root
+        elif "memory" in controllers.split(","):
+            names, top = ("memory.limit_in_bytes", "memory.usage_in_bytes"), root / "memory"
+        else:
+            continue
+        # A parent's limit binds too; inside a container the path may be the host's, then only the root exists.
+        here = Path(path.lstrip("/"))
+        files += [(top / level / names[0], top / level / names[1]) for level in (here, *here.parents)]
+    return files
+
+
+class Segment:
+    """A mapped segment. ``create`` makes one, ``open`` attaches to somebody else's.
+
+    Attributes
+    ----------
+    id : bytes
+        Sixteen random bytes; an address names them, so a reused file descriptor is never taken for the segment.
+    slot_bytes : int
+        Bytes in a slot, a multiple of 4096.
+    n_slots : int
+    mapping : Mapping
+    fd : int
+        Held open by the creator only; -1 elsewhere.
+    """
+
+    def __init__(self, fd: int, *, keep_fd: bool) -> None:
+        self.fd = -1
+        size = os.fstat(fd).st_size
+        if size < HEADER_BYTES:
+            raise AddressError(f"no segment of tfos_fast: {size} bytes")
+        header = os.pread(fd, _HEADER.size, 0)
+        magic, version, self.id, total, self.slot_bytes, self.n_slots = _HEADER.unpack(header)
+        if magic != _MAGIC:
+            raise AddressError("no segment of tfos_fast: wrong magic number")
+        if version != _VERSION:
+            raise AddressError(
+                f"the segment has layout version {version}, this tfos_fast reads {_VERSION}; use one version everywhere"
+            )
+        if total != size or total != HEADER_BYTES + self.slot_bytes * self.n_slots:
+            raise AddressError(f"the segment's header says {total} bytes, the file has {size}")
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise AddressError("the segment is not sealed against truncation")
+        self.mapping = Mapping(fd, size)
+        if keep_fd:
+            self.fd = fd
+
+    @classmethod
+    def create(cls, memory: int | str, slot_bytes: int | str | None = None) -> Segment:
+        """Make a segment and reserve its pages.
+
+        Parameters
+        ----------
+        memory : int or str
+            Total size of the slots in bytes, or such as ``"64m"``.
+        slot_bytes : int or str, optional
+            Size of a slot; default a sixteenth of the memory, 4 MiB at most. The largest row must fit into one.
+
+        Raises
+        ------
+        NotEnoughMemory
+            The memory is not there (machine, or cgroup of this container).
+        SegmentError
+            Fewer than four slots would result.
+        """
+        wanted = parse_bytes(memory)
+        slot = min(_DEFAULT_SLOT_BYTES, wanted // 16) if slot_bytes is None else parse_bytes(slot_bytes, "slot_bytes")
+        slot = max(_PAGE, slot // _PAGE * _PAGE)
+        n_slots = wanted // slot
+        if n_slots < MIN_SLOTS:
+            raise SegmentError(
+                f"memory={memory!r} makes {n_slots} slots of {slot} bytes, and at least {MIN_SLOTS} are needed; "
+                f"raise memory to {MIN_SLOTS * slot} or lower slot_bytes"
+            )
+        total = HEADER_BYTES + n_slots * slot
+        free, source = available_bytes()
+        if total > free:
+            raise NotEnoughMemory(_too_little(total, f"{free} bytes are free ({source})"))
+        fd = os.memfd_create("tfos_fast", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, total)
+            try:
+                os.posix_fallocate(fd, 0, total)
+            except OSError as error:
+                if error.errno in (errno.ENOMEM, errno.ENOSPC):
+                    raise NotEnoughMemory(_too_little(total, "the kernel refused to reserve them")) from error
+                raise
+            os.pwrite(fd, _HEADER.pack(_MAGIC, _VERSION, secrets.token_bytes(16), total, slot, n_slots), 0)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            return cls(fd, keep_fd=True)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def open(cls, pid: int, fd: int, identity: bytes) -> Segment:
+        """Attach to the segment that process ``pid`` of this host and user holds as descriptor ``fd``. Memory is not copied.
+
+        Raises
+        ------
+        AddressError
+            The process is gone, belongs to another user or host, or holds something else there.
+        """
+        path = f"/proc/{pid}/fd/{fd}"
+        try:
+            here = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise AddressError(f"no segment at {path} on this host: {error.strerror}") from error
+        try:
+            segment = cls(here, keep_fd=False)
+        finally:
+            os.close(here)
+        if segment.id != identity:
+            raise AddressError(f"{path} is another segment than the address names")
+        return segment
+
+    @classmethod
+    def adopt(cls, fd: int) -> Segment:
+        """Take over a descriptor inherited from the creator."""
+        return cls(fd, keep_fd=True)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole segment, header included."""
+        return self.mapping.size
+
+    def window(self, slot: int) -> Window:
+        """The bytes of a slot that this process was granted. Memory is not copied."""
+        return self.mapping.window(HEADER_BYTES + slot * self.slot_bytes, self.slot_bytes)
+
+    def lease(self, slot: int, released: ReleaseSet) -> Lease:
+        """The bytes of a slot that was delivered to this process; its number goes to ``released`` when the last user drops it."""
+        return Lease(self.mapping, HEADER_BYTES + slot * self.slot_bytes, self.slot_bytes, released, slot)
+
+    def close(self) -> None:
+        """Give up the descriptor. The mapping stays until the last array that aliases it is gone."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _too_little(total: int, found: str) -> str:
+    return (
+        f"the segment needs {total} bytes and {found}; lower the setting memory, or give the container or machine more"
+    )

@@ -1,0 +1,454 @@
+"""The writer: packs rows or Arrow batches of a partition into granted slots and publishes them.
+
+It packs nothing until the broker has told it the form of the data (see :class:`~tfos_fast.channel.messages.Form`), and waits for a
+slot when none is free: that wait is the backpressure.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tfos_fast._pack import END, FULL, MISFIT, TICK, RowPacker, move_rows
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.connection import Connection, to_exception
+from tfos_fast.channel.decode import rows as decode_rows
+from tfos_fast.channel.layout import Layout, has_heap, layout, plan
+from tfos_fast.channel.schema import Schema, infer, join
+from tfos_fast.channel.table import INPUT
+from tfos_fast.errors import ChannelClosed, SchemaMismatch
+
+# How long packing goes on before messages are looked at: short enough to serve a starving reader, long enough to cost nothing.
+_TICK_S = 0.01
+
+
+class Writer:
+    """One writer of a channel; a process may have several. Not for use by two threads at once.
+
+    Made by :meth:`Channel.writer() <tfos_fast.channel.Channel.writer>`. It is a context manager.
+
+    Parameters
+    ----------
+    address : str
+    stall_timeout : float
+        Seconds without movement after which a wait raises StallTimeout.
+
+    Attributes
+    ----------
+    terminated : bool
+        The reader wants no more rows; what is written from now on is dropped.
+    """
+
+    def __init__(self, address: str, *, stall_timeout: float = 600.0) -> None:
+        self.terminated = False
+        self._granted: deque[int] = deque()
+        self._wanted = False
+        self._flush = False
+        self._stream: int | None = None
+        self._key = ""
+        self._form = m.Form("columns")
+        self._inferred: Schema | None = None  # what our rows need, before the feed's spec and the other writers' needs
+        self._schema: Schema | None = None  # what the feed agreed on
+        self._schema_id = -1
+        self._packer: RowPacker | None = None
+        self._slot: int | None = None
+        self._window: Any = None
+        self._layout: Layout | None = None
+        self._arrow_rows = 0  # rows in the open slot that write_batch put there
+        self._arrow_heap = 0
+        self._heap_per_row = 64.0
+        self._rows = 0  # rows of this partition in published slots, skipped ones included
+        self._untaken: set[int] = set()
+        self._exchanging: int | None = None  # the stream whose results are wanted
+        self._results: deque[list[Any]] = deque()
+        self._result_schemas: dict[int, Schema] = {}
+        self._conn = Connection(address, "writer", self._handle, stall_timeout=stall_timeout)
+
+    # ---- public --------------------------------------------------------------------------------------------------------------
+
+    def open_partition(self, key: str | None = None, attempt: int = 0, *, exchange: bool = False) -> int:
+        """Begin a partition. Waits until a reader has declared the form of the data.
+
+        Parameters
+        ----------
+        key : str, optional
+            Names the partition for exactly-once delivery: a newer ``attempt`` at the same key shuts older ones out.
+        attempt : int
+        exchange : bool
+            Results are wanted back.
+
+        Returns
+        -------
+        int
+            Rows of this partition that were delivered before; leave them out.
+        """
+        if self._stream is not None:
+            raise ChannelClosed("end the open partition first")
+        self._key = key or secrets.token_hex(8)
+        self._conn.send(m.OpenPartition(self._key, attempt, exchange))
+        opened = self._conn.ask(
+            m.Opened, "a reader to declare the form of the data (batches, tensors, next_batch)", timeout=None
+        )
+        self._stream = opened.stream
+        self._rows = opened.skip
+        if opened.form != self._form:
+            self._form = opened.form
+            self._forget_schema()
+        return opened.skip
+
+    def write_rows(self, rows: Iterable[Any]) -> int:
+        """Pack rows into shared memory. Every value is copied once.
+
+        Parameters
+        ----------
+        rows : iterable
+            Tuples, lists, dicts, pyspark Rows or bare values.
+
+        Returns
+        -------
+        int
+            How many rows were taken from ``rows``.
+
+        Raises
+        ------
+        SchemaMismatch
+            A row does not fit the columns which the reader has begun to read, or the spec.
+        RowTooLarge
+            A row does not fit into a slot.
+        ReaderDied, BrokerDied, NodeFailed, Fenced, StallTimeout
+        """
+        before = self._position()
+        for _ in self._pack(iter(rows)):
+            self._wait_slot()
+        return self._position() - before
+
+    def write_batch(self, batch: Any) -> int:
+        """Copy a ``pyarrow.RecordBatch`` into shared memory, buffer by buffer.
+
+        Returns
+        -------
+        int
+            Rows in the batch.
+
+        Raises
+        ------
+        As ``write_rows``.
+        """
+        for _ in self._copy_arrow(batch):
+            self._wait_slot()
+        return batch.num_rows
+
+    def end_partition(self) -> None:
+        """Publish what is left of the partition and close it."""
+        if self._stream is None:
+            return
+        self._publish(last=True)
+        self._conn.send(m.ClosePartition(self._stream, self._rows))
+        self._untaken.add(self._stream)
+        self._stream = None
+
+    def exchange(
+        self, rows: Iterable[Any], key: str | None = None, attempt: int = 0, *, arrow: bool = False
+    ) -> Iterator[list[Any]]:
+        """Write a whole partition and yield the reader's results, in the order of the rows, one for one.
+
+        Parameters
+        ----------
+        rows : iterable
+            Rows, or with ``arrow`` record batches.
+        key, attempt
+            As for ``open_partition``.
+        arrow : bool
+            ``rows`` are ``pyarrow.RecordBatch`` objects.
+
+        Yields
+        ------
+        list
+            Some results; Python objects equal to what the reader gave to ``write_results``.
+        """
+        self.open_partition(key, attempt, exchange=True)
+        begin, received = self._rows, 0
+        self._exchanging = self._stream
+        self._results.clear()
+        for _ in (step for batch in rows for step in self._copy_arrow(batch)) if arrow else self._pack(iter(rows)):
+            self._conn.wait(
+                lambda: True if self._granted or self._results or self.terminated else None, "a free slot or results"
+            )
+            while self._results:
+                received += len(self._results[0])
+                yield self._results.popleft()
+        self.end_partition()
+        sent = self._rows - begin
+        while received < sent:
+            if not self._results:
+                self._conn.wait(
+                    lambda: True if self._results or self.terminated else None,
+                    f"results of {sent - received} rows of partition {self._key} (one for each row, by batch_results)",
+                )
+            if not self._results:
+                raise ChannelClosed(
+                    f"the reader ended with {received} results for {sent} rows of partition {self._key}"
+                )
+            received += len(self._results[0])
+            yield self._results.popleft()
+
+    def close(self, *, wait: bool = False) -> None:
+        """Leave the channel.
+
+        Parameters
+        ----------
+        wait : bool
+            First wait until the reader's process has taken every row of the ended partitions.
+        """
+        try:
+            if wait and not self.terminated:
+                self._conn.wait(
+                    lambda: True if not self._untaken or self.terminated else None,
+                    f"the reader to take the last rows of partition {self._key}",
+                )
+        finally:
+            self._unbind()
+            self._conn.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            self.end_partition()
+        self.close()
+
+    # ---- packing -------------------------------------------------------------------------------------------------------------
+
+    def _pack(self, rows: Iterator[Any]) -> Iterator[None]:
+        """Pack until the rows end; yields whenever a slot is needed and none is granted."""
+        if self._stream is None:
+            self.open_partition()
+        if self._arrow_rows:
+            self._publish()
+        if self._packer is None:
+            try:
+                first = next(rows)
+            except StopIteration:
+                return
+            self._agree(infer(first, exact=self._form.exact), -1)
+            self._new_packer(first)
+        while not self.terminated:
+            if self._slot is None:
+                if not self._granted:
+                    self._want()
+                    self._conn.pump()
+                if not self._granted:
+                    yield
+                    continue
+                self._bind()
+            assert self._packer is not None
+            stopped = self._packer.pack_from(rows, _TICK_S)
+            if stopped == END:
+                return
+            if stopped == FULL:
+                self._publish()
+            elif stopped == MISFIT:
+                self._widen()
+            self._conn.pump()
+            if self._flush:
+                self._publish()
+            if stopped == TICK and self._results:
+                yield  # an exchange hands its results on while a slow source goes on
+
+    def _new_packer(self, row: Any) -> None:
+        assert self._schema is not None
+        assert self._inferred is not None
+        # The columns are the feed's; how a row holds them (tuple, Row, dict) is this writer's own matter.
+        mine = Schema(self._inferred.structure, self._schema.columns)
+        self._packer = RowPacker(mine, exact=self._form.exact, cast=bool(self._form.spec))
+        self._packer.set_pending(row)
+
+    def _widen(self) -> None:
+        assert self._packer is not None
+        assert self._inferred is not None
+        row, column = self._packer.pending, self._packer.misfit
+        before = self._schema
+        try:
+            wider = join(self._inferred, infer(row, exact=self._form.exact), exact=self._form.exact)
+        except SchemaMismatch as error:
+            raise self._located(error) from None
+        self._publish()
+        self._agree(wider, column)
+        if self._schema == before:
+            assert before is not None
+            name = before.columns[column].name if column >= 0 else "?"
+            expected = before.columns[column] if column >= 0 else before.structure
+            raise self._located(SchemaMismatch(f"column {name!r}: expected {expected}, found {_short(row)}"))
+        self._unbind()
+        self._new_packer(row)
+
+    def _agree(self, wanted: Schema, column: int) -> None:
+        self._inferred = wanted
+        self._conn.send(m.Propose(wanted))
+        try:
+            agreed = self._conn.ask(m.Agreed, "the feed's schema")
+        except SchemaMismatch as error:
+            raise self._located(error) from None
+        if agreed.schema != self._schema:
+            self._schema, self._schema_id = agreed.schema, agreed.schema_id
+
+    def _located(self, error: SchemaMismatch) -> SchemaMismatch:
+        return SchemaMismatch(f"partition {self._key}, row {self._position()}: {error}")
+
+    def _position(self) -> int:
+        return (
+            self._rows
+            + (self._packer.rows if self._packer is not None and self._slot is not None else 0)
+            + self._arrow_rows
+        )
+
+    def _forget_schema(self) -> None:
+        self._unbind()
+        self._packer, self._schema, self._inferred = None, None, None
+
+    # ---- Arrow ---------------------------------------------------------------------------------------------------------------
+
+    def _copy_arrow(self, batch: Any) -> Iterator[None]:
+        from tfos_fast.channel.arrow import from_arrow, pack_batch
+
+        if self._stream is None:
+            self.open_partition()
+        if batch.num_rows == 0:
+            return
+        if self._packer is not None:
+            self._publish()
+            self._forget_schema()
+        wanted = from_arrow(batch.schema, batch, exact=self._form.exact)
+        if wanted != self._inferred:
+            if self._inferred is not None:
+                try:
+                    wanted = join(self._inferred, wanted, exact=self._form.exact)
+                except SchemaMismatch as error:
+                    raise self._located(error) from None
+            if wanted != self._inferred:
+                self._publish()
+                self._agree(wanted, -1)
+        start = 0
+        while start < batch.num_rows and not self.terminated:
+            if self._slot is None:
+                if not self._granted:
+                    self._want()
+                    self._conn.pump()
+                if not self._granted:
+                    yield
+                    continue
+                self._bind()
+            assert self._layout is not None
+            done, self._arrow_heap = pack_batch(
+                self._layout, self._window, self._arrow_rows, self._arrow_heap, batch, start, exact=self._form.exact
+            )
+            self._arrow_rows += done
+            start += done
+            self._conn.pump()
+            if start < batch.num_rows or self._flush or self._arrow_rows == self._layout.capacity:
+                self._publish()
+
+    # ---- slots ---------------------------------------------------------------------------------------------------------------
+
+    def _want(self) -> None:
+        if not self._wanted:
+            self._conn.send(m.Want(INPUT))
+            self._wanted = True
+
+    def _wait_slot(self) -> None:
+        self._conn.wait(lambda: True if self._granted or self.terminated else None, "a free slot")
+
+    def _bind(self) -> None:
+        assert self._schema is not None
+        self._slot = self._granted.popleft()
+        self._want()  # the next one is on its way while this one fills
+        self._window = self._conn.segment.window(self._slot)
+        schema = self._schema if self._packer is None else self._packer.schema
+        if self._layout is None or self._layout.schema != schema or has_heap(schema):
+            heap = self._heap_per_row if has_heap(schema) else 0.0
+            self._layout = plan(
+                schema, self._conn.segment.slot_bytes, batch=max(1, self._form.batch), heap_per_row=heap
+            )
+        self._arrow_rows = self._arrow_heap = 0
+        if self._packer is not None:
+            self._packer.bind(self._window, self._layout, 0)
+
+    def _unbind(self) -> None:
+        if self._packer is not None:
+            self._packer.unbind()
+        self._window = None
+        if self._slot is not None:
+            self._granted.appendleft(self._slot)
+            self._slot = None
+
+    def _publish(self, *, last: bool = False) -> None:
+        """Publish the open slot: all of it at the end of a partition, else whole batches if there is one."""
+        if self._slot is None:
+            return
+        assert self._layout is not None
+        assert self._stream is not None
+        rows = self._arrow_rows or (self._packer.rows if self._packer is not None else 0)
+        if rows == 0 or self.terminated:
+            return
+        self._flush = False  # only now: a reader that starved before the first row came still waits for it
+        heap = self._arrow_heap if self._arrow_rows else (self._packer.heap_used if self._packer is not None else 0)
+        self._heap_per_row = max(1.0, 1.05 * heap / rows)
+        slot, window, filled, batch = self._slot, self._window, self._layout, self._form.batch
+        tail = rows % batch if batch and rows > batch and not last else 0
+        if tail and not self._granted:
+            tail = 0  # no slot to move it to; the reader merges
+        if self._packer is not None:
+            self._packer.unbind()
+        self._window, self._slot, self._arrow_rows = None, None, 0
+        if tail:
+            self._bind_tail(filled, window, rows - tail, rows)
+        self._conn.send(m.Publish(slot, self._stream, rows - tail, filled.capacity, self._schema_id))
+        self._rows += rows - tail
+
+    def _bind_tail(self, filled: Layout, window: Any, start: int, stop: int) -> None:
+        """Move the rows behind the last whole batch to the beginning of the next slot, so that its batches stay aligned."""
+        arrow = self._packer is None
+        self._slot = self._granted.popleft()
+        self._want()
+        self._window = self._conn.segment.window(self._slot)
+        heap = move_rows(filled, window, start, stop, filled, self._window)
+        self._layout = filled
+        if arrow:
+            self._arrow_rows, self._arrow_heap = stop - start, heap
+        else:
+            assert self._packer is not None
+            self._packer.bind(self._window, filled, stop - start, heap)
+
+    # ---- messages ------------------------------------------------------------------------------------------------------------
+
+    def _handle(self, message: Any) -> None:
+        if isinstance(message, m.Granted):
+            self._granted.append(message.slot)
+            self._wanted = False
+        elif isinstance(message, m.Flush):
+            self._flush = True
+        elif isinstance(message, m.Deliver):
+            self._take_results(message)
+        elif isinstance(message, m.StreamTaken):
+            self._untaken.discard(message.stream)
+        elif isinstance(message, m.Terminated):
+            self.terminated = True
+        elif isinstance(message, m.Refused):
+            self._conn.failure = to_exception(message)  # a newer attempt has shut us out
+
+    def _take_results(self, message: m.Deliver) -> None:
+        if message.schema is not None:
+            self._result_schemas[message.schema_id] = message.schema
+        segment = self._conn.segment
+        where = layout(self._result_schemas[message.schema_id], message.capacity, segment.slot_bytes)
+        if message.stream == self._exchanging:  # else of an exchange that was given up
+            self._results.append(decode_rows(where, segment.window(message.slot), 0, message.rows))
+        self._conn.send(m.Done([], [message.slot]))
+
+
+def _short(row: Any) -> str:
+    text = repr(row)
+    return text if len(text) <= 200 else text[:200] + "..."
