@@ -36,7 +36,7 @@ cdef struct ColumnState:
     Py_ssize_t shape[MAX_DIMS]
     Py_ssize_t steps[MAX_DIMS]              # bytes from one item of a dimension to the next
     PyTypeObject* levels[MAX_DIMS]          # row mode: list or tuple, from the outside in
-    PyTypeObject* scalar                    # row mode: the numpy scalar's type; borrowed from `keep`
+    PyTypeObject* scalar                    # the numpy scalar's type; borrowed from `keep`
     const char* formats[MAX_FORMATS]        # the element type's names in the buffer protocol; borrowed from `keep`
     PyObject* definition                    # the schema's Column; borrowed from `keep`
     Py_ssize_t row_bytes                    # bytes of a row in the region

@@ -8,10 +8,9 @@ import pickle
 
 import numpy as np
 
-from tfos_fast.channel import schema as _schema
-from tfos_fast.channel.layout import column_bytes
+from tfos_fast import _convert
 
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Check, PyByteArray_CheckExact, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_CheckExact
@@ -19,7 +18,7 @@ from libc.string cimport memcpy, strcmp
 
 from tfos_fast._values cimport (
     BOOL, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, NO_CODE, Py_SIZE, Py_TYPE, PyList_Type, PyTuple_Type,
-    TAKES_BOOL, TAKES_FLOAT, TAKES_INT, UINT8, UINT16, UINT32, UINT64, fill_any, tfos_items,
+    TAKES_BOOL, TAKES_FLOAT, TAKES_INT, TAKES_SUBCLASS, UINT8, UINT16, UINT32, UINT64, fill_any, tfos_items,
 )
 
 cdef extern from "Python.h":
@@ -34,8 +33,8 @@ cdef dict FORMATS = {"int64": (b"l", b"q"), "uint64": (b"L", b"Q")}
 cdef dict TAKES = {"float": TAKES_FLOAT, "int": TAKES_INT, "bool": TAKES_BOOL}
 
 cdef type _ndarray = np.ndarray
-cdef object _as_array = _schema.as_array
-cdef object _cast_values = _schema.cast_values
+cdef object _as_array = _convert.as_array
+cdef object _cast_values = _convert.cast_values
 cdef object _dumps = pickle.dumps
 
 
@@ -68,7 +67,7 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
     state.definition = <PyObject*>column
     state.exact = exact
     state.cast = cast
-    state.row_bytes = column_bytes(column)
+    state.row_bytes = column.row_bytes
     if column.kind == "string":
         state.kind = STRING
     elif column.kind == "bytes":
@@ -90,17 +89,18 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
         state.shape[i] = column.shape[i]
         state.steps[i] = step
         step *= state.shape[i]
+    keep.append(dtype.type)
+    state.scalar = <PyTypeObject*>dtype.type
     if not exact:
         state.kind = ANY
-        for leaf, name in _schema.LEAVES.items():
-            if _schema.can_cast(name, column.dtype, cast=cast):
+        state.takes = TAKES_SUBCLASS
+        for leaf, name in _convert.LEAVES.items():
+            if _convert.can_cast(name, column.dtype, cast=cast):
                 state.takes |= <int>TAKES[leaf.__name__]
     elif column.python == "ndarray":
         state.kind = ARRAY
     elif column.python == "npscalar":
         state.kind = SCALAR
-        keep.append(dtype.type)
-        state.scalar = <PyTypeObject*>dtype.type
     else:
         levels = column.python.split("/")
         leaf = levels.pop()
@@ -127,7 +127,7 @@ cdef int put(ColumnState* column, object value, Slot* slot, Py_ssize_t row) exce
             if put_array(column, value, out):
                 return OK
         elif column.dims == 0:
-            if fill_any(column.code, out, &pointer, 1, column.takes):
+            if fill_any(column.code, out, &pointer, 1, column.takes) or put_scalar(column, value, out):
                 return OK
         elif column.dims <= MAX_DIMS and fill_nested(column, pointer, 0, out):
             return OK
@@ -141,7 +141,7 @@ cdef int put(ColumnState* column, object value, Slot* slot, Py_ssize_t row) exce
             return UNFIT
         return OK if put_array(column, value, out) else put_by_numpy(column, value, out)
     if kind == SCALAR:
-        return put_by_numpy(column, value, out) if Py_TYPE(pointer) is column.scalar else UNFIT
+        return OK if put_scalar(column, value, out) else UNFIT
     if kind == STRING:
         if not (PyUnicode_CheckExact(value) if column.exact else PyUnicode_Check(value)):
             return UNFIT
@@ -213,6 +213,18 @@ cdef bint put_array(ColumnState* column, object array, char* out) except -1:
         memcpy(out, view.buf, column.row_bytes)
     PyBuffer_Release(&view)
     return same
+
+
+cdef bint put_scalar(ColumnState* column, object value, char* out) except -1:
+    """Copy a numpy scalar of just this type; 0 when it is another."""
+    cdef Py_buffer view
+    if Py_TYPE(<PyObject*>value) is not column.scalar:
+        return 0
+    PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)
+    if view.len == column.row_bytes:
+        memcpy(out, view.buf, view.len)
+    PyBuffer_Release(&view)
+    return 1
 
 
 cdef bint is_format(ColumnState* column, const char* format) noexcept:

@@ -4,8 +4,7 @@ One copy, from the Python object to the slot; ``_column.pyx`` knows how each val
 all its columns are: one that does not fit leaves nothing behind but bytes that the next row overwrites.
 """
 
-from tfos_fast.channel import schema as _schema
-from tfos_fast.channel.layout import column_bytes
+from tfos_fast import _convert
 from tfos_fast.errors import RowTooLarge
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -20,6 +19,7 @@ from posix.time cimport clock_gettime, timespec
 from tfos_fast._column cimport ColumnState, NO_ROOM, OK, STRING, Slot, prepare, put
 
 from tfos_fast._column import dumps
+from tfos_fast._convert import DTYPES, values_fit
 
 cdef extern from "Python.h":
     PyObject* _next "PyIter_Next"(PyObject* iterator) except? NULL  # NULL without an error: the end
@@ -39,8 +39,9 @@ cdef enum Event:
     _MISFIT = 2
     _TICK = 3
 
-cdef object _is_spark_row = _schema.is_spark_row
-cdef object _row_names = _schema.row_names
+cdef object _is_spark_row = _convert.is_spark_row
+cdef object _row_names = _convert.row_names
+cdef object _are_names = _convert.are_names
 
 
 cdef double _now() noexcept nogil:
@@ -58,7 +59,7 @@ cdef class RowPacker:
     exact : bool
         Row mode: take only values that come back equal and of the same type. False: column mode.
     cast : bool
-        Column mode with declared types: also narrow, as :func:`tfos_fast.channel.schema.can_cast` says.
+        Column mode with declared types: also narrow, as :func:`tfos_fast._convert.can_cast` says.
 
     Attributes
     ----------
@@ -66,6 +67,8 @@ cdef class RowPacker:
         Rows in the bound slot.
     heap_used : int
         Bytes used in its heap.
+    layout : Layout or None
+        Of the bound slot, or the last one. It may be another than `bind` was given; see `pack_from`.
     has_pending, pending : bool, object
         The row that did not fit; the next `pack_from` begins with it.
     misfit : int
@@ -84,9 +87,11 @@ cdef class RowPacker:
     cdef object _pending
     cdef object _structure
     cdef object _names
-    cdef object _fields                    # the __fields__ object that was last found to be right
+    cdef object _fields                    # the __fields__ object that was last found to be right,
+    cdef object _row_type                  # and the type it was found at
     cdef list _keep
     cdef bint _bare
+    cdef bint _positional                  # the columns are c0, c1, ...
     cdef Py_buffer _view
     cdef bint _bound
     cdef bint _busy
@@ -101,6 +106,7 @@ cdef class RowPacker:
         self._structure = schema.structure
         self._bare = schema.structure == "bare"
         self._names = schema.names
+        self._positional = self._names == tuple([f"c{i}" for i in range(len(self._names))])
         self._keep = []
         self.count = len(schema.columns)
         self.columns = <ColumnState*>PyMem_Calloc(max(self.count, 1), sizeof(ColumnState))
@@ -114,7 +120,7 @@ cdef class RowPacker:
             PyBuffer_Release(&self._view)
         PyMem_Free(self.columns)
 
-    def bind(self, buffer, layout, Py_ssize_t rows=0):
+    def bind(self, buffer, layout, Py_ssize_t rows=0, heap_used=None):
         """Pack into this slot from now on. Memory is not copied; the buffer is held until `unbind`.
 
         Parameters
@@ -125,14 +131,14 @@ cdef class RowPacker:
             For this packer's schema.
         rows : int
             Rows that are in the slot already.
+        heap_used : int, optional
+            Bytes of its heap that they use; found in the slot when it is not given.
 
         Raises
         ------
         ValueError
             When layout or buffer do not suit, or a slot is bound.
         """
-        cdef Py_ssize_t i, top, end
-        cdef uint32_t* entry
         self._check_idle()
         if self._bound:
             raise ValueError("a slot is bound already; unbind it first")
@@ -146,24 +152,39 @@ cdef class RowPacker:
                 raise ValueError(f"the buffer has {self._view.len} bytes, the layout needs {layout.slot_bytes}")
             if <size_t>self._view.buf % 8:
                 raise ValueError("the buffer's address must be a multiple of 8")
+            self._slot.start = <char*>self._view.buf
+            self._slot.size = layout.slot_bytes
+            self._lay_out(layout)
+            if heap_used is not None:
+                self._slot.top += heap_used
+            elif rows:
+                self._slot.top = self._heap_end(rows)
+            if not layout.heap <= self._slot.top <= self._slot.size:
+                raise ValueError(f"the slot does not hold {rows} rows of this layout: they end at byte {self._slot.top}")
         except ValueError:
             PyBuffer_Release(&self._view)
             raise
-        self._bound = True
-        self.layout = layout
         self.rows = rows
-        self._capacity = layout.capacity
-        self._slot.start = <char*>self._view.buf
-        self._slot.size = layout.slot_bytes
-        top = layout.heap
+        self._bound = True
+
+    cdef int _lay_out(self, layout) except -1:
+        cdef Py_ssize_t i
         for i in range(self.count):
-            self.columns[i].region = <char*>self._view.buf + <Py_ssize_t>layout.offsets[i]
-            if rows and self.columns[i].kind >= STRING:
-                # The heap grows with the rows: its end is the end of the last row's values.
+            self.columns[i].region = self._slot.start + <Py_ssize_t>layout.offsets[i]
+        self.layout = layout
+        self._capacity = layout.capacity
+        self._slot.top = layout.heap
+        return 0
+
+    cdef Py_ssize_t _heap_end(self, Py_ssize_t rows) except -1:
+        """The heap grows with the rows, so its end is where the last row's values end."""
+        cdef Py_ssize_t i, top = self._slot.top
+        cdef uint32_t* entry
+        for i in range(self.count):
+            if self.columns[i].kind >= STRING:
                 entry = <uint32_t*>(self.columns[i].region + (rows - 1) * self.columns[i].row_bytes)
-                end = <Py_ssize_t>entry[0] + <Py_ssize_t>entry[1]
-                top = max(top, end)
-        self._slot.top = top
+                top = max(top, <Py_ssize_t>entry[0] + <Py_ssize_t>entry[1])
+        return top
 
     def unbind(self):
         """Let go of the slot; `rows` and `heap_used` keep their values until the next `bind`."""
@@ -202,6 +223,8 @@ cdef class RowPacker:
     def pack_from(self, iterator, double tick_seconds):
         """Pull rows and pack them until something happens.
 
+        When the first row of a slot finds too little heap, the slot is laid out anew for fewer rows: read `layout`.
+
         Parameters
         ----------
         iterator : iterator
@@ -218,11 +241,12 @@ cdef class RowPacker:
         Raises
         ------
         RowTooLarge
-            A row does not fit an empty slot; it stays pending.
+            A row does not fit a slot of its own; it stays pending.
         Exception
             What the iterator or a value's own code raised; the row is dropped, rows before it stay.
         """
         cdef int event
+        cdef double until = _now() + tick_seconds
         self._check_idle()
         if not self._bound:
             raise ValueError("no slot is bound")
@@ -230,11 +254,12 @@ cdef class RowPacker:
             raise TypeError(f"an iterator is needed, not {type(iterator).__name__}")
         self._busy = True
         try:
-            event = self._pack_from(iterator, _now() + tick_seconds)
+            event = self._pack_from(iterator, until)
+            while event == _FULL and self.rows == 0:
+                self._make_room()
+                event = self._pack_from(iterator, until)
         finally:
             self._busy = False
-        if event == _FULL and self.rows == 0:
-            raise self._too_large()
         return event
 
     cdef int _pack_from(self, object iterator, double until) except -1:
@@ -266,7 +291,7 @@ cdef class RowPacker:
         """Pack one row: 0, _FULL or _MISFIT. Everything that it changed before is undone unless it returns 0."""
         cdef Py_ssize_t i, top = self._slot.top
         cdef int outcome = OK
-        cdef tuple values
+        cdef object values  # a tuple, or of a subclass
         if self._bare:
             values = None
         else:
@@ -293,75 +318,88 @@ cdef class RowPacker:
         self._slot.top = top
         return _FULL if outcome == NO_ROOM else _MISFIT
 
-    cdef tuple _open(self, object row):
-        """The row's values, as many as there are columns; None when its structure is another."""
-        cdef tuple values
-        cdef object fields
+    cdef object _open(self, object row):
+        """The row's values in a tuple, as many as there are columns; None when its structure is another."""
+        cdef object values = self._open_exact(row) if self.exact else self._open_columns(row)
+        return values if values is not None and PyTuple_GET_SIZE(values) == self.count else None
+
+    cdef object _open_exact(self, object row):
         cdef type kind = type(row)
         cdef str structure = self._structure
         if structure == "tuple":
-            if kind is tuple:
-                values = <tuple>row
-            elif self.exact or not isinstance(row, (tuple, list)) or _row_names(row) is not None:
+            return row if kind is tuple else None
+        if structure == "list":
+            return tuple(row) if kind is list else None
+        if structure == "dict":
+            # Keys in another order would not come back in theirs; a key of a subclass of str not as one.
+            if kind is not dict or len(row) != self.count or tuple(row) != self._names or not _are_names(row):
                 return None
-            else:
-                values = tuple(row)
-        elif structure == "list":
-            if kind is not list:
-                return None
-            values = tuple(row)
-        elif structure == "dict":
-            return self._open_dict(row)
-        else:
-            if not isinstance(row, tuple) or kind is tuple:
-                return None
-            fields = getattr(row, "__fields__", None)
-            if fields is None or fields is not self._fields:
-                if (self.exact and not _is_spark_row(row)) or _row_names(row) != self._names:
-                    return None
-                self._fields = fields
-            values = row if kind is tuple else tuple(row)
-        return values if PyTuple_GET_SIZE(values) == self.count else None
-
-    cdef tuple _open_dict(self, object row):
-        if type(row) is not dict and (self.exact or not isinstance(row, dict)):
-            return None
-        if len(row) != self.count:
-            return None
-        names = tuple(row)
-        if names == self._names:
-            # Keys that only equal a string (a subclass of str) would not come back as they are.
-            if self.exact:
-                for name in names:
-                    if type(name) is not str:
-                        return None
             return tuple(row.values())
-        if self.exact:  # also another order of the keys is another structure: it would not come back
+        fields = getattr(row, "__fields__", None)
+        if fields is None or fields is not self._fields or kind is not self._row_type:
+            if not _is_spark_row(row) or _row_names(row) != self._names:
+                return None
+            self._fields = fields
+            self._row_type = kind
+        return row
+
+    cdef object _open_columns(self, object row):
+        """Column mode: the names count, whatever holds the values."""
+        cdef type kind = type(row)
+        if kind is tuple:
+            return row if self._positional else None
+        if isinstance(row, tuple):
+            fields = getattr(row, "__fields__", None)
+            if fields is not None and fields is self._fields and kind is self._row_type:
+                return row
+            names = _row_names(row)
+            if names == self._names:
+                self._fields = fields
+                self._row_type = kind
+                return row
+            if names is None:
+                return tuple(row) if self._positional else None
+            row = dict(zip(names, row))
+        elif isinstance(row, list):
+            return tuple(row) if self._positional else None
+        if not isinstance(row, dict) or len(row) != self.count:
             return None
+        if tuple(row) == self._names:
+            return tuple(row.values())
         try:
             return tuple([row[name] for name in self._names])
         except KeyError:
             return None
 
-    cdef object _too_large(self):
+    cdef int _make_room(self) except -1:
+        """Lay the empty slot out for rows such as the pending one, which did not fit."""
         row_bytes, heap_bytes = 0, 0
         values = (self._pending,) if self._bare else self._open(self._pending)
         for column, value in zip(self.schema.columns, values):
-            row_bytes += column_bytes(column)
+            row_bytes += column.row_bytes
             if column.kind == "string":
                 heap_bytes += len(value.encode())
             elif column.kind == "bytes":
                 heap_bytes += len(value)
             elif column.kind == "object":
                 heap_bytes += len(dumps(value))
-        return RowTooLarge(
-            f"one row needs {row_bytes} bytes in the columns and {heap_bytes} in the heap; a slot has "
-            f"{self._slot.size} bytes, {self._slot.size - self.layout.heap} for the heap; make slot_bytes larger"
-        )
+        roomier = self.layout.roomier(heap_bytes)
+        if self._slot.size - roomier.heap < heap_bytes or self.layout.heap <= roomier.heap:
+            raise RowTooLarge(
+                f"one row needs {row_bytes} bytes in the columns and {heap_bytes} in the heap; a slot has "
+                f"{self._slot.size} bytes; make slot_bytes larger"
+            )
+        self._lay_out(roomier)
+        return 0
 
 
 def move_rows(layout_src, src_buffer, Py_ssize_t start, Py_ssize_t stop, layout_dst, dst_buffer):
     """Copy the rows ``start`` to ``stop`` of one slot to the beginning of another of the same schema.
+
+    Returns
+    -------
+    int
+        Bytes that they use in the other's heap.
 
     Raises
     ------
@@ -383,19 +421,19 @@ def move_rows(layout_src, src_buffer, Py_ssize_t start, Py_ssize_t stop, layout_
         try:
             if src.len < layout_src.slot_bytes or dst.len < layout_dst.slot_bytes:
                 raise ValueError("a buffer is smaller than its layout")
-            _move(layout_src, <char*>src.buf, start, stop, layout_dst, <char*>dst.buf)
+            return _move(layout_src, <char*>src.buf, start, stop, layout_dst, <char*>dst.buf)
         finally:
             PyBuffer_Release(&dst)
     finally:
         PyBuffer_Release(&src)
 
 
-cdef int _move(layout_src, char* src, Py_ssize_t start, Py_ssize_t stop, layout_dst, char* dst) except -1:
+cdef Py_ssize_t _move(layout_src, char* src, Py_ssize_t start, Py_ssize_t stop, layout_dst, char* dst) except -1:
     cdef Py_ssize_t row, size, top = layout_dst.heap, room = layout_dst.slot_bytes, limit = layout_src.slot_bytes
     cdef uint32_t* source
     cdef uint32_t* target
     for column, a, b in zip(layout_src.schema.columns, layout_src.offsets, layout_dst.offsets):
-        size = column_bytes(column)
+        size = column.row_bytes
         source = <uint32_t*>(src + <Py_ssize_t>a + start * size)
         target = <uint32_t*>(dst + <Py_ssize_t>b)
         if column.kind == "fixed":
@@ -410,4 +448,4 @@ cdef int _move(layout_src, char* src, Py_ssize_t start, Py_ssize_t stop, layout_
             target[2 * row] = <uint32_t>top
             target[2 * row + 1] = source[2 * row + 1]
             top += source[2 * row + 1]
-    return 0
+    return top - <Py_ssize_t>layout_dst.heap

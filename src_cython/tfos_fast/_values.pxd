@@ -42,6 +42,7 @@ cdef extern from "Python.h":
     PyTypeObject PyFloat_Type, PyLong_Type, PyBool_Type, PyList_Type, PyTuple_Type
     PyTypeObject* Py_TYPE(PyObject*) noexcept nogil
     Py_ssize_t Py_SIZE(PyObject*) noexcept nogil
+    bint PyFloat_Check(PyObject*) noexcept nogil
     double PyFloat_AS_DOUBLE(PyObject*) noexcept nogil
     PyObject* Py_True
 
@@ -51,6 +52,7 @@ cdef enum Leaf:
     TAKES_FLOAT = 1
     TAKES_INT = 2
     TAKES_BOOL = 4
+    TAKES_SUBCLASS = 8  # of float, too: np.float64
 
 # The element types with a loop of their own. All others go through numpy.
 cdef enum Code:
@@ -96,6 +98,9 @@ cdef inline bint fill(number* out, PyObject** items, Py_ssize_t count, int takes
             if not takes & TAKES_BOOL:
                 return 0
             out[i] = <number>(items[i] is Py_True)
+            i += 1
+        elif takes & TAKES_SUBCLASS and takes & TAKES_FLOAT and PyFloat_Check(items[i]):
+            out[i] = <number>PyFloat_AS_DOUBLE(items[i])
             i += 1
         else:
             return 0

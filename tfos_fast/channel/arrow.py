@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfos_fast._column import dumps
-from tfos_fast.channel.layout import Layout, column_bytes
+from tfos_fast._convert import DTYPES, values_fit
+from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.layout import layout as lay_out
-from tfos_fast.channel.schema import DTYPES, Column, Schema, describe, duplicates, values_fit
+from tfos_fast.channel.schema import Column, Schema, describe, duplicates
 from tfos_fast.errors import MissingDependency, RowTooLarge, SchemaMismatch
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def pack_batch(
     -------
     (int, int)
         Rows copied, and the heap bytes that are used now. No rows when not one more fits; if the slot is empty, lay it out
-        with more heap then (:func:`tfos_fast.channel.layout.roomier`).
+        with more heap then (its layout's ``roomier()``).
 
     Raises
     ------
@@ -130,7 +131,7 @@ def pack_batch(
         raise ValueError(f"the buffer has {slot.nbytes} bytes, the layout needs {layout.slot_bytes}")
     top = layout.heap + heap_used
     for i, column in enumerate(schema.columns):
-        size = column_bytes(column)
+        size = column.row_bytes
         first = layout.offsets[i] + rows_already * size
         region = slot[first : first + count * size]
         if column.kind == "fixed":
@@ -263,7 +264,7 @@ def _pickled(array: Any, room: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_size(form: Layout, heaps: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
-    row_bytes = sum(column_bytes(column) for column in form.schema.columns)
+    row_bytes = sum(column.row_bytes for column in form.schema.columns)
     heap_bytes = sum(int(offsets[1]) for offsets, _ in heaps.values())
     if lay_out(form.schema, 1, form.slot_bytes).heap + heap_bytes > form.slot_bytes:
         raise RowTooLarge(

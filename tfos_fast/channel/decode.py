@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from tfos_fast import _unpack
+from tfos_fast._convert import cast_values
 from tfos_fast.channel.layout import Layout
-from tfos_fast.channel.schema import Column, Schema, cast_values, describe
+from tfos_fast.channel.schema import Column, Schema, describe
 from tfos_fast.errors import MissingDependency, SchemaMismatch
 
 
@@ -76,9 +77,7 @@ def rows(layout: Layout, buffer: Any, start: int, stop: int) -> list[Any]:
     if schema.structure == "bare":
         return values[0]
     if schema.structure == "row":
-        return (
-            _unpack.make_rows(_row_type(), list(schema.names), values) if values else _empty(_row_type(), stop - start)
-        )
+        return _unpack.make_rows(_row_type(), list(schema.names), values) if values else _empty(_row_type(), stop - start)
     if not values:
         return [{"tuple": tuple, "list": list, "dict": dict}[schema.structure]() for _ in range(stop - start)]
     if schema.structure == "tuple":
@@ -144,9 +143,7 @@ def _fixed(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) 
 
 def _heap(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) -> list[Any]:
     column = layout.schema.columns[index]
-    return _unpack.heap_values(
-        slot, layout.slot_bytes, layout.offsets[index], start, stop, column.python or column.kind
-    )
+    return _unpack.heap_values(slot, layout.slot_bytes, layout.offsets[index], start, stop, column.python or column.kind)
 
 
 def _objects(values: list[Any]) -> np.ndarray:

@@ -14,15 +14,12 @@ from __future__ import annotations
 import math
 
 import msgspec
-import numpy as np
 
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.schema import Schema
 from tfos_fast.errors import RowTooLarge
 
 #: Regions start at multiples of this many bytes, so that a slot that starts at one gives aligned arrays.
 ALIGNMENT = 64
-#: Bytes of one (offset, length) pair.
-ENTRY_BYTES = 8
 #: Heap offsets are uint32.
 MAX_SLOT_BYTES = 2**32 - 1
 #: No slot holds more rows, however small they are (a row without columns has no bytes at all).
@@ -52,12 +49,17 @@ class Layout(msgspec.Struct, frozen=True):
     heap: int
     slot_bytes: int
 
+    def roomier(self, heap_per_row: float | None = None) -> Layout:
+        """Lay the same slot out for fewer rows, so that there is more room for the heap.
 
-def column_bytes(column: Column) -> int:
-    """Bytes that one row takes in the column's region."""
-    if column.kind != "fixed":
-        return ENTRY_BYTES
-    return np.dtype(column.dtype).itemsize * math.prod(column.shape)
+        Parameters
+        ----------
+        heap_per_row : float, optional
+            Bytes that a row needs in the heap. Without it, half the rows.
+        """
+        if heap_per_row is None:
+            return layout(self.schema, max(self.capacity // 2, 1), self.slot_bytes)
+        return plan(self.schema, self.slot_bytes, batch=1, heap_per_row=heap_per_row)
 
 
 def has_heap(schema: Schema) -> bool:
@@ -101,7 +103,7 @@ def layout(schema: Schema, capacity: int, slot_bytes: int) -> Layout:
         raise ValueError(f"capacity must not be negative, is {capacity}")
     if not 0 < slot_bytes <= MAX_SLOT_BYTES:
         raise ValueError(f"slot_bytes must be between 1 and {MAX_SLOT_BYTES}, is {slot_bytes}")
-    offsets, heap = _regions([column_bytes(column) for column in schema.columns], capacity)
+    offsets, heap = _regions([column.row_bytes for column in schema.columns], capacity)
     if heap > slot_bytes:
         raise RowTooLarge(f"{capacity} rows need {heap} bytes, a slot has {slot_bytes}; make slot_bytes larger")
     return Layout(schema, capacity, offsets, heap, slot_bytes)
@@ -126,12 +128,10 @@ def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) ->
     RowTooLarge
         When the regions of a single row are larger than the slot.
     """
-    sizes = [column_bytes(column) for column in schema.columns]
+    sizes = [column.row_bytes for column in schema.columns]
     _, single = _regions(sizes, 1)
     if single > slot_bytes:
-        raise RowTooLarge(
-            f"one row needs {single} bytes, a slot has {slot_bytes}; make slot_bytes at least {_aligned(single)}"
-        )
+        raise RowTooLarge(f"one row needs {single} bytes, a slot has {slot_bytes}; make slot_bytes at least {_aligned(single)}")
 
     def fits(rows: int) -> bool:
         return _regions(sizes, rows)[1] + math.ceil(rows * heap_per_row) <= slot_bytes
@@ -142,8 +142,3 @@ def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) ->
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     capacity = low - low % batch if low >= batch else low
     return layout(schema, capacity, slot_bytes)
-
-
-def roomier(form: Layout) -> Layout:
-    """Lay the same slot out for half the rows (at least one), which gives the heap what their regions took."""
-    return layout(form.schema, max(form.capacity // 2, 1), form.slot_bytes)

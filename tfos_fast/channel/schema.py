@@ -10,7 +10,7 @@ There are two modes, chosen by the reader and written ``exact`` here:
 The lattice
 -----------
 Feeders infer from their first rows and may differ; :func:`join` gives a schema that holds both. It is commutative (up
-to the order of a dict's keys) and idempotent, and what fitted one side fits the result.
+to the order of the columns) and idempotent, and what fitted one side fits the result.
 
 ========================  ===============================  =========================================================
 difference                row mode                         column mode
@@ -21,38 +21,45 @@ shape                                                      (int64 + float64 -> f
                                                            *object* when integers alone would become floats
                                                            (int64 + uint64)
 shape, or kind of column  *object*                         *object*
-structure, number or      one bare *object* column         :class:`~tfos_fast.errors.SchemaMismatch`
-names of columns
+number or names of        one bare *object* column         :class:`~tfos_fast.errors.SchemaMismatch`
+columns
+structure                 one bare *object* column         the same when the names are, however rows hold them
 ========================  ===============================  =========================================================
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
+from tfos_fast._convert import (
+    DTYPES,
+    INT64_MAX,
+    INT64_MIN,
+    LEAVES,
+    are_names,
+    as_array,
+    can_cast,
+    encodable,
+    is_packable,
+    is_spark_row,
+    row_names,
+)
 from tfos_fast.errors import SchemaMismatch
 
 Kind = Literal["fixed", "string", "bytes", "object"]
 Structure = Literal["tuple", "list", "dict", "row", "bare"]
 
-#: Element types of fixed columns. Everything else travels as an object.
-DTYPES = frozenset(
-    [
-        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-        *("float16", "float32", "float64", "complex64", "complex128"),
-    ]
-)
-#: What a Python number is taken for.
-LEAVES: dict[type, str] = {float: "float64", int: "int64", bool: "bool"}
+#: Bytes of one (offset, length) pair, which a column that is not fixed has for each row.
+ENTRY_BYTES = 8
 MAX_DIMS = 16
 # Row mode: a longer list or tuple of numbers of one type is one column, not one per number; the reader cannot tell.
 WIDE = 16
 # Row mode: a longer list or tuple of mixed things is one object: thousands of columns cost more than they bring.
 WIDEST = 1024
-INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -79,6 +86,13 @@ class Column(msgspec.Struct, frozen=True):
     dtype: str = ""
     shape: tuple[int, ...] = ()
     python: str = ""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one row takes in the column's region: the value itself, or where it lies in the heap."""
+        if self.kind != "fixed":
+            return ENTRY_BYTES
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -117,24 +131,6 @@ def describe(column: Column) -> str:
 # ---- inference ----
 
 
-def is_spark_row(row: object) -> bool:
-    """Whether this is exactly pyspark's ``Row`` with names (found by its name: pyspark is not imported here)."""
-    kind = type(row)
-    return kind.__name__ == "Row" and kind.__module__ == "pyspark.sql.types" and hasattr(row, "__fields__")
-
-
-def row_names(row: Any) -> tuple[str, ...] | None:
-    """Names of the values of a Row or named tuple; None for anything else."""
-    if not isinstance(row, tuple) or type(row) is tuple:
-        return None
-    fields = getattr(row, "__fields__", None)
-    if fields is None:
-        fields = getattr(row, "_fields", None)
-    if not isinstance(fields, (list, tuple)) or len(fields) != len(row) or not _are_names(fields):
-        return None
-    return tuple(fields)
-
-
 def infer(row: Any, *, exact: bool) -> Schema:
     """Find the schema that fits one row.
 
@@ -169,7 +165,7 @@ def _infer_exact(row: Any) -> Schema:
                 return OBJECT_ROWS
         columns = tuple(_exact_column(f"c{i}", value) for i, value in enumerate(row))
         return Schema("tuple" if kind is tuple else "list", columns)
-    if kind is dict and _are_names(row):
+    if kind is dict and are_names(row):
         return Schema("dict", tuple(_exact_column(name, value) for name, value in row.items()))
     if is_spark_row(row):
         names = row_names(row)
@@ -187,7 +183,7 @@ def _infer_columns(row: Any) -> Schema:
         return Schema("row", tuple(map(_column, names, row)))
     if isinstance(row, (tuple, list)):
         return Schema("tuple", tuple(_column(f"c{i}", value) for i, value in enumerate(row)))
-    if isinstance(row, dict) and _are_names(row):
+    if isinstance(row, dict) and are_names(row):
         return Schema("dict", tuple(_column(name, value) for name, value in row.items()))
     return Schema("bare", (_column("c0", row),))
 
@@ -197,35 +193,20 @@ def duplicates(names: list[str]) -> SchemaMismatch:
     return SchemaMismatch(f"several columns are called {', '.join(map(repr, names))}; give each a name of its own")
 
 
-def _are_names(names: Any) -> bool:
-    return all(type(name) is str and _encodable(name) for name in names)
-
-
-def _encodable(text: str) -> bool:
-    # A lone surrogate has no UTF-8 form.
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _exact_column(name: str, value: Any) -> Column:
     """Row mode: the column from which exactly this value comes back. A subclass (np.float64!) is an object."""
     kind = type(value)
     if kind is float or kind is bool or (kind is int and INT64_MIN <= value <= INT64_MAX):
         return Column(name, "fixed", LEAVES[kind], (), kind.__name__)
-    if kind is str and _encodable(value):
+    if kind is str and encodable(value):
         return Column(name, "string")
     if kind is bytes:
         return Column(name, "bytes")
     if kind is bytearray:
         return Column(name, "bytes", python="bytearray")
-    if kind is np.ndarray and _is_packable(value.dtype) and value.dtype.isnative:
+    if kind is np.ndarray and is_packable(value.dtype) and value.dtype.isnative:
         return Column(name, "fixed", value.dtype.name, value.shape, "ndarray")
-    if isinstance(value, np.generic) and _is_packable(value.dtype) and kind is np.dtype(value.dtype.name).type:
+    if isinstance(value, np.generic) and is_packable(value.dtype) and kind is np.dtype(value.dtype.name).type:
         return Column(name, "fixed", value.dtype.name, (), "npscalar")
     if kind is list or kind is tuple:
         nested = _exact_nested(name, value)
@@ -264,7 +245,7 @@ def _is_regular(value: Any, levels: list[Any], shape: list[int], depth: int, lea
 
 def _column(name: str, value: Any) -> Column:
     if isinstance(value, str):
-        return Column(name, "string" if _encodable(value) else "object")
+        return Column(name, "string" if encodable(value) else "object")
     if isinstance(value, (bytes, bytearray)):
         return Column(name, "bytes")
     array = as_array(value)
@@ -273,79 +254,7 @@ def _column(name: str, value: Any) -> Column:
     return Column(name, "fixed", array.dtype.name, array.shape)
 
 
-def _is_packable(dtype: np.dtype) -> bool:
-    return dtype.kind in "biufc" and dtype.name in DTYPES
-
-
-def as_array(value: Any) -> np.ndarray | None:
-    """Column mode: the value as an array of native numbers, or None when it is not one.
-
-    Numbers, numpy arrays and scalars, regular lists and tuples of those, and ``array.array``. A masked array is none of
-    them: its mask would be lost. Copies unless the value is an array already.
-    """
-    if isinstance(value, np.ma.MaskedArray):
-        return None
-    if isinstance(value, (np.ndarray, np.generic)):
-        array = np.asarray(value)
-    elif isinstance(value, (bool, int, float, complex)):
-        if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
-            return None
-        array = np.asarray(value)
-    elif isinstance(value, (list, tuple)) or type(value).__name__ == "array":
-        try:
-            array = np.asarray(value)
-        except (ValueError, TypeError, OverflowError):  # ragged, or no numbers
-            return None
-        if array.dtype == np.float64 and array.size and np.abs(array).max() >= 2**63 and _only_integers(value):
-            return None  # numpy mixes int64 and uint64 into float64, which loses digits
-    else:
-        return None
-    if not _is_packable(array.dtype):
-        return None
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def _only_integers(value: Any) -> bool:
-    return all(isinstance(item, (int, np.integer)) for item in np.asarray(value, dtype=object).ravel())
-
-
-# ---- casts and the lattice ----
-
-
-def can_cast(source: str, target: str, *, cast: bool) -> bool:
-    """Whether values of one element type may be written into a column of another.
-
-    Without a declared cast only what numpy calls safe. With one (``cast=True``) also any integer to any float,
-    integer to integer (each value is checked against the range) and what numpy calls same_kind (float64 to float32).
-    """
-    if source == target:
-        return True
-    if not cast:
-        return bool(np.can_cast(source, target, "safe"))
-    a, b = np.dtype(source).kind, np.dtype(target).kind
-    if b == "b":
-        return False
-    return (a in "iub" and b in "iufc") or bool(np.can_cast(source, target, "same_kind"))
-
-
-def values_fit(array: np.ndarray, dtype: str, *, cast: bool) -> bool:
-    """Whether every value of the array may be written as this type; see :func:`can_cast`."""
-    if not can_cast(array.dtype.name, dtype, cast=cast):
-        return False
-    target = np.dtype(dtype)
-    if array.dtype.kind in "iu" and target.kind in "iu" and array.size and not np.can_cast(array.dtype, target, "safe"):
-        bounds = np.iinfo(target)
-        return bounds.min <= int(array.min()) and int(array.max()) <= bounds.max
-    return True
-
-
-def cast_values(array: np.ndarray, dtype: str, *, cast: bool) -> np.ndarray | None:
-    """Give the array as a C-contiguous one of another type, copied if need be; None when a value does not fit."""
-    if not values_fit(array, dtype, cast=cast):
-        return None
-    with np.errstate(over="ignore"):  # float64 to float32 may give inf, as a C cast does
-        # Not ascontiguousarray: that makes a 0-d array one-dimensional.
-        return np.asarray(array, dtype=dtype, order="C")
+# ---- the lattice ----
 
 
 def join(a: Schema, b: Schema, *, exact: bool) -> Schema:
@@ -354,7 +263,8 @@ def join(a: Schema, b: Schema, *, exact: bool) -> Schema:
     Raises
     ------
     SchemaMismatch
-        In column mode, when number or names of the columns differ. Tuples, Rows and dicts with the same names go together.
+        In column mode, when number or names of the columns differ. Tuples, Rows and dicts with the same names go together,
+        in the order of the first.
     """
     if a == b:
         return a
@@ -363,12 +273,11 @@ def join(a: Schema, b: Schema, *, exact: bool) -> Schema:
             return OBJECT_ROWS
         if "bare" in (a.structure, b.structure) or sorted(a.names) != sorted(b.names):
             raise SchemaMismatch(f"rows differ in structure: {_outline(a)} and {_outline(b)}")
-        if a.names != b.names and "dict" not in (a.structure, b.structure):
-            raise SchemaMismatch(f"rows differ in the order of their columns: {_outline(a)} and {_outline(b)}")
         by_name = {column.name: column for column in b.columns}
         b = Schema(b.structure, tuple(by_name[name] for name in a.names))
     structure = a.structure if a.structure == b.structure else "row"
-    return Schema(structure, tuple(_join_columns(x, y, exact) for x, y in zip(a.columns, b.columns, strict=True)))
+    pairs = zip(a.columns, b.columns, strict=True)
+    return Schema(structure, tuple(_join_columns(x, y, exact) for x, y in pairs))
 
 
 def _outline(schema: Schema) -> str:

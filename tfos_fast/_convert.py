@@ -1,0 +1,129 @@
+"""Which Python values are arrays of numbers, and which casts keep their values.
+
+Schema inference and the packer both go by this module, so that a value which the packer refuses is always one for which
+the schema has to widen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+#: Element types of fixed columns. Everything else travels as an object.
+DTYPES = frozenset(
+    [
+        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+    ]
+)
+#: What a Python number is taken for.
+LEAVES: dict[type, str] = {float: "float64", int: "int64", bool: "bool"}
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+
+def is_spark_row(row: object) -> bool:
+    """Whether this is exactly pyspark's ``Row`` with names (found by its name: pyspark is not imported here)."""
+    kind = type(row)
+    return kind.__name__ == "Row" and kind.__module__ == "pyspark.sql.types" and hasattr(row, "__fields__")
+
+
+def row_names(row: Any) -> tuple[str, ...] | None:
+    """Names of the values of a Row or named tuple; None for anything else."""
+    if not isinstance(row, tuple) or type(row) is tuple:
+        return None
+    fields = getattr(row, "__fields__", None)
+    if fields is None:
+        fields = getattr(row, "_fields", None)
+    if not isinstance(fields, (list, tuple)) or len(fields) != len(row) or not are_names(fields):
+        return None
+    return tuple(fields)
+
+
+def are_names(names: Any) -> bool:
+    """Whether all can be names of columns: exactly ``str``, and with a UTF-8 form."""
+    return all(type(name) is str and encodable(name) for name in names)
+
+
+def encodable(text: str) -> bool:
+    """Whether the text has a UTF-8 form: a lone surrogate has none."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_packable(dtype: np.dtype) -> bool:
+    """Whether a fixed column can have this element type, in native byte order."""
+    return dtype.kind in "biufc" and dtype.name in DTYPES
+
+
+def as_array(value: Any) -> np.ndarray | None:
+    """Column mode: the value as an array of native numbers, or None when it is not one.
+
+    Numbers, numpy arrays and scalars, regular lists and tuples of those, and ``array.array``. A masked array is none of
+    them: its mask would be lost. Copies unless the value is an array already.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        return None
+    if isinstance(value, (np.ndarray, np.generic)):
+        array = np.asarray(value)
+    elif isinstance(value, (bool, int, float, complex)):
+        if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
+            return None
+        array = np.asarray(value)
+    elif isinstance(value, (list, tuple)) or type(value).__name__ == "array":
+        try:
+            array = np.asarray(value)
+        except (ValueError, TypeError, OverflowError):  # ragged, or no numbers
+            return None
+        if array.dtype == np.float64 and array.size and np.abs(array).max() >= 2**63 and _only_integers(value):
+            return None  # numpy mixes int64 and uint64 into float64, which loses digits
+    else:
+        return None
+    if not is_packable(array.dtype):
+        return None
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _only_integers(value: Any) -> bool:
+    return all(isinstance(item, (int, np.integer)) for item in np.asarray(value, dtype=object).ravel())
+
+
+def can_cast(source: str, target: str, *, cast: bool) -> bool:
+    """Whether values of one element type may be written into a column of another.
+
+    Without a declared cast only what numpy calls safe. With one (``cast=True``) also any integer to any float,
+    integer to integer (each value is checked against the range) and what numpy calls same_kind (float64 to float32).
+    """
+    if source == target:
+        return True
+    if not cast:
+        return bool(np.can_cast(source, target, "safe"))
+    a, b = np.dtype(source).kind, np.dtype(target).kind
+    if b == "b":
+        return False
+    return (a in "iub" and b in "iufc") or bool(np.can_cast(source, target, "same_kind"))
+
+
+def values_fit(array: np.ndarray, dtype: str, *, cast: bool) -> bool:
+    """Whether every value of the array may be written as this type; see :func:`can_cast`."""
+    if not can_cast(array.dtype.name, dtype, cast=cast):
+        return False
+    target = np.dtype(dtype)
+    if array.dtype.kind in "iu" and target.kind in "iu" and array.size and not np.can_cast(array.dtype, target, "safe"):
+        bounds = np.iinfo(target)
+        return bounds.min <= int(array.min()) and int(array.max()) <= bounds.max
+    return True
+
+
+def cast_values(array: np.ndarray, dtype: str, *, cast: bool) -> np.ndarray | None:
+    """Give the array as a C-contiguous one of another type, copied if need be; None when a value does not fit."""
+    if not values_fit(array, dtype, cast=cast):
+        return None
+    with np.errstate(over="ignore"):  # float64 to float32 may give inf, as a C cast does
+        # Not ascontiguousarray: that makes a 0-d array one-dimensional.
+        return np.asarray(array, dtype=dtype, order="C")
