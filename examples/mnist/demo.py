@@ -42,6 +42,9 @@ appender.stderr.name = stderr
 appender.stderr.target = SYSTEM_ERR
 appender.stderr.layout.type = PatternLayout
 appender.stderr.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
+# Without a level of its own, this one would make Spark put the root logger back to warnings.
+logger.pyspark.name = org.apache.spark.api.python.PythonGatewayServer
+logger.pyspark.level = error
 """
 
 
@@ -103,12 +106,8 @@ def run(program: str, environment: dict[str, str], *arguments: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, help="folder with the classic 28x28 IDX files (default: the bundled 8x8 digits)"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=CLONE / "demo-output", help="folder to write; what is in it is replaced"
-    )
+    parser.add_argument("--data", type=Path, help="folder with the classic 28x28 IDX files (default: the bundled 8x8 digits)")
+    parser.add_argument("--output", type=Path, default=CLONE / "demo-output", help="folder to write; what is in it is replaced")
     parser.add_argument("--master", default="local-cluster[2,1,1024]")
     parser.add_argument("--epochs", type=int, help="default: 15, with --data 5")
     args = parser.parse_args(argv)

@@ -32,9 +32,7 @@ def predict(args: argparse.Namespace, ctx) -> None:
     for images, labels in feed.tensors(args.batch_size):
         predictions = np.argmax(model(images), axis=1)
         now = datetime.datetime.now().isoformat()
-        feed.batch_results(
-            [f"{now} Label: {y}, Prediction: {p}" for y, p in zip(labels.numpy(), predictions, strict=True)]
-        )
+        feed.batch_results([f"{now} Label: {y}, Prediction: {p}" for y, p in zip(labels.numpy(), predictions, strict=True)])
 
 
 def is_right(line: str) -> bool:

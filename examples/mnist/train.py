@@ -74,17 +74,13 @@ def train(args: argparse.Namespace, ctx) -> None:
 
     if ctx.task_index == 0:
         model.save(args.model)
-    agree(
-        tf.constant(0), tf.constant(1)
-    )  # leave together: the first node serves the others' coordination until the end
+    agree(tf.constant(0), tf.constant(1))  # leave together: the first node serves the others' coordination until the end
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", required=True, help="CSV as prepare.py writes it")
-    parser.add_argument(
-        "--model", required=True, help="file to save the model in (.keras), on a disk that all nodes share"
-    )
+    parser.add_argument("--model", required=True, help="file to save the model in (.keras), on a disk that all nodes share")
     parser.add_argument("--nodes", type=int, default=2, help="TensorFlow nodes (default: 2)")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=64, help="rows per node and step (default: 64)")
@@ -97,8 +93,8 @@ def main(argv: list[str] | None = None) -> None:
     with tfos_fast.run(spark.sparkContext, train, args, num_executors=args.nodes) as cluster:
         report = cluster.feed(rows, epochs=args.epochs)
     print(
-        f"fed {report.rows} rows in {args.epochs} epochs to {args.nodes} nodes: "
-        f"{report.rows / report.seconds:.0f} rows per second"
+        f"fed {report.rows} rows in {args.epochs} epochs to {args.nodes} nodes: {report.rows_per_second:.0f} rows per second "
+        f"over {report.seconds:.1f} s, TensorFlow's start included"
     )
     print(f"saved the model in {args.model}")
     spark.stop()

@@ -26,12 +26,12 @@ def run_demo(demo, output: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def read_predictions(output: Path) -> list[tuple[int, int]]:
-    """(label, prediction) of each line of the parts, in their order."""
-    lines = [line for part in sorted(output.glob("predictions/part-*")) for line in part.read_text().splitlines()]
-    matches = [LINE.fullmatch(line) for line in lines]
-    assert all(matches), lines[:3]
-    return [(int(match[1]), int(match[2])) for match in matches if match]
+def read_predictions(output: Path) -> list[list[tuple[int, int]]]:
+    """(label, prediction) of each line, part by part."""
+    parts = [part.read_text().splitlines() for part in sorted(output.glob("predictions/part-*"))]
+    matches = [[LINE.fullmatch(line) for line in lines] for lines in parts]
+    assert all(match for part in matches for match in part), parts[0][:3]
+    return [[(int(match[1]), int(match[2])) for match in part if match] for part in matches]
 
 
 def test_two_executors_and_the_bundled_digits(demo, prepare, tmp_path: Path) -> None:
@@ -41,9 +41,13 @@ def test_two_executors_and_the_bundled_digits(demo, prepare, tmp_path: Path) -> 
     assert accuracy, text
     assert float(accuracy[1]) > 95
     assert str(tmp_path / "predictions") in text
-    # One line for each digit, in the order in which they were prepared.
+    # One line for each digit, in the order of its partition. (The order of the partitions is that of a folder's listing.)
     predictions = read_predictions(tmp_path)
-    assert [label for label, _ in predictions] == prepare.bundled_digits()["test"][1].tolist()
+    fed = [part.read_text().splitlines() for part in tmp_path.glob("csv/test/part-*")]
+    assert sum(map(len, fed)) == len(prepare.bundled_digits()["test"][1])
+    assert sorted([label for label, _ in part] for part in predictions) == sorted(
+        [int(line.partition(",")[0]) for line in lines] for lines in fed
+    )
 
 
 def test_classic_files_on_local_threads(demo, prepare, tmp_path: Path) -> None:
@@ -57,7 +61,7 @@ def test_classic_files_on_local_threads(demo, prepare, tmp_path: Path) -> None:
     write_classic(data, digits["train"], digits["test"])
     text = run_demo(demo, tmp_path / "out", "--data", str(data), "--master", "local[4]", "--epochs", "4")
     assert "wrote 1437 train digits of 784 pixels" in text
-    predictions = read_predictions(tmp_path / "out")
+    predictions = [pair for part in read_predictions(tmp_path / "out") for pair in part]
     assert len(predictions) == 360
     assert sum(label == prediction for label, prediction in predictions) > 0.85 * 360
 
