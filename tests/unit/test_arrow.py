@@ -1,0 +1,333 @@
+"""Arrow batches: what their columns become, and that every value arrives, whatever slices and types hold it."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.rows import same, slot
+from tfos_fast._pack import END, RowPacker
+from tfos_fast.channel import decode
+from tfos_fast.channel.arrow import from_arrow, pack_batch
+from tfos_fast.channel.layout import Layout, layout, plan
+from tfos_fast.channel.schema import Column, Schema, apply_spec, infer, join
+from tfos_fast.errors import RowTooLarge, SchemaMismatch
+
+pa = pytest.importorskip("pyarrow")
+types = pytest.importorskip("pyspark.sql.types")
+
+thorough = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def feed(
+    batches: list[Any], *, exact: bool, slot_bytes: int = 4096, heap_per_row: float = 30.0, spec: dict | None = None
+) -> list[tuple[Layout, np.ndarray, int]]:
+    """Copy batches into slots as a writer does; a new slot whenever one is full or the schema widens."""
+    slots: list[tuple[Layout, np.ndarray, int]] = []
+    schema: Schema | None = None
+    form: Layout | None = None
+    memory, rows, heap = slot(1), 0, 0
+    for batch in batches:
+        found = from_arrow(batch.schema, batch, exact=exact)
+        wider = found if schema is None else join(schema, found, exact=exact)
+        if wider != schema:
+            if rows:
+                slots.append((form, memory, rows))
+            schema, form = wider, None
+        start = 0
+        while start < batch.num_rows:
+            if form is None:
+                declared = schema if spec is None else apply_spec(schema, spec)
+                form = plan(declared, slot_bytes, batch=4, heap_per_row=heap_per_row)
+                memory, rows, heap = slot(slot_bytes), 0, 0
+            done, heap = pack_batch(form, memory, rows, heap, batch, start, exact=exact)
+            rows += done
+            start += done
+            if start < batch.num_rows:
+                if rows:
+                    slots.append((form, memory, rows))
+                    form = None
+                else:
+                    form = form.roomier()
+    if rows:
+        slots.append((form, memory, rows))
+    return slots
+
+
+def rows_of(slots: list[tuple[Layout, np.ndarray, int]]) -> list[Any]:
+    """All rows, in row mode."""
+    return [row for form, memory, count in slots for row in decode.rows(form, memory, 0, count)]
+
+
+def column_of(slots: list[tuple[Layout, np.ndarray, int]], name: str = "a") -> list[Any]:
+    """All values of a column, in column mode."""
+    return [v for form, memory, count in slots for v in decode.columns(form, memory, 0, count)[name].tolist()]
+
+
+def one(array: Any, *, exact: bool = True) -> Column:
+    """What a column becomes."""
+    batch = pa.record_batch([array], names=["a"])
+    return from_arrow(batch.schema, batch, exact=exact).columns[0]
+
+
+def spark_rows(batch: Any) -> list[Any]:
+    """The batch's rows as pyspark Rows of plain Python values."""
+    make = types.Row(*batch.schema.names)
+    return [make(*values) for values in zip(*[column.to_pylist() for column in batch.columns], strict=True)]
+
+
+PRIMITIVE = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
+
+
+@pytest.mark.parametrize("name", PRIMITIVE)
+def test_numbers(name: str) -> None:
+    array = pa.array([0, 1, 100, 2], getattr(pa, name)())
+    tag = "float" if name.startswith("float") else "int"
+    assert one(array) == Column("a", "fixed", name, (), tag)
+    assert one(array, exact=False) == Column("a", "fixed", name)
+    batch = pa.record_batch([array], names=["a"])
+    assert same(rows_of(feed([batch], exact=True)), spark_rows(batch))
+    ((form, memory, _),) = feed([batch], exact=False)
+    assert same(decode.columns(form, memory, 0, 4)["a"], np.array([0, 1, 100, 2], name))
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (pa.array([True, False]), Column("a", "fixed", "bool", (), "bool")),
+        (pa.array([1.5, 2.5], pa.float16()), Column("a", "fixed", "float16", (), "float")),
+        (pa.array(["a", ""]), Column("a", "string")),
+        (pa.array(["a", ""], pa.large_string()), Column("a", "string")),
+        (pa.array(["a", "b", "a"]).dictionary_encode(), Column("a", "string")),
+        (pa.array([3, 4, 3]).dictionary_encode(), Column("a", "fixed", "int64", (), "int")),
+        (pa.array([b"a", b""]), Column("a", "bytes")),
+        (pa.array([b"a", b""], pa.large_binary()), Column("a", "bytes")),
+        (pa.array([b"ab", b"cd"], pa.binary(2)), Column("a", "bytes")),
+        (pa.array([[1.0, 2.0], [3.0, 4.0]]), Column("a", "fixed", "float64", (2,), "list/float")),
+        (pa.array([[1], [3]], pa.large_list(pa.int16())), Column("a", "fixed", "int16", (1,), "list/int")),
+        (pa.array([[1, 2], [3, 4]], pa.list_(pa.uint8(), 2)), Column("a", "fixed", "uint8", (2,), "list/int")),
+        (pa.array([[[1.0], [2.0]]]), Column("a", "fixed", "float64", (2, 1), "list/list/float")),
+        (pa.array([[[True]], [[False]]]), Column("a", "fixed", "bool", (1, 1), "list/list/bool")),
+        (pa.array([[], []], pa.list_(pa.float32())), Column("a", "fixed", "float32", (0,), "list/float")),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_columns_without_objects(array: Any, expected: Column) -> None:
+    assert one(array) == expected
+    batch = pa.record_batch([array], names=["a"])
+    assert same(rows_of(feed([batch], exact=True)), spark_rows(batch))
+    assert column_of(feed([batch], exact=False)) == array.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("array", "values"),
+    [
+        (pa.array([1, None]), [1, None]),
+        (pa.array(["a", None]), ["a", None]),
+        (pa.array([None, None]), [None, None]),
+        (pa.array([[1], [1, 2]]), [[1], [1, 2]]),
+        (pa.array([[1], None]), [[1], None]),
+        (pa.array([[1, None], [1, 2]]), [[1, None], [1, 2]]),
+        (pa.array([["a"], ["b"]]), [["a"], ["b"]]),
+        (pa.array([datetime.date(2024, 2, 29)]), [datetime.date(2024, 2, 29)]),
+        (pa.array([decimal.Decimal("1.20")]), [decimal.Decimal("1.20")]),
+        (pa.array([datetime.datetime(2024, 1, 2, 3, 4, 5)]), [datetime.datetime(2024, 1, 2, 3, 4, 5)]),
+        (
+            pa.array([datetime.datetime(2024, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)]),
+            [datetime.datetime(2024, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc).astimezone().replace(tzinfo=None)],
+        ),
+        (pa.array([datetime.timedelta(1)]), [datetime.timedelta(1)]),
+        (pa.array([{"x": 1, "y": "z"}, None]), [types.Row("x", "y")(1, "z"), None]),
+        (pa.array([[{"x": 1}], []]), [[types.Row("x")(1)], []]),
+        (pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int32())), [{"k": 1}, {}]),
+        (
+            pa.array([[("k", {"x": None})]], pa.map_(pa.string(), pa.struct([("x", pa.int32())]))),
+            [{"k": types.Row("x")(None)}],
+        ),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_everything_else_arrives_as_spark_collects_it(array: Any, values: list[Any]) -> None:
+    for exact in (True, False):
+        assert one(array, exact=exact) == Column("a", "object")
+    batch = pa.record_batch([array], names=["a"])
+    assert same(rows_of(feed([batch], exact=True)), [types.Row("a")(value) for value in values])
+    slots = feed([batch], exact=False)
+    assert same(column_of(slots), values)
+
+
+def test_string_and_binary_views() -> None:
+    if not hasattr(pa, "string_view"):
+        pytest.skip("this pyarrow has no views")
+    array = pa.array(["short", "a string that is longer than twelve bytes"], pa.string_view())
+    assert one(array) == Column("a", "string")
+    batch = pa.record_batch([array, pa.array([b"x", b"y" * 20], pa.binary_view())], names=["a", "b"])
+    assert same(rows_of(feed([batch], exact=True)), spark_rows(batch))
+
+
+# ---- any batch, any slice ----
+
+leaf = st.sampled_from([pa.int8(), pa.int64(), pa.uint32(), pa.float32(), pa.float64(), pa.bool_(), pa.float16()])
+text = st.sampled_from([pa.string(), pa.large_string(), pa.binary(), pa.large_binary()])
+
+
+def values_for(kind: Any) -> st.SearchStrategy:
+    """Values that an Arrow type holds exactly."""
+    if pa.types.is_boolean(kind):
+        return st.booleans()
+    if pa.types.is_floating(kind):
+        return st.floats(width=kind.bit_width)
+    if pa.types.is_integer(kind):
+        low = 0 if str(kind).startswith("u") else -(2 ** (kind.bit_width - 1))
+        return st.integers(low, low + 2**kind.bit_width - 1)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return st.text(max_size=20)
+    return st.binary(max_size=20)
+
+
+@st.composite
+def columns(draw: st.DrawFn, rows: int) -> Any:
+    """One column with so many rows."""
+    sort = draw(st.sampled_from(["plain", "text", "list", "fixed list", "nested", "nullable", "ragged", "dictionary"]))
+    kind = draw(text if sort in ("text", "dictionary") else leaf)
+    width, inner = draw(st.integers(0, 3)), values_for(kind)
+    if sort == "list":
+        kind, inner = pa.list_(kind), st.lists(inner, min_size=width, max_size=width)
+    elif sort == "fixed list":
+        kind, inner = pa.list_(kind, width), st.lists(inner, min_size=width, max_size=width)
+    elif sort == "nested":
+        kind = pa.list_(pa.large_list(kind))
+        inner = st.lists(st.lists(inner, min_size=2, max_size=2), min_size=width, max_size=width)
+    elif sort == "ragged":
+        kind, inner = pa.list_(kind), st.lists(inner, max_size=3)
+    elif sort == "nullable":
+        inner = st.none() | inner
+    if pa.types.is_float16(kind):
+        inner = inner.map(lambda value: value if value is None else np.float16(value))
+    elif kind in (pa.list_(pa.float16()), pa.list_(pa.float16(), width), pa.list_(pa.large_list(pa.float16()))):
+        kind, inner = pa.int16(), values_for(pa.int16())  # pyarrow makes no lists of Python halves
+    array = pa.array(draw(st.lists(inner, min_size=rows, max_size=rows)), kind)
+    return array.dictionary_encode() if sort == "dictionary" else array
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Any:
+    """A record batch, often a slice out of a larger one."""
+    rows = draw(st.integers(1, 40))
+    arrays = [draw(columns(rows)) for _ in range(draw(st.integers(0, 4)))]
+    if not arrays:
+        arrays = [pa.array(range(rows))]
+    whole = pa.record_batch(arrays, names=[f"n{i}" for i in range(len(arrays))])
+    start = draw(st.integers(0, rows - 1))
+    return whole.slice(start, draw(st.integers(1, rows - start)))
+
+
+@given(batches(), st.sampled_from([0.0, 20.0, 500.0]), st.sampled_from([2048, 1 << 16]))
+@thorough
+def test_every_value_of_every_slice_arrives(batch: Any, heap_per_row: float, slot_bytes: int) -> None:
+    slots = feed([batch], exact=True, heap_per_row=heap_per_row, slot_bytes=slot_bytes)
+    assert same(rows_of(slots), spark_rows(batch))
+    for name in batch.schema.names:
+        got = column_of(feed([batch], exact=False, heap_per_row=heap_per_row, slot_bytes=slot_bytes), name)
+        assert same(got, batch.column(name).to_pylist())
+
+
+@given(st.lists(st.tuples(st.text(max_size=30), st.floats(), st.binary(max_size=9)), min_size=1, max_size=60), st.data())
+@thorough
+def test_batches_share_slots(rows: list[Any], data: st.DataObject) -> None:
+    """Many batches of one schema, cut anywhere, fill slots one behind the other; rows can follow them."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=5)))
+    whole = pa.record_batch([list(column) for column in zip(*rows, strict=True)], names=["s", "f", "b"])
+    pieces = [whole.slice(a, b - a) for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True) if b > a]
+    slots = feed(pieces, exact=True, slot_bytes=2048)
+    assert same(rows_of(slots), spark_rows(whole))
+    form, memory, count = slots[-1]
+    packer = RowPacker(form.schema, exact=True)
+    packer.bind(memory, form, count)
+    more = spark_rows(whole.slice(0, 1))
+    if packer.pack_from(iter(more), 60) == END or not packer.has_pending:
+        assert same(decode.rows(form, memory, 0, count + 1), spark_rows(whole)[-count:] + more)
+
+
+def test_a_schema_widens_over_batches() -> None:
+    pieces = [
+        pa.record_batch({"a": pa.array([1, 2]), "l": pa.array([[1.0], [2.0]])}),
+        pa.record_batch({"a": pa.array([None, 3]), "l": pa.array([[1.0], [2.0]])}),
+        pa.record_batch({"a": pa.array([4, 5]), "l": pa.array([[1.0, 2.0], []])}),
+    ]
+    expected = [row for piece in pieces for row in spark_rows(piece)]
+    assert same(rows_of(feed(pieces, exact=True)), expected)
+    assert column_of(feed(pieces, exact=False)) == [row.a for row in expected]
+
+
+def test_a_schema_of_rows_and_one_of_batches_meet() -> None:
+    batch = pa.record_batch({"label": pa.array([1, 2]), "image": pa.array([[0.5, 1.0], [1.5, 2.0]])})
+    row = types.Row(label=1, image=[0.5, 1.0])
+    for exact in (True, False):
+        assert infer(row, exact=exact) == from_arrow(batch.schema, batch, exact=exact)
+
+
+def test_declared_casts_are_checked() -> None:
+    batch = pa.record_batch({"a": pa.array([1, 2, 255]), "f": pa.array([[0.1, 1e300]] * 3)})
+    ((form, memory, _),) = feed([batch], exact=False, spec={"a": ("uint8", None), "f": ("float32", (2,))})
+    out = decode.columns(form, memory, 0, 3)
+    assert same(out["a"], np.array([1, 2, 255], np.uint8))
+    assert same(out["f"], np.array([[0.1, np.inf]] * 3, np.float32))
+    large = pa.record_batch({"a": pa.array([1, 256]), "f": pa.array([[0.1, 0.2]] * 2)})
+    with pytest.raises(SchemaMismatch, match="column 'a': expected uint8, the batch has int64"):
+        feed([large], exact=False, spec={"a": ("uint8", None)})
+
+
+def test_what_does_not_fit_the_layout_is_a_mismatch() -> None:
+    batch = pa.record_batch({"a": pa.array([1.5, 2.5])})
+    form = layout(Schema("row", (Column("a", "fixed", "int64"),)), 8, 4096)
+    with pytest.raises(SchemaMismatch, match="column 'a': expected int64, the batch has float64"):
+        pack_batch(form, slot(4096), 0, 0, batch, 0, exact=False)
+    form = layout(Schema("row", (Column("b", "fixed", "float64"),)), 8, 4096)
+    with pytest.raises(SchemaMismatch, match=r"has the columns \['a'\], the feed has \['b'\]"):
+        pack_batch(form, slot(4096), 0, 0, batch, 0, exact=False)
+    form = layout(Schema("row", (Column("a", "fixed", "float64", (), "float"),)), 8, 4096)
+    with pytest.raises(SchemaMismatch, match="column 'a': expected float64"):
+        pack_batch(form, slot(4096), 0, 0, pa.record_batch({"a": pa.array([1.5], pa.float32())}), 0, exact=True)
+    with pytest.raises(ValueError, match="the buffer has 100 bytes"):
+        pack_batch(form, slot(4096)[:100], 0, 0, batch, 0, exact=True)
+
+
+def test_equal_names() -> None:
+    batch = pa.record_batch([pa.array([1]), pa.array([2])], names=["a", "a"])
+    assert same(rows_of(feed([batch], exact=True)), [types.Row("a", "a")(1, 2)])
+    with pytest.raises(SchemaMismatch, match="several columns are called 'a'"):
+        from_arrow(batch.schema, batch, exact=False)
+
+
+def test_full_slots_and_rows_that_are_too_large() -> None:
+    batch = pa.record_batch({"a": pa.array(["x" * 1500, "y" * 1500, "z" * 1500, "w" * 5000])})
+    form = layout(from_arrow(batch.schema, batch, exact=False), 8, 4096)
+    memory = slot(4096)
+    assert pack_batch(form, memory, 0, 0, batch, 0, exact=False) == (2, 3000)
+    assert pack_batch(form, memory, 2, 3000, batch, 2, exact=False) == (0, 3000)
+    assert pack_batch(form, memory, 2, 3000, batch, 4, exact=False) == (0, 3000), "nothing is left"
+    with pytest.raises(RowTooLarge, match="one row needs 8 bytes in the columns and 5000 in the heap; a slot has 4096"):
+        pack_batch(form, memory, 0, 0, batch, 3, exact=False)
+    tight = layout(form.schema, 400, 4096)
+    assert pack_batch(tight, memory, 0, 0, batch, 0, exact=False) == (0, 0), "a roomier layout is asked for"
+    full = layout(from_arrow(batch.schema, batch.slice(0, 1), exact=False), 1, 4096)
+    assert pack_batch(full, memory, 1, 1500, batch, 1, exact=False) == (0, 1500)
+
+
+def test_batches_without_columns_and_without_rows() -> None:
+    empty = pa.record_batch([pa.array([], pa.list_(pa.float64()))], names=["a"])
+    assert one(empty.column(0)) == Column("a", "object"), "nobody knows how long the lists will be"
+    assert feed([empty], exact=True) == []
+    assert one(pa.array([], pa.float64())) == Column("a", "fixed", "float64", (), "float")
+
+
+def test_null_strings_do_not_stop_objects() -> None:
+    batch = pa.record_batch({"a": pa.array(["x", None, "y"] * 200)})
+    assert same(rows_of(feed([batch], exact=True, slot_bytes=1024)), spark_rows(batch))
