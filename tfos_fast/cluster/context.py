@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tfos_fast.channel import Channel
 
 if TYPE_CHECKING:
+    from tfos_fast.channel.reader import Reader
     from tfos_fast.tensors import DataFeed
 
 
@@ -34,6 +35,7 @@ class Context:
     cluster_spec: dict[str, list[str]]
     address: str = field(repr=False, default="")
     _feeds: dict[bool, DataFeed] = field(repr=False, default_factory=dict)
+    _readers: list[Reader] = field(repr=False, default_factory=list)
 
     @property
     def num_workers(self) -> int:
@@ -61,9 +63,12 @@ class Context:
         if train_mode not in self._feeds:
             from tfos_fast.tensors import DataFeed
 
-            self._feeds[train_mode] = DataFeed(Channel.attach(self.address).reader(train_mode=train_mode))
+            reader = Channel.attach(self.address).reader(train_mode=train_mode)
+            self._readers.append(reader)
+            self._feeds[train_mode] = DataFeed(reader)
         return self._feeds[train_mode]
 
     def _close(self) -> None:
-        for feed in self._feeds.values():
-            feed.close()
+        """Leave the channel in order."""
+        for reader in self._readers:
+            reader.close()

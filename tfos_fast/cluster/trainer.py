@@ -42,7 +42,7 @@ def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
         return cloudpickle.load(file)
 
 
-def run_main(directory: Path) -> m.Report:
+def run_main(directory: Path) -> None:
     """Take over the Spark worker's surroundings and run ``main``."""
     handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
     logging.basicConfig(level=handover.log_level, format=f"%(asctime)s %(levelname)s {handover.name} %(message)s", stream=sys.stderr)
@@ -51,18 +51,15 @@ def run_main(directory: Path) -> m.Report:
         handover.job_name, handover.task_index, handover.executor_id, handover.cluster_spec, address=handover.address
     )
     os.environ["TF_CONFIG"] = context.tf_config
+    main, args = load(directory)
+    sys.argv = [str(part) for part in args] if isinstance(args, list) else [handover.name]
     try:
-        main, args = load(directory)
-        sys.argv = [str(part) for part in args] if isinstance(args, list) else [handover.name]
         main(args, context)
     except SystemExit as error:
         if error.code not in (None, 0):
-            return _report(error)
-    except BaseException as error:  # noqa: BLE001  # whatever it is, the driver gets to see it
-        return _report(error)
-    # Only now: a reader that leaves in order tells the writers that it wants no more rows, which is not so when main has failed.
+            raise
+    # Not after an exception: a reader that leaves in order tells the writers that it wants no more rows, and main has failed.
     context._close()
-    return m.Report()
 
 
 def _report(error: BaseException) -> m.Report:
@@ -78,7 +75,11 @@ def main() -> None:
     directory, parent, report_fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     die_with(parent)
     os.set_inheritable(report_fd, False)  # a child of main must not hold the agent's pipe open
-    report = run_main(directory)
+    try:
+        run_main(directory)
+        report = m.Report()
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the driver gets to see it
+        report = _report(error)
     unfinished = directory / (m.REPORT + ".new")
     unfinished.write_bytes(msgspec.msgpack.encode(report))
     unfinished.rename(directory / m.REPORT)

@@ -1,0 +1,44 @@
+"""A Spark per module, and a look for what a whole module left behind."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.conftest import our_processes, our_segments, our_sockets
+from tests.spark import sparks
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "tests/spark/" in item.path.as_posix():
+            item.add_marker(pytest.mark.spark)
+
+
+def _left(before):
+    return [set(look()) - old for look, old in zip((our_processes, our_segments, our_sockets), before, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def nothing_left():
+    """The fixtures that depend on this one leave nothing when the module is over."""
+    before = [set(look()) for look in (our_processes, our_segments, our_sockets)]
+    yield
+    deadline = time.monotonic() + 10
+    while any(_left(before)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_left(before)), _left(before)
+
+
+@pytest.fixture(scope="module")
+def sc(request, nothing_left):
+    """The Spark that the module's ``MASTER`` names."""
+    with sparks.spark(request.module.MASTER, **getattr(request.module, "SETTINGS", {})) as context:
+        yield context
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Where the nodes leave what they saw."""
+    return str(tmp_path)

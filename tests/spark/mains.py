@@ -1,0 +1,138 @@
+"""Programs that the tests run on the nodes. They write what they saw into a folder, one file per node."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def note(folder, ctx, value, kind="rows"):
+    """Leave a value for the test, whole or not at all."""
+    path = Path(folder) / f"{kind}-{ctx.task_index}.json"
+    unfinished = path.with_suffix(".new")
+    unfinished.write_text(json.dumps(value))
+    unfinished.rename(path)
+
+
+def noted(folder, kind="rows"):
+    """What the nodes left: number of node -> value."""
+    return {int(path.stem.split("-")[1]): json.loads(path.read_text()) for path in Path(folder).glob(f"{kind}-*.json")}
+
+
+def collect(args, ctx):
+    """Read all rows as they were fed and leave them."""
+    feed = ctx.get_data_feed()
+    rows = []
+    while not feed.should_stop():
+        rows += feed.next_batch(args.get("batch", 50))
+        if args.get("pause"):
+            time.sleep(args["pause"])
+    note(args["out"], ctx, rows)
+
+
+def describe(args, ctx):
+    """Leave what a program may want to know about its surroundings."""
+    import importlib
+
+    from pyspark import SparkFiles
+
+    feed = ctx.get_data_feed()
+    broadcast = args["broadcast"]
+    note(
+        args["out"],
+        ctx,
+        {
+            "job_name": ctx.job_name,
+            "executor_id": ctx.executor_id,
+            "num_workers": ctx.num_workers,
+            "cluster_spec": ctx.cluster_spec,
+            "tf_config": os.environ["TF_CONFIG"],
+            "environ": os.environ.get("TFOS_TEST_SETTING"),
+            "cwd": os.getcwd(),
+            "file": Path(SparkFiles.get("words.txt")).read_text(),
+            "module": importlib.import_module("tfos_test_module").NAME,
+            "broadcast": broadcast.value,
+            "pid": os.getpid(),
+            "session": os.getsid(0),
+        },
+    )
+    while not feed.should_stop():
+        feed.next_batch(10)
+
+
+def arguments(args, ctx):
+    """Leave sys.argv."""
+    note(args[0], ctx, sys.argv)
+
+
+def square(args, ctx):
+    """Inference: the square of each row."""
+    feed = ctx.get_data_feed(train_mode=False)
+    while not feed.should_stop():
+        rows = feed.next_batch(args.get("batch", 16))
+        if rows:
+            feed.batch_results([row * row for row in rows])
+
+
+def label(args, ctx):
+    """Inference on rows with columns: a result of two named columns."""
+    feed = ctx.get_data_feed(train_mode=False)
+    while not feed.should_stop():
+        rows = feed.next_batch(8)
+        if rows:
+            feed.batch_results([{"id": row["id"], "twice": row["x"] * 2} for row in rows])
+
+
+def fail_at(args, ctx):
+    """Raise after some rows at one node."""
+    feed = ctx.get_data_feed()
+    seen = 0
+    while not feed.should_stop():
+        seen += len(feed.next_batch(10))
+        if ctx.task_index == args["node"] and seen >= args["rows"]:
+            raise ArithmeticError(f"seen {seen} rows, that is too many")
+
+
+def fail_late(args, ctx):
+    """Raise after the end of the feed."""
+    feed = ctx.get_data_feed()
+    while not feed.should_stop():
+        feed.next_batch(10)
+    if ctx.task_index == 1:
+        raise LookupError("the model could not be saved")
+
+
+def stop_early(args, ctx):
+    """Take some rows; then terminate (``how='terminate'``) or return."""
+    feed = ctx.get_data_feed()
+    seen = 0
+    while not feed.should_stop() and seen < args["rows"]:
+        seen += len(feed.next_batch(10))
+    if args["how"] == "terminate":
+        feed.terminate()
+    note(args["out"], ctx, seen)
+
+
+def slow(args, ctx):
+    """Read slowly and say one's process id, for those who want to kill it."""
+    feed = ctx.get_data_feed()
+    note(args["out"], ctx, os.getpid(), "pid")
+    while not feed.should_stop():
+        feed.next_batch(1)
+        time.sleep(args.get("pause", 0.01))
+
+
+def deaf(args, ctx):
+    """Begin to read and never go on."""
+    feed = ctx.get_data_feed()
+    feed.next_batch(1)
+    note(args["out"], ctx, os.getpid(), "pid")
+    time.sleep(3600)
+
+
+def alone(args, ctx):
+    """A program that reads its data itself."""
+    note(args["out"], ctx, ctx.num_workers)

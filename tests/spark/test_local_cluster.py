@@ -1,0 +1,315 @@
+"""Two executors with one core each: rows, results, surroundings, failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+from pyspark.sql import Row, SparkSession
+
+import tfos_fast
+from tests.spark import mains
+from tests.spark.mains import noted
+from tfos_fast.cluster import InputMode
+from tfos_fast.errors import ClusterError, MainNotPicklable, NodeFailed, NodeKilled, NotEnoughMemory, NotEnoughSlots
+
+MASTER = "local-cluster[2,1,1024]"
+SETTINGS = {"spark.executorEnv.TFOS_TEST_SETTING": "set"}
+SMALL = {"memory": "8m"}
+
+
+@pytest.fixture(scope="module")
+def session(sc):
+    return SparkSession(sc)
+
+
+def numbered(sc, sizes):
+    """An RDD of (partition, row) pairs with partitions of these sizes."""
+    sizes = list(sizes)
+    return sc.parallelize(range(len(sizes)), len(sizes)).flatMap(lambda p: ((p, row) for row in range(sizes[p])))
+
+
+def check_once_and_in_order(nodes, sizes, epochs=1):
+    """Every row arrived once (per epoch), each partition at one node and in order."""
+    seen = {}
+    for rows in nodes.values():
+        for partition, row in rows:
+            seen.setdefault(partition, []).append(row)
+    assert {p: len(rows) for p, rows in seen.items()} == {p: n * epochs for p, n in enumerate(sizes) if n}
+    for partition, rows in seen.items():
+        if epochs == 1:
+            assert rows == list(range(sizes[partition]))
+        else:
+            assert sorted(rows) == sorted(list(range(sizes[partition])) * epochs)
+
+
+def test_rows_arrive_once_and_in_order(sc, out):
+    sizes = [1000, 3, 0, 5000, 1, 777]
+    with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:
+        assert [node.name for node in cluster.nodes] == ["worker:0", "worker:1"]
+        assert len({node.executor.pid for node in cluster.nodes}) == 2
+        report = cluster.feed(numbered(sc, sizes))
+        assert report.rows == sum(sizes)
+        assert sum(report.rows_of_node.values()) == sum(sizes)
+        assert report.ended_early == {}
+    nodes = noted(out)
+    assert set(nodes) == {0, 1}
+    check_once_and_in_order(nodes, sizes)
+
+
+def test_epochs_and_several_feeds(sc, out):
+    sizes = [100, 250]
+    with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:
+        assert cluster.train(numbered(sc, sizes), num_epochs=2).rows == 700
+        assert cluster.feed(numbered(sc, sizes)).epochs == 1
+    check_once_and_in_order(noted(out), sizes, epochs=3)
+
+
+def test_empty_rdd_and_empty_partitions(sc, out):
+    with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:
+        assert cluster.feed(sc.emptyRDD()).rows == 0
+        assert cluster.feed(sc.parallelize([], 4)).rows == 0
+        assert cluster.feed(sc.parallelize([7], 4)).rows == 1
+    assert sorted(row for rows in noted(out).values() for row in rows) == [7]
+
+
+def test_dataframe(session, sc, out):
+    frame = session.range(3000, numPartitions=3).selectExpr("id", "cast(id * 0.5 as double) as x", "cast(id as string) as name")
+    with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:
+        assert cluster.feed(frame).rows == 3000
+        assert cluster.feed(frame.where("id < 0")).rows == 0
+    rows = sorted((row["id"], row["x"], row["name"]) for rows in noted(out).values() for row in map(as_dict, rows))
+    assert rows == [(i, i * 0.5, str(i)) for i in range(3000)]
+
+
+def as_dict(row):
+    return row if isinstance(row, dict) else dict(zip(("id", "x", "name"), row, strict=True))
+
+
+def test_infer_rdd(sc, out):
+    with tfos_fast.run(sc, mains.square, {}, 2, **SMALL) as cluster:
+        results = cluster.infer(sc.parallelize(range(1000), 5))
+        for _ in range(2):  # it is lazy, and may be evaluated again
+            assert results.collect() == [i * i for i in range(1000)]
+        assert cluster.inference(sc.parallelize([3], 3)).collect() == [9]
+        assert results.zip(results).take(3) == [(0, 0), (1, 1), (4, 4)]
+
+
+def test_infer_dataframe(session, sc, out):
+    frame = session.range(500, numPartitions=3).selectExpr("id", "cast(id * 0.5 as double) as x")
+    with tfos_fast.run(sc, mains.label, {}, 2, **SMALL) as cluster:
+        results = cluster.infer(frame, schema="id long, twice double")
+        assert results.columns == ["id", "twice"]
+        assert [tuple(row) for row in results.orderBy("id").collect()] == [(i, float(i)) for i in range(500)]
+        learned = cluster.infer(frame)
+        assert dict(learned.dtypes) == {"id": "bigint", "twice": "double"}
+        assert learned.where("twice = 7").collect() == [Row(id=7, twice=7.0)]
+        with pytest.raises(ClusterError, match="give infer"):
+            cluster.infer(frame.where("id < 0"))
+
+
+def test_surroundings(sc, out, tmp_path):
+    (tmp_path / "words.txt").write_text("from the driver")
+    (tmp_path / "tfos_test_module.py").write_text("NAME = 'shipped'")
+    sc.addFile(str(tmp_path / "words.txt"))
+    sc.addPyFile(str(tmp_path / "tfos_test_module.py"))
+    shared = sc.broadcast({"weights": list(range(10))})
+    with tfos_fast.run(sc, mains.describe, {"out": out, "broadcast": shared}, 2, **SMALL):
+        pass
+    seen = noted(out)
+    assert set(seen) == {0, 1}
+    for i, it in seen.items():
+        assert (it["job_name"], it["executor_id"], it["num_workers"]) == ("worker", i, 2)
+        assert len(set(it["cluster_spec"]["worker"])) == 2
+        assert json.loads(it["tf_config"]) == {"cluster": it["cluster_spec"], "task": {"type": "worker", "index": i}}
+        assert it["environ"] == "set"
+        assert it["file"] == "from the driver"
+        assert it["module"] == "shipped"
+        assert it["broadcast"] == {"weights": list(range(10))}
+        assert it["session"] == it["pid"]
+    assert len({it["cwd"] for it in seen.values()}) == 2  # each in its executor's folder
+
+
+def test_list_of_arguments_becomes_argv(sc, out):
+    with tfos_fast.run(sc, mains.arguments, [out, "--steps", 5], 2, **SMALL):
+        pass
+    assert noted(out) == {0: [out, "--steps", "5"], 1: [out, "--steps", "5"]}
+
+
+def test_exception_in_main_is_raised_by_feed(sc, out):
+    with (
+        pytest.raises(NodeFailed, match="seen .* rows, that is too many") as caught,
+        tfos_fast.run(sc, mains.fail_at, {"node": 1, "rows": 40}, 2, **SMALL) as cluster,
+    ):
+        cluster.feed(numbered(sc, [100_000] * 4))
+    assert caught.value.node == "worker:1"
+    assert "in fail_at" in caught.value.remote_traceback
+    assert "ArithmeticError" in str(caught.value)
+
+
+def test_exception_after_the_feed_is_raised_by_shutdown(sc, out):
+    cluster = tfos_fast.run(sc, mains.fail_late, {}, 2, **SMALL)
+    cluster.feed(numbered(sc, [50, 50]))
+    with pytest.raises(NodeFailed, match="the model could not be saved") as caught:
+        cluster.shutdown()
+    assert caught.value.node == "worker:1"
+    cluster.shutdown()  # again: nothing happens
+    with pytest.raises(ClusterError, match="shut down"):
+        cluster.feed(sc.parallelize([1]))
+
+
+def test_failed_cluster_says_so_again(sc, out):
+    with tfos_fast.run(sc, mains.fail_at, {"node": 0, "rows": 1}, 2, **SMALL) as cluster:
+        with pytest.raises(NodeFailed):
+            cluster.feed(numbered(sc, [1000] * 2))
+        with pytest.raises(ClusterError, match=r"has failed before: worker:0 .*ArithmeticError"):
+            cluster.feed(sc.parallelize([1]))
+
+
+def wait_for(look, what, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline, f"{what} never came"
+        time.sleep(0.01)
+    return look()
+
+
+def fed(cluster, name):
+    beat = cluster._coordinator.nodes[name].beat
+    return beat is not None and beat.rows_published
+
+
+def kill_when_fed(out, cluster, number, killed):
+    """SIGKILL a trainer once its node has rows."""
+
+    def run():
+        pid = wait_for(lambda: noted(out, "pid").get(number), "the trainer")
+        wait_for(lambda: fed(cluster, f"worker:{number}"), "a row")
+        killed.append(time.monotonic())
+        os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_killed_trainer_is_named(sc, out, record_property):
+    killed = []
+    with tfos_fast.run(sc, mains.slow, {"out": out}, 2, **SMALL) as cluster:
+        thread = kill_when_fed(out, cluster, 1, killed)
+        with pytest.raises(NodeKilled, match=r"worker:1 on .*killed by signal 9 \(SIGKILL\)") as caught:
+            cluster.feed(numbered(sc, [100_000] * 4))
+        record_property("seconds from SIGKILL to the exception", time.monotonic() - killed[0])
+        thread.join()
+    assert (caught.value.signal, caught.value.node) == (9, "worker:1")
+
+
+class Suicide:
+    """Rows of a partition whose Python worker is killed once, after some rows."""
+
+    def __init__(self, marker, at):
+        self.marker, self.at = marker, at
+
+    def __call__(self, index, rows):
+        for n, row in enumerate(rows):
+            if index == 1 and n == self.at and not os.path.exists(self.marker):
+                open(self.marker, "w").close()
+                time.sleep(0.5)  # let what was packed be published
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield row
+
+
+def test_killed_feeder_is_tried_again_and_rows_come_once(sc, out, tmp_path):
+    sizes = [2000, 30_000, 2000]
+    rows = numbered(sc, sizes).mapPartitionsWithIndex(Suicide(str(tmp_path / "killed"), 20_000))
+    with tfos_fast.run(sc, mains.collect, {"out": out}, 2, memory="1m", slot_bytes="64k") as cluster:
+        report = cluster.feed(rows)
+    assert (tmp_path / "killed").exists()
+    assert report.rows == sum(sizes)
+    seen = {}
+    for node_rows in noted(out).values():
+        for partition, row in node_rows:
+            seen.setdefault(partition, []).append(row)
+    # The second attempt may have gone to the other node: then the order between the two nodes' parts is by rows.
+    assert {p: sorted(r) for p, r in seen.items()} == {p: list(range(n)) for p, n in enumerate(sizes)}
+
+
+@pytest.mark.parametrize("how", ["terminate", "return"])
+def test_nodes_that_have_enough_end_the_feed(sc, out, how):
+    with tfos_fast.run(sc, mains.stop_early, {"out": out, "rows": 100, "how": how}, 2, **SMALL) as cluster:
+        report = cluster.feed(numbered(sc, [200_000] * 8), epochs=3)
+        assert set(report.ended_early) == {"worker:0", "worker:1"}
+        assert report.rows < 8 * 200_000
+        assert report.epochs == 1
+    assert set(noted(out)) == {0, 1}
+
+
+def test_tensorflow_mode_is_not_fed(sc, out):
+    with tfos_fast.run(sc, mains.alone, {"out": out}, 2, input_mode=InputMode.TENSORFLOW, **SMALL) as cluster:
+        with pytest.raises(ClusterError, match=r"InputMode\.SPARK"):
+            cluster.feed(sc.parallelize([1]))
+    assert noted(out) == {0: 2, 1: 2}
+
+
+def test_reserve_alone_and_start_later(sc, out):
+    with tfos_fast.reserve(sc, 2, **SMALL) as cluster:
+        with pytest.raises(ClusterError, match="start main before feed"):
+            cluster.feed(sc.parallelize([1]))
+        cluster.start(mains.collect, {"out": out})
+        with pytest.raises(ClusterError, match="started already"):
+            cluster.start(mains.collect, {"out": out})
+        cluster.feed(sc.parallelize(range(10), 2))
+    assert sorted(row for rows in noted(out).values() for row in rows) == list(range(10))
+
+
+def test_too_few_slots_are_told_at_once(sc):
+    with pytest.raises(NotEnoughSlots, match=r"3 nodes need 3 task slots.* 2\. .*local-cluster\[executors"):
+        tfos_fast.reserve(sc, 3, **SMALL)
+
+
+def test_too_little_memory_is_told(sc):
+    with pytest.raises(NotEnoughMemory, match="memory"):
+        tfos_fast.reserve(sc, 2, memory="100t")
+
+
+def test_main_that_cannot_be_pickled(sc):
+    lock = threading.Lock()
+
+    def main(args, ctx):
+        with lock:
+            pass
+
+    with pytest.raises(MainNotPicklable, match="main or its arguments"):
+        tfos_fast.run(sc, main, [], 2, **SMALL)
+    with pytest.raises(MainNotPicklable, match="SparkContext"):
+        tfos_fast.run(sc, lambda args, ctx: sc, [], 2, **SMALL)
+
+
+def test_error_in_the_users_rdd_is_sparks_own(sc, out):
+    from py4j.protocol import Py4JJavaError
+
+    with (
+        tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster,
+        pytest.raises(Py4JJavaError, match="ZeroDivisionError"),
+    ):
+        cluster.feed(sc.parallelize(range(10), 2).map(lambda x: 1 // (x - 5)))
+
+
+def test_death_of_an_executor_is_an_error(sc, out):
+    """Last, because Spark then brings up another executor."""
+    with tfos_fast.run(sc, mains.slow, {"out": out}, 2, **SMALL) as cluster:
+        victim = cluster.nodes[0].executor.pid
+
+        def kill():
+            wait_for(lambda: fed(cluster, "worker:0"), "a row")
+            os.kill(victim, signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        with pytest.raises(NodeKilled, match=rf"worker:0 on .* its Spark executor \(process {victim}\) died"):
+            cluster.feed(numbered(sc, [100_000] * 4))
+        thread.join()
