@@ -6,6 +6,7 @@ the schema has to widen.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,7 @@ def _only_integers(value: Any) -> bool:
     return all(isinstance(item, (int, np.integer)) for item in np.asarray(value, dtype=object).ravel())
 
 
+@functools.cache
 def can_cast(source: str, target: str, *, cast: bool) -> bool:
     """Whether values of one element type may be written into a column of another.
 

@@ -32,6 +32,7 @@ cdef struct ColumnState:
     bint cast                               # column mode with declared types
     int code                                # of _values.Code; NO_CODE: numpy does it
     int takes                               # of _values.Leaf
+    int casts                               # column mode, float32 and float64: bit n for each array of Code n to cast
     int dims
     Py_ssize_t shape[MAX_DIMS]
     Py_ssize_t steps[MAX_DIMS]              # bytes from one item of a dimension to the next

@@ -18,7 +18,8 @@ from libc.string cimport memcpy, strcmp
 
 from tfos_fast._values cimport (
     BOOL, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, NO_CODE, Py_SIZE, Py_TYPE, PyList_Type, PyTuple_Type,
-    TAKES_BOOL, TAKES_FLOAT, TAKES_INT, TAKES_SUBCLASS, UINT8, UINT16, UINT32, UINT64, fill_any, tfos_items,
+    TAKES_BOOL, TAKES_FLOAT, TAKES_INT, TAKES_SUBCLASS, UINT8, UINT16, UINT32, UINT64, cast_any, fill_any,
+    tfos_items,
 )
 
 cdef extern from "Python.h":
@@ -97,6 +98,10 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
         for leaf, name in _convert.LEAVES.items():
             if _convert.can_cast(name, column.dtype, cast=cast):
                 state.takes |= <int>TAKES[leaf.__name__]
+        if state.code == FLOAT32 or state.code == FLOAT64:
+            for name, code in CODES.items():
+                if _convert.can_cast(name, column.dtype, cast=cast):
+                    state.casts |= 1 << <int>code
     elif column.python == "ndarray":
         state.kind = ARRAY
     elif column.python == "npscalar":
@@ -197,22 +202,61 @@ cdef bint fill_nested(ColumnState* column, PyObject* value, int level, char* out
 
 
 cdef bint put_array(ColumnState* column, object array, char* out) except -1:
-    """Copy a C-contiguous array of just this type and shape; 0 when it is another."""
+    """Write a C-contiguous array of just this shape: copy it, or cast it to floats; 0 when that cannot be done here."""
     cdef Py_buffer view
-    cdef int i
+    cdef int i, code
     cdef bint same
     try:
         PyObject_GetBuffer(array, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
     except (BufferError, ValueError):  # not contiguous, or an element type without a format
         return 0
-    same = column.dims <= MAX_DIMS and view.ndim == column.dims and is_format(column, view.format)
+    same = column.dims <= MAX_DIMS and view.ndim == column.dims
     if same:
         for i in range(column.dims):
             same = same and view.shape[i] == column.shape[i]
     if same:
-        memcpy(out, view.buf, column.row_bytes)
+        if is_format(column, view.format):
+            memcpy(out, view.buf, column.row_bytes)
+        else:
+            code = code_of(view.format) if column.casts else NO_CODE
+            # numpy's own arrays are aligned; one that someone laid over odd bytes is left to numpy.
+            same = (
+                column.casts >> code & 1
+                and <size_t>view.buf % <size_t>view.itemsize == 0
+                and cast_any(code, view.buf, out, view.len // view.itemsize, column.code == FLOAT32)
+            )
     PyBuffer_Release(&view)
     return same
+
+
+cdef int code_of(const char* format) noexcept:
+    """The element type that the buffer protocol calls so; NO_CODE when it is none of ours or not native."""
+    cdef char name = format[0]
+    if format[1] != 0:
+        return NO_CODE
+    if name == b"B":
+        return UINT8
+    if name == b"d":
+        return FLOAT64
+    if name == b"f":
+        return FLOAT32
+    if name == b"l" or name == b"q":
+        return INT64
+    if name == b"i":
+        return INT32
+    if name == b"?":
+        return BOOL
+    if name == b"b":
+        return INT8
+    if name == b"h":
+        return INT16
+    if name == b"H":
+        return UINT16
+    if name == b"I":
+        return UINT32
+    if name == b"L" or name == b"Q":
+        return UINT64
+    return NO_CODE
 
 
 cdef bint put_scalar(ColumnState* column, object value, char* out) except -1:

@@ -87,13 +87,16 @@ cdef inline bint fill(number* out, PyObject** items, Py_ssize_t count, int takes
                 out[i] = <number>PyFloat_AS_DOUBLE(items[i])
                 i += 1
         elif kind is &PyLong_Type:
-            if not takes & TAKES_INT or not tfos_int(items[i], &value):
+            if not takes & TAKES_INT:
                 return 0
-            out[i] = <number>value
-            if number is not float and number is not double:
-                if <int64_t>out[i] != value or (number is uint64_t and value < 0):
+            while i < count and Py_TYPE(items[i]) is &PyLong_Type:
+                if not tfos_int(items[i], &value):
                     return 0
-            i += 1
+                out[i] = <number>value
+                if number is not float and number is not double:
+                    if <int64_t>out[i] != value or (number is uint64_t and value < 0):
+                        return 0
+                i += 1
         elif kind is &PyBool_Type:
             if not takes & TAKES_BOOL:
                 return 0
@@ -141,3 +144,53 @@ cdef inline bint fill_any(int code, void* out, PyObject** items, Py_ssize_t coun
     if code == UINT64:
         return fill(<uint64_t*>out, items, count, takes)
     return 0
+
+
+cdef fused source:
+    uint8_t
+    int8_t
+    int16_t
+    int32_t
+    int64_t
+    uint16_t
+    uint32_t
+    uint64_t
+    float
+    double
+
+
+cdef inline void cast_floats(source* values, void* out, Py_ssize_t count, bint single) noexcept nogil:
+    cdef Py_ssize_t i
+    if single:
+        for i in range(count):
+            (<float*>out)[i] = <float>values[i]
+    else:
+        for i in range(count):
+            (<double*>out)[i] = <double>values[i]
+
+
+cdef inline bint cast_any(int code, void* values, void* out, Py_ssize_t count, bint single) noexcept nogil:
+    """Write an array of any element type as float32 (single) or float64; 0 when its type has no loop here."""
+    if code == UINT8 or code == BOOL:
+        cast_floats(<uint8_t*>values, out, count, single)
+    elif code == FLOAT64:
+        cast_floats(<double*>values, out, count, single)
+    elif code == FLOAT32:
+        cast_floats(<float*>values, out, count, single)
+    elif code == INT64:
+        cast_floats(<int64_t*>values, out, count, single)
+    elif code == INT32:
+        cast_floats(<int32_t*>values, out, count, single)
+    elif code == INT8:
+        cast_floats(<int8_t*>values, out, count, single)
+    elif code == INT16:
+        cast_floats(<int16_t*>values, out, count, single)
+    elif code == UINT16:
+        cast_floats(<uint16_t*>values, out, count, single)
+    elif code == UINT32:
+        cast_floats(<uint32_t*>values, out, count, single)
+    elif code == UINT64:
+        cast_floats(<uint64_t*>values, out, count, single)
+    else:
+        return 0
+    return 1
