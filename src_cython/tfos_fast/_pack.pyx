@@ -8,10 +8,13 @@ from tfos_fast import _convert
 from tfos_fast.errors import RowTooLarge
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.dict cimport PyDict_Next
 from cpython.iterator cimport PyIter_Check
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
-from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
+from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 from posix.time cimport clock_gettime, timespec
@@ -41,7 +44,6 @@ cdef enum Event:
 
 cdef object _is_spark_row = _convert.is_spark_row
 cdef object _row_names = _convert.row_names
-cdef object _are_names = _convert.are_names
 
 
 cdef double _now() noexcept nogil:
@@ -86,7 +88,8 @@ cdef class RowPacker:
     cdef readonly bint has_pending
     cdef object _pending
     cdef object _structure
-    cdef object _names
+    cdef tuple _names
+    cdef tuple _keys                       # the same strings as the last dict had them
     cdef object _fields                    # the __fields__ object that was last found to be right,
     cdef object _row_type                  # and the type it was found at
     cdef list _keep
@@ -106,6 +109,7 @@ cdef class RowPacker:
         self._structure = schema.structure
         self._bare = schema.structure == "bare"
         self._names = schema.names
+        self._keys = self._names
         self._positional = self._names == tuple([f"c{i}" for i in range(len(self._names))])
         self._keep = []
         self.count = len(schema.columns)
@@ -331,10 +335,7 @@ cdef class RowPacker:
         if structure == "list":
             return tuple(row) if kind is list else None
         if structure == "dict":
-            # Keys in another order would not come back in theirs; a key of a subclass of str not as one.
-            if kind is not dict or len(row) != self.count or tuple(row) != self._names or not _are_names(row):
-                return None
-            return tuple(row.values())
+            return self._values_in_order(<dict>row) if kind is dict and len(row) == self.count else None
         fields = getattr(row, "__fields__", None)
         if fields is None or fields is not self._fields or kind is not self._row_type:
             if not _is_spark_row(row) or _row_names(row) != self._names:
@@ -364,12 +365,33 @@ cdef class RowPacker:
             return tuple(row) if self._positional else None
         if not isinstance(row, dict) or len(row) != self.count:
             return None
-        if tuple(row) == self._names:
-            return tuple(row.values())
+        if type(row) is dict:
+            values = self._values_in_order(<dict>row)
+            if values is not None:
+                return values
         try:
             return tuple([row[name] for name in self._names])
         except KeyError:
             return None
+
+    cdef object _values_in_order(self, dict row):
+        """The values when the keys are the columns' names in their order, and exactly str; else None."""
+        cdef Py_ssize_t i, position = 0
+        cdef PyObject* key
+        cdef PyObject* value
+        cdef tuple values = PyTuple_New(self.count)
+        cdef bint same_keys = True
+        for i in range(self.count):
+            PyDict_Next(row, &position, &key, &value)
+            if key != PyTuple_GET_ITEM(self._keys, i):
+                if not PyUnicode_CheckExact(<object>key) or <object>key != self._names[i]:
+                    return None
+                same_keys = False
+            Py_INCREF(<object>value)  # PyTuple_SET_ITEM takes a reference
+            PyTuple_SET_ITEM(values, i, <object>value)
+        if not same_keys:
+            self._keys = tuple(row)  # rows of one program share their keys: the next one is compared by identity
+        return values
 
     cdef int _make_room(self) except -1:
         """Lay the empty slot out for rows such as the pending one, which did not fit."""

@@ -9,6 +9,7 @@ from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
 
 cdef object _loads = pickle.loads
 
@@ -45,7 +46,8 @@ def heap_values(buffer, Py_ssize_t slot_bytes, Py_ssize_t offset, Py_ssize_t sta
     """
     cdef Py_buffer view
     cdef const char* slot
-    cdef const uint32_t* entry
+    cdef const char* entries
+    cdef uint32_t entry[2]
     cdef Py_ssize_t i
     cdef What what = KINDS[kind]
     cdef object value
@@ -55,9 +57,10 @@ def heap_values(buffer, Py_ssize_t slot_bytes, Py_ssize_t offset, Py_ssize_t sta
         if view.len < slot_bytes or offset < 0 or not 0 <= start <= stop or offset + 8 * stop > slot_bytes:
             raise ValueError(f"rows {start} to {stop} are not in a slot of {min(view.len, slot_bytes)} bytes")
         slot = <const char*>view.buf
-        entry = <const uint32_t*>(slot + offset) + 2 * start
+        entries = slot + offset + start * sizeof(entry)
         values = PyList_New(stop - start)
         for i in range(stop - start):
+            memcpy(entry, entries + i * sizeof(entry), sizeof(entry))  # a copied slot may lie anywhere
             if <Py_ssize_t>entry[0] + <Py_ssize_t>entry[1] > slot_bytes:
                 raise ValueError(f"row {start + i} of the slot points outside of it: the slot is damaged")
             if what == _STRING:
@@ -70,7 +73,6 @@ def heap_values(buffer, Py_ssize_t slot_bytes, Py_ssize_t offset, Py_ssize_t sta
                     value = _loads(value)
             Py_INCREF(value)  # PyList_SET_ITEM takes a reference
             PyList_SET_ITEM(values, i, value)
-            entry += 2
         return values
     finally:
         PyBuffer_Release(&view)
