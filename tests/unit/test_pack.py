@@ -7,6 +7,7 @@ import itertools
 import pickle
 import sys
 import time
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -312,25 +313,25 @@ def test_no_reference_is_lost_or_kept() -> None:
 
 
 def test_memory_does_not_grow() -> None:
-    import psutil
-
     rows = [([float(i)] * 50, np.zeros(20), f"text {i}", {"a": i}, np.float32(i)) for i in range(200)]
     packer, form, memory = packer_for(rows[0], capacity=400, slot_bytes=1 << 20)
-    process = psutil.Process()
 
-    def fill(times: int) -> None:
+    def fill(times: int) -> int:
         for _ in range(times):
             packer.unbind()
             packer.bind(memory, form)
             assert packer.pack_from(iter(rows), 60) == END
             assert len(decode.rows(form, memory, 0, packer.rows)) == 200
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
 
-    fill(20)
-    gc.collect()
-    before = process.memory_info().rss
-    fill(200)
-    gc.collect()
-    assert process.memory_info().rss - before < 8 << 20
+    tracemalloc.start()
+    try:
+        before = fill(3)
+        # One lost object per row would be 4000 of at least 32 bytes.
+        assert fill(20) - before < 64 << 10
+    finally:
+        tracemalloc.stop()
 
 
 # ---- values ----
