@@ -2,12 +2,13 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-PYTHON_BIN := $(CURDIR)/.venv/bin/python
+VENV := .venv
+PYTHON_BIN = $(VENV)/bin/python
 # Spark starts its Python workers by PYSPARK_PYTHON and Java by JAVA_HOME; the pyspark in .venv is a whole Spark, so no other SPARK_HOME.
-RUN = env -u SPARK_HOME JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON=$(PYTHON_BIN) $(PYTHON_BIN)
+RUN = env -u SPARK_HOME JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON="$(CURDIR)/$(PYTHON_BIN)" $(PYTHON_BIN)
 ARGS ?=
 
-.PHONY: help setup demo test lint unit build bench dist test-oldest clean
+.PHONY: help setup demo test lint unit build sanitize bench dist test-oldest clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -31,15 +32,19 @@ lint: setup ## ruff and mypy
 build: setup ## rebuild the compiled modules in place (TFOS_BUILD=debug|sanitize|coverage)
 	$(PYTHON_BIN) setup.py build_ext --inplace --force
 
+sanitize: setup ## the compiled modules under the address and undefined-behaviour sanitizers
+	@scripts/sanitize.sh $(PYTHON_BIN) $(ARGS)
+
 bench: setup ## the benchmarks, each prints ratios and the machine
 	@for program in benchmarks/bench_*.py; do echo "== $$program"; $(RUN) $$program $(ARGS) || exit 1; done
 
 dist: setup ## sdist and wheel in dist/
 	$(PYTHON_BIN) -m build
 
+test-oldest: VENV := .venv-oldest
 test-oldest: ## the tests with the oldest supported Spark, TensorFlow and libraries (.venv-oldest)
-	@VENV=.venv-oldest EXTRAS=test CONSTRAINTS=scripts/oldest.txt scripts/setup.sh
-	$(subst .venv/,.venv-oldest/,$(RUN)) -m pytest tests/unit tests/spark $(ARGS)
+	@VENV=$(VENV) CONSTRAINTS=scripts/oldest.txt scripts/setup.sh
+	$(RUN) -m pytest tests/unit tests/spark $(ARGS)
 
 clean: ## everything that was built or installed here
 	rm -rf .venv .venv-oldest build dist demo-output *.egg-info tfos_fast/*.so

@@ -57,7 +57,7 @@ setup(
         extensions,
         compiler_directives=directives,
         include_path=["src_cython"],
-        build_dir="build/cython",
+        build_dir=f"build/cython-{mode}",  # a mode has directives of its own
         gdb_debug=mode == "debug",
     )
 )

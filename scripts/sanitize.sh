@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Runs the tests of the compiled modules and of the channel with the modules built under the address and undefined-behaviour sanitizers.
+# Happens in build/sanitize, so the modules of this clone stay as they are. $1: the Python to use; the rest goes to pytest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python=$(realpath --no-symlinks "$1")
+shift
+rm -rf build/sanitize
+mkdir -p build/sanitize
+cp -r src_cython tests setup.py pyproject.toml build/sanitize/
+mkdir build/sanitize/tfos_fast
+tar -C tfos_fast --exclude='*.so' --exclude=__pycache__ -c . | tar -C build/sanitize/tfos_fast -x
+cd build/sanitize
+TFOS_BUILD=sanitize "$python" -W ignore setup.py -q build_ext --inplace
+
+# The interpreter itself is not sanitized, so the runtimes come first by force; it also keeps memory until it ends, which is no leak.
+LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
+    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+    "$python" -m pytest -q --capture=no -p no:cacheprovider \
+    tests/unit/test_pack.py tests/unit/test_decode.py tests/unit/test_arrow.py tests/unit/test_channel.py \
+    -k "not memory_does_not_grow" "$@"
