@@ -90,7 +90,7 @@ def test_regular_sequences_are_fixed_columns(value: Any, dtype: str, shape: tupl
         np.bytes_(b"x"),
         np.longlong(1),
         array.array("d", [1.0]),
-        np.matrix([[1.0]]),
+        np.zeros(2).view(np.recarray),
     ],
     ids=repr,
 )
