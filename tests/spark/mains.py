@@ -136,3 +136,23 @@ def deaf(args, ctx):
 def alone(args, ctx):
     """A program that reads its data itself."""
     note(args["out"], ctx, ctx.num_workers)
+
+
+def checksum(args, ctx):
+    """Read large rows and keep only counts."""
+    feed = ctx.get_data_feed()
+    rows, total, last, in_order = 0, 0, {}, True
+    while not feed.should_stop():
+        for partition, i, values in feed.next_batch(100):
+            in_order &= last.get(partition, -1) + 1 == i
+            last[partition] = i
+            rows += 1
+            total += int(values.sum())
+    note(args["out"], ctx, {"rows": rows, "sum": total, "in_order": in_order})
+
+
+def fail_in_a_moment(args, ctx):
+    """Take the rows of a feed, and raise some time after."""
+    ctx.get_data_feed().next_batch(10)
+    time.sleep(1)
+    raise ValueError("it went wrong later")

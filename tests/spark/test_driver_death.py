@@ -1,0 +1,58 @@
+"""The driver is killed: nothing of a cluster outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tests.conftest import our_processes
+from tests.spark.sparks import ROOT
+from tests.spark.test_local_cluster import wait_for
+
+DRIVER = """
+import sys, time
+import tfos_fast
+from tests.spark import mains
+from tests.spark.sparks import spark
+from tests.spark.test_local_cluster import fed, numbered, wait_for
+master, out, stage = sys.argv[1:]
+with spark(master) as sc:
+    cluster = tfos_fast.reserve(sc, 2, memory="8m")
+    if stage == "feeding":
+        import threading
+        cluster.start(mains.slow, {"out": out})
+        threading.Thread(target=lambda: cluster.feed(numbered(sc, [100_000] * 4)), daemon=True).start()
+        wait_for(lambda: fed(cluster, "worker:0") and fed(cluster, "worker:1"), "rows")
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("master", "stage"), [("local[2]", "reserved"), ("local[2]", "feeding"), ("local-cluster[2,1,1024]", "feeding")])
+def test_nothing_outlives_a_killed_driver(tmp_path, master, stage):
+    before = set(our_processes())
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, master, str(tmp_path), stage],
+        stdout=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        cwd=tmp_path,
+        text=True,
+    )
+    try:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "ready\n"
+        ours = {pid for pid in our_processes() if pid not in before}
+        assert len(ours) == (4 if stage == "feeding" else 2), "agents, and trainers when main was started"
+        family = psutil.Process(driver.pid).children(recursive=True)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        driver.stdout.close()
+    wait_for(lambda: not ours & set(our_processes()), "the end of agents and trainers")
+    _, alive = psutil.wait_procs(family, 30)  # the JVMs, which would count as a leak of the test
+    assert not alive

@@ -1,0 +1,148 @@
+"""One process with four slots: several feed tasks at one node, waits that end, bad rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import tfos_fast
+from tests.spark import mains
+from tests.spark.mains import noted
+from tests.spark.test_local_cluster import check_once_and_in_order, fed, numbered, wait_for
+from tfos_fast.errors import NodeFailed, NodeKilled, NotEnoughSlots, RowTooLarge, StallTimeout
+
+MASTER = "local[4]"
+SMALL = {"memory": "8m"}
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_several_feed_tasks_at_one_node(sc, out, nodes):
+    sizes = [4000, 10, 0, 9000, 1, 2500, 3000, 4000]
+    with tfos_fast.run(sc, mains.collect, {"out": out}, nodes, **SMALL) as cluster:
+        report = cluster.feed(numbered(sc, sizes))
+        assert report.rows == sum(sizes)
+        assert all(report.rows_of_node.values())  # nobody stays hungry
+    check_once_and_in_order(noted(out), sizes)
+
+
+def test_infer_with_several_tasks(sc):
+    with tfos_fast.run(sc, mains.square, {"batch": 64}, 2, **SMALL) as cluster:
+        assert cluster.infer(sc.parallelize(range(3000), 7)).collect() == [i * i for i in range(3000)]
+
+
+def test_a_partition_larger_than_the_memory_passes_through(sc, out):
+    rows = sc.parallelize(range(2), 2).flatMap(lambda p: ((p, i, np.full(250, i, np.float32)) for i in range(5000)))
+    with tfos_fast.run(sc, mains.checksum, {"out": out}, 1, memory="1m", slot_bytes="64k") as cluster:
+        assert cluster.feed(rows).rows == 10_000
+    assert noted(out) == {0: {"rows": 10_000, "sum": 2 * 250 * sum(range(5000)), "in_order": True}}
+
+
+def test_rows_of_changing_form_arrive_as_they_are(sc, out):
+    rows = [1, 2.5, "three", [4], None, {"five": 5}, [6, 7], True]
+    with tfos_fast.run(sc, mains.collect, {"out": out}, 1, **SMALL) as cluster:
+        cluster.feed(sc.parallelize(rows, 1))
+    assert noted(out)[0] == rows
+
+
+def test_row_larger_than_a_slot(sc, out):
+    with (
+        tfos_fast.run(sc, mains.collect, {"out": out}, 1, memory="1m", slot_bytes="64k") as cluster,
+        pytest.raises(RowTooLarge, match="slot_bytes"),
+    ):
+        cluster.feed(sc.parallelize(["x" * 100_000], 1))
+
+
+def test_trainer_that_does_not_go_on_ends_in_a_stall_timeout(sc, out):
+    with (
+        pytest.raises(StallTimeout, match="nothing moved") as caught,
+        tfos_fast.run(sc, mains.deaf, {"out": out}, 1, memory="1m", slot_bytes="64k") as cluster,
+    ):
+        cluster.feed(numbered(sc, [100_000] * 2), feed_timeout=3)
+    text = str(caught.value)
+    assert "worker:0" in text or "slot" in text
+
+
+def test_interrupt_cancels_the_feed(sc, out):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        tfos_fast.run(sc, mains.slow, {"out": out}, 2, **SMALL) as cluster,
+    ):
+        main_thread = threading.main_thread().ident
+
+        def interrupt():
+            wait_for(lambda: fed(cluster, "worker:0"), "a row")
+            signal.pthread_kill(main_thread, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        cluster.feed(numbered(sc, [100_000] * 4))
+    thread.join()
+    wait_for(lambda: not sc.statusTracker().getActiveJobsIds(), "the end of the job")
+
+
+@pytest.mark.parametrize("killed", [signal.SIGKILL, signal.SIGSEGV])
+def test_killed_agent_is_named(sc, out, killed):
+    with tfos_fast.run(sc, mains.slow, {"out": out}, 2, **SMALL) as cluster:
+        agent = cluster.nodes[1].agent.pid
+
+        def kill():
+            wait_for(lambda: fed(cluster, "worker:1"), "a row")
+            os.kill(agent, killed)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        with pytest.raises(NodeKilled, match=rf"worker:1 on .* its agent \(process {agent}\) is gone"):
+            cluster.feed(numbered(sc, [100_000] * 4))
+        thread.join()
+
+
+def test_failure_between_feeds_is_raised_by_the_next(sc, out):
+    with (
+        pytest.raises(NodeFailed, match="later"),
+        tfos_fast.run(sc, mains.fail_in_a_moment, {"out": out}, 1, **SMALL) as cluster,
+    ):
+        cluster.feed(sc.parallelize(range(10), 1))
+        wait_for(lambda: cluster._coordinator.failure, "the failure")
+        cluster.feed(sc.parallelize(range(10), 1))
+
+
+def test_exit_status_of_main(sc, out):
+    with pytest.raises(NodeKilled, match="ended with status 3 without a word"):
+        tfos_fast.run(sc, lambda args, ctx: os._exit(3), None, 1, **SMALL).shutdown()
+    with pytest.raises(NodeFailed, match="SystemExit: 4"):
+        tfos_fast.run(sc, lambda args, ctx: exit(4), None, 1, **SMALL).shutdown()
+    tfos_fast.run(sc, lambda args, ctx: exit(0), None, 1, **SMALL).shutdown()
+
+
+def test_shutdown_kills_what_does_not_end(sc, out):
+    cluster = tfos_fast.run(sc, mains.deaf, {"out": out}, 1, **SMALL)
+    cluster.feed(sc.parallelize([1], 1))
+    pid = wait_for(lambda: noted(out, "pid"), "the trainer")[0]
+    with pytest.raises(tfos_fast.errors.ClusterTimeout, match="worker:0 still run"):
+        cluster.shutdown(timeout=0.5)
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_two_clusters_at_once(sc, out, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    with (
+        tfos_fast.run(sc, mains.collect, {"out": out}, 1, **SMALL) as a,
+        tfos_fast.run(sc, mains.collect, {"out": str(other)}, 1, **SMALL) as b,
+    ):
+        a.feed(sc.parallelize(range(5), 1))
+        b.feed(sc.parallelize(range(5, 9), 1))
+    assert noted(out) == {0: [0, 1, 2, 3, 4]}
+    assert noted(str(other)) == {0: [5, 6, 7, 8]}
+
+
+def test_too_few_slots(sc):
+    begin = time.monotonic()
+    with pytest.raises(NotEnoughSlots, match=r"5 nodes need 5 task slots.*local\[number of slots\]"):
+        tfos_fast.reserve(sc, 5)
+    assert not sc.statusTracker().getActiveJobsIds(), f"no job was needed to know ({time.monotonic() - begin:.1f} s)"
