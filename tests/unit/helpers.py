@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
+from tfos_fast.channel import Channel
+
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -46,3 +50,9 @@ def child(target: Callable[..., None], *args: Any) -> Iterator[Child]:
         process.process.kill()
         process.process.join(10)
         process.pipe.close()
+
+
+def write_images(pipe: Any, address: str, rows: int) -> None:
+    with Channel.attach(address).writer() as writer:
+        writer.write_rows((np.full(16, i, np.float32), i % 10) for i in range(rows))
+    pipe.send("written")

@@ -261,7 +261,7 @@ def test_declared_spec_casts_and_refuses():
             try:
                 with channel.writer() as writer:
                     writer.write_rows([([1.0, 2.0], 3), ([3.0, 4.0], 300)])
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 errors.append(error)
 
         thread = threading.Thread(target=write)

@@ -1,8 +1,24 @@
 """The shared-memory queue on its own: no Spark, no TensorFlow."""
 
-from tfos_fast.channel.channel import Channel
-from tfos_fast.channel.messages import Form
-from tfos_fast.channel.reader import Reader
-from tfos_fast.channel.writer import Writer
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tfos_fast.channel.channel import Channel
+    from tfos_fast.channel.messages import Form
+    from tfos_fast.channel.reader import Reader
+    from tfos_fast.channel.writer import Writer
+
+# Lazily: the compiled packer imports this package's schema and layout, and the writer imports the packer.
+_HOMES = {"Channel": "channel", "Form": "messages", "Reader": "reader", "Writer": "writer"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = ["Channel", "Form", "Reader", "Writer"]

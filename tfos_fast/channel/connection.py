@@ -71,6 +71,7 @@ class Connection:
         self.failure: errors.TfosError | None = None
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)  # a connection dropped without close must not hang the garbage collector
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.connect(f"ipc://{where.socket}")
@@ -251,6 +252,7 @@ class Connection:
         if self._closed:
             return
         self._closed = True
+        self.segment.close()
         os.close(self._pidfd)
         if os.getpid() != self._pid:
             return  # the parent's socket is not ours to close

@@ -190,6 +190,14 @@ class Reader:
                 return
             yield batch.columns
 
+    def open_columns(self, n: int, spec: Spec | None = None, *, wait: bool = True) -> Schema | None:
+        """Declare column mode; with ``wait`` return the schema of the first rows once they came (None: the feed ended first)."""
+        with self._lock:
+            self._declare(m.Form("columns", n, spec or {}))
+            if wait and self.schema is None and not self._terminated:
+                self._pin(n, None)
+            return self.schema
+
     def next_batch(
         self, n: int, *, spec: Spec | None = None, epoch_ends: bool = False, timeout: float | None = None
     ) -> Batch | None:

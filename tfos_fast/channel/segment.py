@@ -15,7 +15,7 @@ import struct
 from pathlib import Path
 
 from tfos_fast._segment import Lease, Mapping, ReleaseSet, Window
-from tfos_fast.errors import AddressError, NotEnoughMemory, SegmentError
+from tfos_fast.errors import AddressError, ChannelClosed, NotEnoughMemory, SegmentError
 
 HEADER_BYTES = 4096
 MIN_SLOTS = 4  # two may be held back by a hoarding reader, one is being read, one is being written
@@ -95,7 +95,8 @@ class Segment:
     slot_bytes : int
         Bytes in a slot, a multiple of 4096.
     n_slots : int
-    mapping : Mapping
+    size : int
+        Bytes of the whole segment, header included.
     fd : int
         Held open by the creator only; -1 elsewhere.
     """
@@ -117,7 +118,8 @@ class Segment:
             raise AddressError(f"the segment's header says {total} bytes, the file has {size}")
         if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             raise AddressError("the segment is not sealed against truncation")
-        self.mapping = Mapping(fd, size)
+        self.size = size
+        self._mapping: Mapping | None = Mapping(fd, size)
         if keep_fd:
             self.fd = fd
 
@@ -196,9 +198,17 @@ class Segment:
         return cls(fd, keep_fd=True)
 
     @property
-    def size(self) -> int:
-        """Bytes of the whole segment, header included."""
-        return self.mapping.size
+    def mapping(self) -> Mapping:
+        """The memory.
+
+        Raises
+        ------
+        ChannelClosed
+            This handle was closed.
+        """
+        if self._mapping is None:
+            raise ChannelClosed("this handle on the segment is closed")
+        return self._mapping
 
     def window(self, slot: int) -> Window:
         """The bytes of a slot that this process was granted. Memory is not copied."""
@@ -209,7 +219,8 @@ class Segment:
         return Lease(self.mapping, HEADER_BYTES + slot * self.slot_bytes, self.slot_bytes, released, slot)
 
     def close(self) -> None:
-        """Give up the descriptor. The mapping stays until the last array that aliases it is gone."""
+        """Give up descriptor and mapping. The memory stays mapped until the last array that aliases it is gone."""
+        self._mapping = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

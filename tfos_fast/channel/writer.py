@@ -345,6 +345,9 @@ class Writer:
             done, self._arrow_heap = pack_batch(
                 self._layout, self._window, self._arrow_rows, self._arrow_heap, batch, start, exact=self._form.exact
             )
+            if done == 0 and self._arrow_rows == 0:
+                self._layout = self._layout.roomier()
+                continue
             self._arrow_rows += done
             start += done
             self._conn.pump()
@@ -396,7 +399,9 @@ class Writer:
         self._flush = False  # only now: a reader that starved before the first row came still waits for it
         heap = self._arrow_heap if self._arrow_rows else (self._packer.heap_used if self._packer is not None else 0)
         self._heap_per_row = max(1.0, 1.05 * heap / rows)
-        slot, window, filled, batch = self._slot, self._window, self._layout, self._form.batch
+        # The packer may have laid an empty slot out anew, with more heap, for a row larger than those before.
+        filled = self._layout if self._arrow_rows or self._packer is None else self._packer.layout
+        slot, window, batch = self._slot, self._window, self._form.batch
         tail = rows % batch if batch and rows > batch and not last else 0
         if tail and not self._granted:
             tail = 0  # no slot to move it to; the reader merges
