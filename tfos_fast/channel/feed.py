@@ -395,6 +395,12 @@ class Feed:
         for name, state in self.peers.items():
             if state.role == "writer":
                 self._send(name, m.Terminated())
+        if self.form is None:
+            # Nobody will declare one any more: answer the writers that wait for it, so that they can end.
+            self.form = m.Form("rows")
+            for name, state in list(self.peers.items()):
+                if state.waiting is not None:
+                    self._open_partition(name, state.waiting)
         self._grant()
         self.on_terminated()
 
