@@ -71,7 +71,7 @@ class ResultWriter:
                 finally:
                     packer.unbind()
                 self._conn.send(
-                    m.Publish(slot, stream, count, where.capacity, self._schema_id) if count else m.GiveBack(slot)
+                    m.Publish(slot, stream, count, packer.layout.capacity, self._schema_id) if count else m.GiveBack(slot)
                 )
 
     def _agree(self, row: Any) -> None:
