@@ -27,9 +27,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pickle
-import platform
 import random
 import statistics
 import sys
@@ -40,8 +38,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine, show
 
-import tfos_fast
 from tfos_fast._pack import END, FULL, RowPacker
 from tfos_fast.channel.layout import Layout, plan
 from tfos_fast.channel.schema import apply_spec, infer
@@ -217,23 +215,6 @@ def by_memcpy(total: int, count: int) -> Callable[[], int]:
     return run
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )
-    return {
-        "processor": model,
-        "processors": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "tfos_fast": tfos_fast.__version__,
-    }
-
-
 def measure(make: Callable[[int], Any], spec: dict | None, exact: bool, *, hot: bool, repeats: int, seconds: float) -> dict:
     """All contestants over the same rows."""
     few = [wrap(make(i), spec) for i in range(HOT)]
@@ -272,8 +253,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.1, help="about how long a repeat packs (default %(default)s)")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     options = parser.parse_args()
-    report: dict[str, Any] = {"machine": machine(), "repeats": options.repeats, "cases": {}}
-    print(json.dumps(report["machine"], indent=1))
+    report: dict[str, Any] = {"machine": machine("numpy"), "repeats": options.repeats, "cases": {}}
+    show(report["machine"])
     columns = ["pack", "memcpy", "numpy", "pickle", "pickle, both ways", "batched pickle"]
     print(f"\nmedian us/row of {options.repeats} repeats; in brackets how many times the packer's time that is\n")
     print(f"{'case':46}" + "".join(f"{name:>20}" for name in columns))
