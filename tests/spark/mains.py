@@ -156,3 +156,22 @@ def fail_in_a_moment(args, ctx):
     ctx.get_data_feed().next_batch(10)
     time.sleep(1)
     raise ValueError("it went wrong later")
+
+
+def one_of_two(args, ctx):
+    """Node 0 takes 10 rows and returns, node 1 takes all it can get."""
+    feed = ctx.get_data_feed()
+    seen = 0
+    while not feed.should_stop() and (ctx.task_index or seen < 10):
+        seen += len(feed.next_batch(10))
+    note(args["out"], ctx, seen)
+
+
+def bad_inference(args, ctx):
+    """Fail at a row."""
+    feed = ctx.get_data_feed(train_mode=False)
+    while not feed.should_stop():
+        for row in feed.next_batch(1):
+            if row == 7:
+                raise ValueError("cannot label 7")
+            feed.batch_results([row])

@@ -93,14 +93,26 @@ def standalone(workers: int, cores: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="tfos-spark-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         home = make_spark_home(folder / "home")
-        env = dict(os.environ, SPARK_HOME=str(home), SPARK_LOCAL_IP="127.0.0.1", PYTHONPATH=str(ROOT), PYSPARK_PYTHON=sys.executable)
+        env = dict(
+            os.environ, SPARK_HOME=str(home), SPARK_LOCAL_IP="127.0.0.1", PYTHONPATH=str(ROOT), PYSPARK_PYTHON=sys.executable
+        )
         launcher = [str(home / "bin" / "spark-class")]
         processes = []
 
         def launch(what: str, *args: str) -> Path:
             log = folder / f"{what}-{len(processes)}.log"
             with open(log, "wb") as out:
-                command = [*launcher, f"org.apache.spark.deploy.{what}", "--host", "127.0.0.1", "--port", "0", "--webui-port", "0", *args]
+                command = [
+                    *launcher,
+                    f"org.apache.spark.deploy.{what}",
+                    "--host",
+                    "127.0.0.1",
+                    "--port",
+                    "0",
+                    "--webui-port",
+                    "0",
+                    *args,
+                ]
                 processes.append(subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT))
             return log
 

@@ -33,7 +33,9 @@ with spark(master) as sc:
 """
 
 
-@pytest.mark.parametrize(("master", "stage"), [("local[2]", "reserved"), ("local[2]", "feeding"), ("local-cluster[2,1,1024]", "feeding")])
+@pytest.mark.parametrize(
+    ("master", "stage"), [("local[2]", "reserved"), ("local[2]", "feeding"), ("local-cluster[2,1,1024]", "feeding")]
+)
 def test_nothing_outlives_a_killed_driver(tmp_path, master, stage):
     before = set(our_processes())
     driver = subprocess.Popen(

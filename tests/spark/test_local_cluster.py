@@ -142,7 +142,7 @@ def test_list_of_arguments_becomes_argv(sc, out):
 
 def test_exception_in_main_is_raised_by_feed(sc, out):
     with (
-        pytest.raises(NodeFailed, match="seen .* rows, that is too many") as caught,
+        pytest.raises(NodeFailed, match=r"seen .* rows, that is too many") as caught,
         tfos_fast.run(sc, mains.fail_at, {"node": 1, "rows": 40}, 2, **SMALL) as cluster,
     ):
         cluster.feed(numbered(sc, [100_000] * 4))

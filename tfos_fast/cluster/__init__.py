@@ -1,7 +1,7 @@
 """The cluster floor: nodes on Spark's executors that run a TensorFlow program and are fed by Spark tasks.
 
-Its names are loaded when they are first asked for, so that agents and trainers, which live in this package too, need neither Spark nor
-each other's modules.
+Its names are loaded when they are first asked for, so that agents and trainers, which live in this package too, need neither Spark
+nor each other's modules.
 """
 
 from __future__ import annotations
@@ -9,11 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfos_fast.cluster.api import Cluster, InputMode, reserve, run
+    from tfos_fast.cluster.cluster import Cluster, InputMode
     from tfos_fast.cluster.context import Context
     from tfos_fast.cluster.report import FeedReport
+    from tfos_fast.cluster.reserving import reserve, run
 
-_HOMES = {"Cluster": "api", "InputMode": "api", "reserve": "api", "run": "api", "Context": "context", "FeedReport": "report"}
+_HOMES = {
+    "Cluster": "cluster",
+    "Context": "context",
+    "FeedReport": "report",
+    "InputMode": "cluster",
+    "reserve": "reserving",
+    "run": "reserving",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,8 @@
 """The node agent: the channel's broker and the trainer's parent, one process per node (``python -m tfos_fast.cluster.agent``).
 
 A reserving Spark task spawns it; it lives in a session of its own, outside the task. It ends when the coordinator says so, when the
-driver or the executor dies, and takes its trainer along. Everything happens in the broker's single-threaded loop on the main thread,
-which also spawns the trainer: the trainer's parent-death signal follows the thread that spawned it.
+driver or the executor dies, and takes its trainer along. Everything happens in the broker's single-threaded loop on the main
+thread, which also spawns the trainer: the trainer's parent-death signal follows the thread that spawned it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from tfos_fast.channel.broker import Broker
 from tfos_fast.channel.processes import open_pidfd
 from tfos_fast.channel.segment import Segment
 from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.child import Child
 from tfos_fast.cluster.machine import address_towards, host_name, machine_id, this_process
 from tfos_fast.errors import ClusterError, TfosError
 
@@ -36,7 +36,6 @@ DRIVER_GRACE = 5.0  # seconds without a connection to the driver, after which it
 FIRST_CONTACT = 30.0
 LAST_WORDS = 0.05  # a trainer's last messages may still be in the broker's socket when the kernel reports its death
 DYING = 10.0  # a trainer whose main has raised may take so long to end
-TERM_GRACE = 2.0  # between SIGTERM and SIGKILL
 LOCAL_KEYS = "infer/"  # partitions whose attempts do not share rows: their results go back to the attempt
 
 
@@ -71,9 +70,7 @@ class Agent:
         self._port.bind((self.ip, 0))
         endpoint = f"{self.ip}:{self._port.getsockname()[1]}"
 
-        self.trainer: subprocess.Popen[bytes] | None = None
-        self._trainer_directory = Path()
-        self._report_fd: int | None = None
+        self._child: Child | None = None
         self._ended = False
         self._states: list[m.Message] = []
         self._pending: dict[int, tuple[str, int, Callable[..., None]]] = {}
@@ -234,7 +231,7 @@ class Agent:
     def _on_control(self, name: str, body: bytes) -> bytes:
         if name != "start":
             raise ClusterError(f"{self.name} does not know what {name!r} is")
-        if self.trainer is not None:
+        if self._child is not None:
             return b"runs"
         start = msgspec.msgpack.decode(body, type=m.Start)
         directory = Path(start.directory).resolve()
@@ -244,67 +241,31 @@ class Agent:
         return b"started"
 
     def _spawn(self, directory: Path) -> None:
-        handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
-        # For the interpreter to find this package; the trainer then sets sys.path and PYTHONPATH as the Spark worker had them.
-        env = dict(handover.environ, PYTHONPATH=os.pathsep.join(path for path in handover.sys_path if path))
         self._port.close()
-        self._trainer_directory = directory
-        self._report_fd, report_in = os.pipe()
-        command = [sys.executable, "-m", "tfos_fast.cluster.trainer", str(directory), str(os.getpid()), str(report_in)]
-        try:
-            self.trainer = subprocess.Popen(
-                command, env=env, cwd=directory, stdin=subprocess.DEVNULL, pass_fds=(report_in,), start_new_session=True
-            )
-        finally:
-            os.close(report_in)
-        process = this_process(self.trainer.pid)
-        fd = os.pidfd_open(self.trainer.pid)  # it is our child: not reaped, so the id is its own
-        self.broker.watch(fd, self._once(fd, self._trainer_died))
-        self.broker.watch(self._report_fd, self._once(self._report_fd, self._trainer_reports))
-        self._state(m.Started(process))
+        child = self._child = Child(self.name, self.host, directory)
+        self.broker.watch(child.pidfd, self._once(child.pidfd, self._trainer_died))
+        self.broker.watch(child.report_fd, self._once(child.report_fd, self._trainer_reports))
+        self._state(m.Started(this_process(child.pid)))
 
     def _trainer_reports(self) -> None:
         """The pipe says that the report is written (or that the trainer is gone, of which the pidfd speaks)."""
-        report = self._read_report()
-        if report is not None and report.summary and not self._ended:
-            self._end(self._failure(report, 0))
+        assert self._child is not None
+        failure = self._child.failure(dead=False)
+        if failure is not None and not self._ended:
+            self._end(failure)
             deadline = time.monotonic() + DYING
             self.broker.every(1.0, lambda: self._kill() if time.monotonic() > deadline else None)
 
-    def _read_report(self) -> m.Report | None:
-        try:
-            return msgspec.msgpack.decode((self._trainer_directory / m.REPORT).read_bytes(), type=m.Report)
-        except FileNotFoundError:
-            return None
-
     def _trainer_died(self) -> None:
-        assert self.trainer is not None
-        code = self.trainer.wait()
+        assert self._child is not None
+        failure = self._child.failure(dead=True)
         if self._ended:
             return
-        report = self._read_report()
-        failure = self._failure(report, code)
         if failure is not None:
             self._end(failure)
-        else:
-            due = time.monotonic() + LAST_WORDS
-            self.broker.every(LAST_WORDS, lambda: self._end(None) if time.monotonic() >= due and not self._ended else None)
-
-    def _failure(self, report: m.Report | None, code: int) -> m.Failure | None:
-        """What the end of the trainer means: None when ``main`` returned."""
-        assert self.trainer is not None
-        who = f"{self.name} on {self.host}"
-        if report is not None and report.summary:
-            return m.Failure("NodeFailed", f"{who}: {report.summary}", self.name, self.host, report.remote_traceback)
-        if report is not None and code == 0:
-            return None
-        trainer = f"its trainer (process {self.trainer.pid})"
-        if code < 0:
-            text = f"{who}: {trainer} was killed by signal {-code} ({signal.Signals(-code).name}){_memory_hint(-code)}"
-            return m.Failure("NodeKilled", text, self.name, self.host, "", -code)
-        when = "after main had returned" if report is not None else "without a word from main"
-        text = f"{who}: {trainer} ended with status {code} {when}"
-        return m.Failure("NodeKilled", text, self.name, self.host)
+            return
+        due = time.monotonic() + LAST_WORDS
+        self.broker.every(LAST_WORDS, lambda: self._end(None) if time.monotonic() >= due and not self._ended else None)
 
     def _end(self, failure: m.Failure | None) -> None:
         self._ended = True
@@ -320,9 +281,7 @@ class Agent:
 
     def _explain_death(self, pid: int) -> channel_messages.Failed | None:
         """Words for a dead reader: if it was the trainer, its end is told by signal or traceback."""
-        if self.trainer is None or pid != self.trainer.pid:
-            return None
-        failure = self._failure(self._read_report(), self.trainer.wait())
+        failure = self._child.failure(dead=True) if self._child is not None and pid == self._child.pid else None
         if failure is None:
             return None
         return channel_messages.Failed(
@@ -330,27 +289,23 @@ class Agent:
         )
 
     def _kill(self) -> None:
-        """End the trainer and what it has spawned in its session."""
-        if self.trainer is None:
-            return
-        group = self.trainer.pid
-        if self.trainer.poll() is None:
-            _signal_group(group, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.trainer.wait(TERM_GRACE)
-        _signal_group(group, signal.SIGKILL)
-        self.trainer.wait()
+        if self._child is not None:
+            self._child.kill()
 
     # ---- life ----------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until the end."""
+
+        def drain(source: socket.socket) -> None:
+            source.recv(64)
+
         wake, waker = socket.socketpair()
         waker.setblocking(False)
         signal.signal(signal.SIGTERM, lambda *_: self._stop("SIGTERM"))
         # poll() restarts after a signal: the wake-up pipe makes it return.
         signal.set_wakeup_fd(waker.fileno())
-        self.broker.watch(wake, lambda: wake.recv(64) and None)
+        self.broker.watch(wake, lambda: drain(wake))
         self.broker.run()
 
     def close(self) -> None:
@@ -362,15 +317,6 @@ class Agent:
         self._socket.close()
         self._context.term()
         self.broker.close()
-
-
-def _signal_group(group: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-
-
-def _memory_hint(number: int) -> str:
-    return "; the kernel does this when memory runs out" if number == signal.SIGKILL else ""
 
 
 def main() -> None:

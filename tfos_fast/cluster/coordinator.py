@@ -3,8 +3,8 @@
 One thread owns the sockets, the ledger and the nodes' states. Other threads of the driver read snapshots under a lock, wait on a
 condition that is notified at every change, and leave requests in a queue that an eventfd announces.
 
-Agents authenticate by CURVE: the server's public key and one client key pair per cluster travel inside Spark's own task closures, and
-whoever does not hold the client's secret key never gets past the handshake.
+Agents authenticate by CURVE: the server's public key and one client key pair per cluster travel inside Spark's own task closures,
+and whoever does not hold the client's secret key never gets past the handshake.
 """
 
 from __future__ import annotations
@@ -15,50 +15,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 import zmq
 from zmq.utils import z85
 
-from tfos_fast.channel.processes import alive, open_pidfd
+from tfos_fast.channel.processes import open_pidfd
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ledger import Action, AskFence, Grant, Ledger, Refuse
 from tfos_fast.cluster.machine import machine_id
+from tfos_fast.cluster.states import NodeState
 from tfos_fast.errors import ClusterTimeout
 
 log = logging.getLogger("tfos_fast.cluster")
 
 SILENCE = 10.0  # seconds without a beat after which a node on another host is taken for dead
 HEARTBEAT = 2.0
-
-
-@dataclass
-class NodeState:
-    """What the coordinator knows of one node."""
-
-    name: str
-    token: str
-    host: str
-    agent: m.Process
-    connected: float = 0.0  # monotonic time of the last message
-    trainer: m.Process | None = None
-    started: bool = False
-    ended: bool = False
-    terminated: bool = False
-    failure: m.Failure | None = None
-    rows_taken: int = 0
-    rows_left: int = 0
-    beat: m.Beat | None = None
-    acks: set[int] = field(default_factory=set)
-    orders: dict[int, m.Message] = field(default_factory=dict)  # sent and not acknowledged
-    pidfd: int | None = None
-    gone: bool = False
-
-    @property
-    def eats(self) -> bool:
-        """Whether rows fed to it will still be taken."""
-        return not (self.ended or self.terminated or self.gone)
 
 
 @dataclass(frozen=True)
@@ -387,10 +360,3 @@ class Coordinator:
         # A peer that is not connected now is silently skipped by ROUTER; what it must have is sent again after its next Hello.
         if peer:
             self._socket.send_multipart([peer, m.encode(message)], zmq.NOBLOCK)
-
-
-def is_gone(process: m.Process, machine: str) -> bool | None:
-    """Whether a process has ended; None when it ran on another machine, where this one cannot look."""
-    if process.machine != machine:
-        return None
-    return not alive(process.pid, process.started)

@@ -13,7 +13,12 @@ from tfos_fast.cluster.messages import Handover
 from tfos_fast.errors import ClusterError
 
 # They let a process talk to Spark's own daemon and belong to the Python worker alone.
-_SECRETS = ("PYTHON_WORKER_FACTORY_SECRET", "PYTHON_WORKER_FACTORY_PORT", "PYTHON_WORKER_FACTORY_SOCK_PATH", "PYTHON_WORKER_FACTORY_SOCK_DIR")
+_SECRETS = (
+    "PYTHON_WORKER_FACTORY_SECRET",
+    "PYTHON_WORKER_FACTORY_PORT",
+    "PYTHON_WORKER_FACTORY_SOCK_PATH",
+    "PYTHON_WORKER_FACTORY_SOCK_DIR",
+)
 
 
 def worker_environment() -> dict[str, str]:
@@ -59,11 +64,6 @@ def apply(handover: Handover) -> None:
     module = _broadcast_module()
     for number, path in handover.broadcasts.items():
         module._broadcastRegistry[number] = module.Broadcast(path=path)
-
-
-def driver_broadcasts(sc: Any) -> list[Any]:
-    """The broadcast variables that the last pickling in this thread of the driver met."""
-    return list(sc._pickled_broadcast_vars)
 
 
 def _broadcast_module() -> Any:

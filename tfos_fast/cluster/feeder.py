@@ -123,9 +123,7 @@ class Feeder:
             return rows
 
         number, rows = self._feed((batch for batch in partition if batch.num_rows), write)
-        yield pa.RecordBatch.from_pydict(
-            {"partition": pa.array([number], pa.int32()), "rows": pa.array([rows], pa.int64())}
-        )
+        yield pa.RecordBatch.from_pydict({"partition": pa.array([number], pa.int32()), "rows": pa.array([rows], pa.int64())})
 
     def _feed(self, items: Iterator[Any], write: Callable[[Writer, Iterator[Any], int], int]) -> tuple[int, int]:
         number, attempt = _attempt()
@@ -191,7 +189,9 @@ class Inferrer:
             return
         channel = choose(self.nodes, number)
         if channel is None:
-            raise ClusterError(f"no node on {socket.gethostname()} takes rows any more: its main has returned or called terminate()")
+            raise ClusterError(
+                f"no node on {socket.gethostname()} takes rows any more: its main has returned or called terminate()"
+            )
         writer = None
         try:
             writer = channel.writer(stall_timeout=self.stall_timeout)

@@ -64,7 +64,7 @@ class SparkJob:
 
 def exception_of(failure: Failure) -> errors.TfosError:
     """A node's failure as the exception it names."""
-    kind = getattr(errors, failure.kind, errors.NodeFailed)
+    kind: Any = getattr(errors, failure.kind, errors.NodeFailed)
     if issubclass(kind, errors.NodeKilled):
         return kind(
             failure.summary, node=failure.node, host=failure.host, remote_traceback=failure.remote_traceback, signal=failure.signal

@@ -7,9 +7,10 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -19,9 +20,29 @@ from tfos_fast.cluster import environment
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Keys
 from tfos_fast.cluster.machine import this_process
-from tfos_fast.errors import AddressError, BrokerDied, ClusterError
+from tfos_fast.errors import AddressError, BrokerDied, ClusterError, MainNotPicklable
 
 AGENT_START = 60.0
+
+
+def pickle_main(sc: Any, main: Callable[..., Any], args: Any) -> tuple[bytes, list[Any]]:
+    """``(main, args)`` pickled, and the broadcast variables in them."""
+    import cloudpickle
+
+    if not callable(main):
+        raise MainNotPicklable(f"main must be a function main(args, ctx), not {main!r}")
+    sc._pickled_broadcast_vars.clear()
+    try:
+        payload = cloudpickle.dumps((main, args))
+        return payload, list(sc._pickled_broadcast_vars)
+    except Exception as error:
+        name = getattr(main, "__qualname__", repr(main))
+        raise MainNotPicklable(
+            f"{name} or its arguments cannot be sent to the executors: {error}. Make such objects (sessions, locks, files, the "
+            "SparkContext) inside main, not around it."
+        ) from error
+    finally:
+        sc._pickled_broadcast_vars.clear()
 
 
 def executor_pid() -> int:

@@ -1,8 +1,9 @@
 """Who delivers which partition, and how far: the book behind exactly-once delivery. Pure: no I/O, no clock.
 
-A *partition* is named by a key, ``<job>/<partition number>``, where a job is one epoch of one feed. An *attempt* is Spark's task attempt id, which grows from each launch
-to the next. One attempt at a time may publish rows of a partition, at one node. When a newer one comes, the node of the older one is
-asked to shut it out (*fence*) and to say how many rows it had published; only then may the newer one begin, behind those rows::
+A *partition* is named by a key, ``<job>/<partition number>``, where a job is one epoch of one feed. An *attempt* is Spark's task
+attempt id, which grows from each launch to the next. One attempt at a time may publish rows of a partition, at one node. When a
+newer one comes, the node of the older one is asked to shut it out (*fence*) and to say how many rows it had published; only then
+may the newer one begin, behind those rows::
 
     (new) --open--> ACTIVE --open by a newer attempt--> FENCING --fenced--> ACTIVE (behind the watermark)
                       |                                    |

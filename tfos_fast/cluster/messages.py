@@ -53,7 +53,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 # ---- agent to coordinator ----------------------------------------------------------------------------------------------------
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """First message on every connection."""
 
     name: str
@@ -62,13 +62,13 @@ class Hello(Message):
     agent: Process
 
 
-class Started(Message):
+class Started(Message, frozen=True):
     """The trainer runs."""
 
     trainer: Process
 
 
-class Ended(Message):
+class Ended(Message, frozen=True):
     """The trainer is gone: with a failure, or because ``main`` returned."""
 
     failure: Failure | None
@@ -76,11 +76,11 @@ class Ended(Message):
     rows_left: int  # published to this node and never taken
 
 
-class Terminated(Message):
+class Terminated(Message, frozen=True):
     """The trainer wants no more rows."""
 
 
-class Beat(Message):
+class Beat(Message, frozen=True):
     """The node's counters, once a second."""
 
     progress: int
@@ -91,7 +91,7 @@ class Beat(Message):
     reader: bool
 
 
-class OpenPartition(Message):
+class OpenPartition(Message, frozen=True):
     """A writer on this node wants to begin a partition; answered by `Opened` or `Refused`."""
 
     request: int
@@ -99,7 +99,7 @@ class OpenPartition(Message):
     attempt: int
 
 
-class Fenced(Message):
+class Fenced(Message, frozen=True):
     """Answer to `Fence`: rows of the partition that were published at this node."""
 
     key: str
@@ -107,7 +107,7 @@ class Fenced(Message):
     watermark: int
 
 
-class PartitionDone(Message):
+class PartitionDone(Message, frozen=True):
     """All rows of a partition are published."""
 
     key: str
@@ -115,7 +115,7 @@ class PartitionDone(Message):
     rows: int
 
 
-class Ack(Message):
+class Ack(Message, frozen=True):
     """Answer to `EndEpoch` and `EndFeed`, with the node's counters at that moment."""
 
     request: int
@@ -123,51 +123,51 @@ class Ack(Message):
     rows_left: int
 
 
-class Bye(Message):
+class Bye(Message, frozen=True):
     """The agent ends, and its trainer has ended."""
 
 
 # ---- coordinator to agent ----------------------------------------------------------------------------------------------------
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     """Answer to `Hello`."""
 
 
-class Opened(Message):
+class Opened(Message, frozen=True):
     """The attempt may write, and skips this many rows."""
 
     request: int
     skip: int
 
 
-class Refused(Message):
+class Refused(Message, frozen=True):
     """The attempt may not write."""
 
     request: int
     text: str
 
 
-class Fence(Message):
+class Fence(Message, frozen=True):
     """Shut out attempts at the partition that are older than this one."""
 
     key: str
     attempt: int
 
 
-class EndEpoch(Message):
+class EndEpoch(Message, frozen=True):
     """Put an end-of-epoch mark behind everything that is queued."""
 
     request: int
 
 
-class EndFeed(Message):
+class EndFeed(Message, frozen=True):
     """Put the end of the feed behind everything that is queued."""
 
     request: int
 
 
-class Stop(Message):
+class Stop(Message, frozen=True):
     """End now: the trainer too, if it still runs."""
 
 

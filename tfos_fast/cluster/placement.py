@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,21 +50,27 @@ def count_slots(sc: Any) -> Slots:
     return Slots(int(jsc.maxNumConcurrentTasks(profile)), tuple(cores), local)
 
 
-def most_slots(sc: Any) -> int | None:
-    """As many slots as this application can ever get, where its settings tell; None where they do not."""
-    master = sc.master
-    conf = sc.getConf()
-    task_cpus = max(1, int(conf.get("spark.task.cpus", "1")))
-    if master.startswith("local-cluster"):
-        workers, cores, _ = (int(part) for part in re.findall(r"\d+", master)[:3])
-        return workers * (cores // task_cpus)
-    if master.startswith("local"):
-        return count_slots(sc).tasks
+def most_slots(master: str, settings: Mapping[str, str]) -> int | None:
+    """As many slots as an application can ever get, where its settings tell; None where they do not.
+
+    Parameters
+    ----------
+    master : str
+    settings : mapping
+        Spark's settings, ``spark.cores.max`` and the like.
+    """
+    task_cpus = max(1, int(settings.get("spark.task.cpus", "1")))
+    shape = re.fullmatch(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*\d+\s*]", master)
+    if shape:
+        return int(shape.group(1)) * (int(shape.group(2)) // task_cpus)
+    threads = re.fullmatch(r"local(?:\[(\d+)(?:\s*,\s*\d+)?])?", master)
+    if threads:
+        return int(threads.group(1) or 1) // task_cpus
     bounds = []
-    if conf.get("spark.cores.max") is not None:
-        bounds.append(int(conf.get("spark.cores.max")) // task_cpus)
-    if conf.get("spark.executor.instances") is not None and conf.get("spark.executor.cores") is not None:
-        bounds.append(int(conf.get("spark.executor.instances")) * (int(conf.get("spark.executor.cores")) // task_cpus))
+    if "spark.cores.max" in settings:
+        bounds.append(int(settings["spark.cores.max"]) // task_cpus)
+    if "spark.executor.instances" in settings and "spark.executor.cores" in settings:
+        bounds.append(int(settings["spark.executor.instances"]) * (int(settings["spark.executor.cores"]) // task_cpus))
     return min(bounds, default=None)
 
 
@@ -85,19 +92,22 @@ def preflight(sc: Any, needed: int, timeout: float) -> Slots:
     ------
     NotEnoughSlots
         The settings do not allow for so many (raised at once), or no further executor came.
+    ClusterError
+        Dynamic allocation is on.
     """
-    if sc.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
+    settings = dict(sc.getConf().getAll())
+    if settings.get("spark.dynamicAllocation.enabled") == "true":
         raise ClusterError(
             "spark.dynamicAllocation.enabled is true: Spark could take away the executors that nodes live on, and it refuses "
             "barrier jobs then; set it to false"
         )
-    most = most_slots(sc)
+    slots = count_slots(sc)
+    most = slots.tasks if slots.local else most_slots(sc.master, settings)
     if most is not None and most < needed:
         raise _too_few(sc, most, needed, "can have")
     begin = changed = time.monotonic()
     seen = -1
     while True:
-        slots = count_slots(sc)
         # On a cluster where not every executor has come yet, a short wait gives each node an executor of its own.
         everybody = most is None or slots.tasks >= most or len(slots.executor_cores) >= needed
         now = time.monotonic()
@@ -109,6 +119,7 @@ def preflight(sc: Any, needed: int, timeout: float) -> Slots:
         if now - begin > timeout or (settled and most is None):
             raise _too_few(sc, slots.tasks, needed, f"has, {now - begin:.0f} s after it was asked,")
         time.sleep(0.1)
+        slots = count_slots(sc)
 
 
 def _too_few(sc: Any, found: int, needed: int, verb: str) -> NotEnoughSlots:
@@ -132,5 +143,6 @@ def spreading_profile(sc: Any, slots: Slots, nodes: int) -> Any | None:
     try:
         sc.parallelize([0], 1).withResources(profile)
     except Py4JJavaError:
-        return None  # this cluster manager or version takes no profiles of task resources alone; Spark still spreads over free slots
+        # This cluster manager or version takes no profiles of task resources alone; Spark still spreads tasks over free slots.
+        return None
     return profile

@@ -45,11 +45,11 @@ def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
 def run_main(directory: Path) -> None:
     """Take over the Spark worker's surroundings and run ``main``."""
     handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
-    logging.basicConfig(level=handover.log_level, format=f"%(asctime)s %(levelname)s {handover.name} %(message)s", stream=sys.stderr)
-    environment.apply(handover)
-    context = Context(
-        handover.job_name, handover.task_index, handover.executor_id, handover.cluster_spec, address=handover.address
+    logging.basicConfig(
+        level=handover.log_level, format=f"%(asctime)s %(levelname)s {handover.name} %(message)s", stream=sys.stderr
     )
+    environment.apply(handover)
+    context = Context(handover.job_name, handover.task_index, handover.executor_id, handover.cluster_spec, address=handover.address)
     os.environ["TF_CONFIG"] = context.tf_config
     main, args = load(directory)
     sys.argv = [str(part) for part in args] if isinstance(args, list) else [handover.name]

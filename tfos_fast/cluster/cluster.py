@@ -1,34 +1,29 @@
-"""The lifecycle: reserve, start, feed, infer, shutdown."""
+"""The handle on a running cluster: start, feed, infer, shutdown."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import signal
-import socket
 import time
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
-import msgspec
-
 from tfos_fast import errors
 from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Coordinator, NodeState, is_gone
-from tfos_fast.cluster.environment import driver_broadcasts
+from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.feeder import Feeder, Inferrer
+from tfos_fast.cluster.frames import infer_frame, is_frame
 from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception
-from tfos_fast.cluster.launch import Handing, Reservation
-from tfos_fast.cluster.machine import machine_id, this_process
-from tfos_fast.cluster.placement import Slots, count_slots, preflight, spreading_profile
+from tfos_fast.cluster.launch import Handing, pickle_main
+from tfos_fast.cluster.placement import Slots, count_slots
 from tfos_fast.cluster.report import FeedReport
-from tfos_fast.errors import ClusterError, ClusterTimeout, MainNotPicklable
+from tfos_fast.cluster.states import stuck
+from tfos_fast.errors import ClusterError, ClusterTimeout
 
 log = logging.getLogger("tfos_fast.cluster")
 
-STOP_TIMEOUT = 15.0
 THREE_DAYS = 259200.0
 
 
@@ -40,115 +35,6 @@ class InputMode(IntEnum):
 
     TENSORFLOW = 0
     SPARK = 1
-
-
-def reserve(
-    sc: Any,
-    num_executors: int,
-    *,
-    memory: int | str = "256m",
-    slot_bytes: int | str | None = None,
-    reservation_timeout: float = 60.0,
-    log_level: str = "WARNING",
-) -> Cluster:
-    """Reserve nodes: one agent process with its shared memory each, on an executor of its own as far as there are so many.
-
-    Parameters
-    ----------
-    sc : SparkContext
-    num_executors : int
-        Number of nodes.
-    memory : int or str
-        Bytes of shared memory of each node, such as ``"256m"``. Taken at once, never more.
-    slot_bytes : int or str, optional
-        Bytes of one slot of that memory; the largest row must fit into one.
-    reservation_timeout : float
-        Seconds to wait for executors to register and for the nodes to come up.
-    log_level : str
-        Of the agents and trainers; their logs are in the executors' stderr.
-
-    Returns
-    -------
-    Cluster
-        Without a program yet; see :meth:`Cluster.start`.
-
-    Raises
-    ------
-    NotEnoughSlots
-        Spark has fewer task slots than nodes are asked for; known before any job is run.
-    NotEnoughMemory
-        The shared memory does not fit on some executor.
-    ClusterTimeout
-    """
-    if num_executors < 1:
-        raise ValueError(f"num_executors must be 1 or more, not {num_executors}")
-    slots = preflight(sc, num_executors, reservation_timeout)
-    coordinator = _coordinator(sc)
-    task = Reservation(
-        coordinator.keys, this_process(), str(memory), None if slot_bytes is None else str(slot_bytes), log_level
-    )
-
-    def action() -> list[bytes]:
-        rdd = sc.parallelize(range(num_executors), num_executors).barrier().mapPartitionsWithIndex(task)
-        profile = spreading_profile(sc, slots, num_executors)
-        return (rdd.withResources(profile) if profile is not None else rdd).collect()
-
-    try:
-        job = SparkJob(sc, f"reserve {num_executors} nodes", action, coordinator.changed)
-        try:
-            who = f"the driver waits for Spark to run {num_executors} tasks at once, which bring up the nodes (reservation_timeout)"
-            coordinator.wait(lambda: job.done, reservation_timeout, who)
-        except BaseException:
-            job.cancel()
-            raise
-        if job.error is not None:
-            raise job_exception(job.error)
-        answers = [msgspec.json.decode(answer, type=m.Ready) for answer in job.result]
-        for answer in answers:
-            if answer.node is None:
-                raise getattr(errors, answer.kind, ClusterError)(answer.text)
-        nodes = tuple(answer.node for answer in answers if answer.node is not None)
-        coordinator.expect({node.name: node.token for node in nodes})
-        coordinator.wait(
-            lambda: all(node.name in coordinator.nodes for node in nodes),
-            reservation_timeout,
-            f"the driver waits for the agents to connect to {coordinator.keys.endpoint} (spark.driver.host)",
-        )
-    except BaseException:
-        _stop_agents(coordinator, STOP_TIMEOUT)
-        coordinator.close()
-        raise
-    return Cluster(sc, coordinator, nodes, slots, log_level=log_level, start_timeout=reservation_timeout)
-
-
-def run(
-    sc: Any,
-    main: Callable[..., Any],
-    args: Any,
-    num_executors: int,
-    *,
-    input_mode: InputMode = InputMode.SPARK,
-    **settings: Any,
-) -> Cluster:
-    """Reserve nodes and start ``main(args, ctx)`` on each.
-
-    Parameters
-    ----------
-    sc, num_executors
-        As for :func:`reserve`.
-    main, args
-        As for :meth:`Cluster.start`.
-    input_mode : InputMode
-    **settings
-        Further settings of :func:`reserve`.
-    """
-    cluster = reserve(sc, num_executors, **settings)
-    try:
-        cluster.start(main, args, input_mode=input_mode)
-    except BaseException:
-        cluster.abort()
-        raise
-    return cluster
 
 
 class Cluster:
@@ -206,7 +92,7 @@ class Cluster:
         self._check()
         if self._running:
             raise ClusterError("the cluster has been started already")
-        payload, broadcasts = _pickle(self.sc, main, args)
+        payload, broadcasts = pickle_main(self.sc, main, args)
         spec = {"worker": [node.endpoint for node in self.nodes]}
         deadline = time.monotonic() + self._start_timeout
         states = self._coordinator.nodes
@@ -293,7 +179,7 @@ class Cluster:
             epochs=epoch + 1,
             partitions=partitions,
             rows_of_node={node.name: states[node.name].rows_taken - before[node.name] for node in self.nodes},
-            ended_early={node.name: _why_early(states[node.name]) for node in self.nodes if not states[node.name].eats},
+            ended_early={node.name: states[node.name].why_early for node in self.nodes if not states[node.name].eats},
             rows_left={node.name: states[node.name].rows_left for node in self.nodes if states[node.name].rows_left},
         )
         if report.ended_early:
@@ -322,8 +208,6 @@ class Cluster:
             As ``data`` was. It can be evaluated as often as you like, until the cluster is shut down.
         """
         self._check(running="infer")
-        from tfos_fast.cluster.frames import infer_frame, is_frame
-
         inferrer = Inferrer(self.nodes, feed_timeout)
         if is_frame(data):
             return infer_frame(data, inferrer, schema)
@@ -372,7 +256,7 @@ class Cluster:
         if self._closed:
             return
         self._closed = True
-        _stop_agents(self._coordinator, STOP_TIMEOUT)
+        stop_agents(self._coordinator)
         self._coordinator.close()
 
     def __enter__(self) -> Cluster:
@@ -412,7 +296,7 @@ class Cluster:
         self._coordinator.order([node.name for node in self.nodes], make, 60.0)
 
     def _watch(self, job: SparkJob, *, timeout: float | None = None, stall: float | None = None) -> None:
-        """Wait for a Spark job while looking after the nodes; cancels it when one fails, when all have ended, when nothing moves."""
+        """Wait for a Spark job and look after the nodes; it is cancelled when one fails, all have ended, or nothing moves."""
         begin = moved = time.monotonic()
         progress: list[int] = []
         changed = self._coordinator.changed
@@ -430,8 +314,8 @@ class Cluster:
                 beats = [state.beat for state in states.values() if state.beat is not None]
                 if [beat.progress for beat in beats] != progress:
                     progress, moved = [beat.progress for beat in beats], now
-                if stall is not None and now - moved > stall and (stuck := _stuck(states)):
-                    raise errors.StallTimeout(f"nothing moved for {now - moved:.0f} s: {stuck}. The setting is feed_timeout.")
+                if stall is not None and now - moved > stall and (who := stuck(states.values())):
+                    raise errors.StallTimeout(f"nothing moved for {now - moved:.0f} s: {who}. The setting is feed_timeout.")
                 if timeout is not None and now - begin > timeout:
                     raise ClusterTimeout(f"the driver waits for Spark to run a job ({timeout:g} s)")
         except BaseException:  # Ctrl-C, too
@@ -448,90 +332,7 @@ class Cluster:
         raise error
 
 
-# ---- helpers -----------------------------------------------------------------------------------------------------------------
-
-
-def _coordinator(sc: Any) -> Coordinator:
-    if sc._jsc.sc().isLocal():
-        return Coordinator("127.0.0.1", "127.0.0.1")
-    conf = sc.getConf()
-    advertise = conf.get("spark.driver.host", socket.gethostname())
-    bind = conf.get("spark.driver.bindAddress", advertise)
-    try:
-        return Coordinator(socket.gethostbyname(bind), advertise)
-    except OSError:  # zmq.ZMQError is one: that address is none of this host's, as behind a NAT
-        return Coordinator("0.0.0.0", advertise)
-
-
-def _pickle(sc: Any, main: Callable[..., Any], args: Any) -> tuple[bytes, list[Any]]:
-    """``(main, args)`` pickled, and the broadcast variables in them."""
-    import cloudpickle
-
-    if not callable(main):
-        raise MainNotPicklable(f"main must be a function main(args, ctx), not {main!r}")
-    sc._pickled_broadcast_vars.clear()
-    try:
-        payload = cloudpickle.dumps((main, args))
-        return payload, driver_broadcasts(sc)
-    except Exception as error:
-        name = getattr(main, "__qualname__", repr(main))
-        raise MainNotPicklable(
-            f"{name} or its arguments cannot be sent to the executors: {error}. Make such objects (sessions, locks, files, the "
-            "SparkContext) inside main, not around it."
-        ) from error
-    finally:
-        sc._pickled_broadcast_vars.clear()
-
-
 def _feed_action(data: Any, feeder: Feeder) -> Callable[[], Any]:
-    from tfos_fast.cluster.frames import is_frame
-
     if is_frame(data):
         return lambda: data.mapInArrow(feeder.batches, "partition int, rows long").collect()
     return lambda: data.mapPartitionsWithIndex(feeder.rows).collect()
-
-
-def _why_early(state: NodeState) -> str:
-    return "ended: main returned" if state.ended else "called terminate()" if state.terminated else "is gone"
-
-
-def _stuck(states: dict[str, NodeState]) -> str:
-    """Who waits for whom, when feed tasks wait; empty when they do not."""
-    lines = []
-    for state in states.values():
-        beat = state.beat
-        if beat is None or not state.eats:
-            continue
-        trainer = f"its trainer (process {state.trainer.pid})" if state.trainer else "its trainer"
-        if beat.writers and not beat.reader:
-            lines.append(f"{beat.writers} feed tasks wait for {state.name} on {state.host}, where {trainer} does not read")
-        elif beat.waiting:
-            left = beat.rows_published - beat.rows_taken
-            lines.append(f"{beat.waiting} feed tasks wait for {state.name} on {state.host}, where {trainer} leaves {left} rows")
-    return "; ".join(lines)
-
-
-def _stop_agents(coordinator: Coordinator, timeout: float) -> None:
-    """Stop the agents and see that they and their trainers are gone; what does not go on this machine is killed."""
-    machine = machine_id()
-    coordinator.stop_nodes()
-
-    def left() -> list[m.Process]:
-        alive = []
-        for state in coordinator.nodes.values():
-            for process in (state.agent, state.trainer):
-                if process is None:
-                    continue
-                gone = is_gone(process, machine)
-                if gone is False or (gone is None and not state.gone):
-                    alive.append(process)
-        return alive
-
-    try:
-        coordinator.wait(lambda: not left(), timeout, "the driver waits for the nodes to stop")
-    except ClusterTimeout:
-        for process in left():
-            log.warning("process %d of a node did not end and is killed", process.pid)
-            if is_gone(process, machine) is False:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)

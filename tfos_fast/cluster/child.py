@@ -1,0 +1,103 @@
+"""The trainer as its agent sees it: spawned, watched by the kernel, its end put into words, killed with all that it spawned."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from tfos_fast.cluster import messages as m
+
+TERM_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+
+
+class Child:
+    """A spawned trainer. To be made on the agent's main thread, whose end is the trainer's, too.
+
+    Parameters
+    ----------
+    name, host : str
+        Of the node, for messages.
+    directory : Path
+        Holds the handover and ``main.pkl``.
+
+    Attributes
+    ----------
+    pid : int
+    pidfd : int
+        Readable when the process is dead. The owner closes it.
+    report_fd : int
+        Readable when the report is written or the process is dead. The owner closes it.
+    """
+
+    def __init__(self, name: str, host: str, directory: Path) -> None:
+        self.name = name
+        self.host = host
+        self._directory = directory
+        handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
+        # For the interpreter to find this package; the trainer then sets sys.path and PYTHONPATH as the Spark worker had them.
+        env = dict(handover.environ, PYTHONPATH=os.pathsep.join(path for path in handover.sys_path if path))
+        self.report_fd, report_in = os.pipe()
+        command = [sys.executable, "-m", "tfos_fast.cluster.trainer", str(directory), str(os.getpid()), str(report_in)]
+        try:
+            self._process = subprocess.Popen(
+                command, env=env, cwd=directory, stdin=subprocess.DEVNULL, pass_fds=(report_in,), start_new_session=True
+            )
+        finally:
+            os.close(report_in)
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)  # it is our child: not reaped, so the id is its own
+
+    def failure(self, *, dead: bool) -> m.Failure | None:
+        """What is wrong with it, by its report and, when it is ``dead``, by its exit status: None when ``main`` returned."""
+        who = f"{self.name} on {self.host}"
+        report = self._report()
+        if report is not None and report.summary:
+            return m.Failure("NodeFailed", f"{who}: {report.summary}", self.name, self.host, report.remote_traceback)
+        if not dead:
+            return None
+        code = self._process.wait()
+        if report is not None and code == 0:
+            return None
+        trainer = f"its trainer (process {self.pid})"
+        if code < 0:
+            text = f"{who}: {trainer} was killed by signal {-code} ({_signal_name(-code)}){_memory_hint(-code)}"
+            return m.Failure("NodeKilled", text, self.name, self.host, "", -code)
+        when = "after main had returned" if report is not None else "without a word from main"
+        return m.Failure("NodeKilled", f"{who}: {trainer} ended with status {code} {when}", self.name, self.host)
+
+    def kill(self) -> None:
+        """End it and what it has spawned in its session; waits until it is dead."""
+        if self._process.poll() is None:
+            _signal_group(self.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(TERM_GRACE)
+        _signal_group(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _report(self) -> m.Report | None:
+        try:
+            return msgspec.msgpack.decode((self._directory / m.REPORT).read_bytes(), type=m.Report)
+        except FileNotFoundError:
+            return None
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "a real-time signal"
+
+
+def _memory_hint(number: int) -> str:
+    return "; the kernel does this when memory runs out" if number == signal.SIGKILL else ""

@@ -1,0 +1,139 @@
+"""``reserve`` and ``run``: from a SparkContext to a cluster of nodes."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tfos_fast import errors
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.cluster import Cluster, InputMode
+from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.ending import stop_agents
+from tfos_fast.cluster.jobs import SparkJob, job_exception
+from tfos_fast.cluster.launch import Reservation
+from tfos_fast.cluster.machine import this_process
+from tfos_fast.cluster.placement import preflight, spreading_profile
+from tfos_fast.errors import ClusterError
+
+
+def reserve(
+    sc: Any,
+    num_executors: int,
+    *,
+    memory: int | str = "256m",
+    slot_bytes: int | str | None = None,
+    reservation_timeout: float = 60.0,
+    log_level: str = "WARNING",
+) -> Cluster:
+    """Reserve nodes: one agent process with its shared memory each, on an executor of its own as far as there are so many.
+
+    Parameters
+    ----------
+    sc : SparkContext
+    num_executors : int
+        Number of nodes.
+    memory : int or str
+        Bytes of shared memory of each node, such as ``"256m"``. Taken at once, never more.
+    slot_bytes : int or str, optional
+        Bytes of one slot of that memory; the largest row must fit into one.
+    reservation_timeout : float
+        Seconds to wait for executors to register and for the nodes to come up.
+    log_level : str
+        Of the agents and trainers; their logs are in the executors' stderr.
+
+    Returns
+    -------
+    Cluster
+        Without a program yet; see :meth:`Cluster.start`.
+
+    Raises
+    ------
+    NotEnoughSlots
+        Spark has fewer task slots than nodes are asked for; known before any job is run.
+    NotEnoughMemory
+        The shared memory does not fit on some executor.
+    ClusterTimeout
+    """
+    if num_executors < 1:
+        raise ValueError(f"num_executors must be 1 or more, not {num_executors}")
+    slots = preflight(sc, num_executors, reservation_timeout)
+    coordinator = _coordinator(sc)
+    task = Reservation(coordinator.keys, this_process(), str(memory), None if slot_bytes is None else str(slot_bytes), log_level)
+
+    def action() -> list[bytes]:
+        rdd = sc.parallelize(range(num_executors), num_executors).barrier().mapPartitionsWithIndex(task)
+        profile = spreading_profile(sc, slots, num_executors)
+        return (rdd.withResources(profile) if profile is not None else rdd).collect()
+
+    try:
+        job = SparkJob(sc, f"reserve {num_executors} nodes", action, coordinator.changed)
+        try:
+            who = f"the driver waits for Spark to run {num_executors} tasks at once, which bring up the nodes (reservation_timeout)"
+            coordinator.wait(lambda: job.done, reservation_timeout, who)
+        except BaseException:
+            job.cancel()
+            raise
+        if job.error is not None:
+            raise job_exception(job.error)
+        answers = [msgspec.json.decode(answer, type=m.Ready) for answer in job.result]
+        for answer in answers:
+            if answer.node is None:
+                raise getattr(errors, answer.kind, ClusterError)(answer.text)
+        nodes = tuple(answer.node for answer in answers if answer.node is not None)
+        coordinator.expect({node.name: node.token for node in nodes})
+        coordinator.wait(
+            lambda: all(node.name in coordinator.nodes for node in nodes),
+            reservation_timeout,
+            f"the driver waits for the agents to connect to {coordinator.keys.endpoint} (spark.driver.host)",
+        )
+    except BaseException:
+        stop_agents(coordinator)
+        coordinator.close()
+        raise
+    return Cluster(sc, coordinator, nodes, slots, log_level=log_level, start_timeout=reservation_timeout)
+
+
+def run(
+    sc: Any,
+    main: Callable[..., Any],
+    args: Any,
+    num_executors: int,
+    *,
+    input_mode: InputMode = InputMode.SPARK,
+    **settings: Any,
+) -> Cluster:
+    """Reserve nodes and start ``main(args, ctx)`` on each.
+
+    Parameters
+    ----------
+    sc, num_executors
+        As for :func:`reserve`.
+    main, args
+        As for :meth:`Cluster.start`.
+    input_mode : InputMode
+    **settings
+        Further settings of :func:`reserve`.
+    """
+    cluster = reserve(sc, num_executors, **settings)
+    try:
+        cluster.start(main, args, input_mode=input_mode)
+    except BaseException:
+        cluster.abort()
+        raise
+    return cluster
+
+
+def _coordinator(sc: Any) -> Coordinator:
+    if sc._jsc.sc().isLocal():
+        return Coordinator("127.0.0.1", "127.0.0.1")
+    conf = sc.getConf()
+    advertise = conf.get("spark.driver.host", socket.gethostname())
+    bind = conf.get("spark.driver.bindAddress", advertise)
+    try:
+        return Coordinator(socket.gethostbyname(bind), advertise)
+    except OSError:  # zmq.ZMQError is one: that address is none of this host's, as behind a NAT
+        return Coordinator("0.0.0.0", advertise)

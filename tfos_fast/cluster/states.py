@@ -1,0 +1,57 @@
+"""What the driver knows of each node, and what follows from it. Pure: the coordinator's thread changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tfos_fast.cluster import messages as m
+
+
+@dataclass
+class NodeState:
+    """What the coordinator knows of one node."""
+
+    name: str
+    token: str
+    host: str
+    agent: m.Process
+    connected: float = 0.0  # monotonic time of the last message
+    trainer: m.Process | None = None
+    started: bool = False
+    ended: bool = False
+    terminated: bool = False
+    failure: m.Failure | None = None
+    rows_taken: int = 0
+    rows_left: int = 0
+    beat: m.Beat | None = None
+    acks: set[int] = field(default_factory=set)
+    orders: dict[int, m.Message] = field(default_factory=dict)  # sent and not acknowledged
+    pidfd: int | None = None
+    gone: bool = False
+
+    @property
+    def eats(self) -> bool:
+        """Whether rows fed to it will still be taken."""
+        return not (self.ended or self.terminated or self.gone)
+
+    @property
+    def why_early(self) -> str:
+        """Why it takes no more rows."""
+        return "ended: main returned" if self.ended else "called terminate()" if self.terminated else "is gone"
+
+
+def stuck(states: Iterable[NodeState]) -> str:
+    """Who waits for whom, when feed tasks wait; empty when they do not."""
+    lines = []
+    for state in states:
+        beat = state.beat
+        if beat is None or not state.eats:
+            continue
+        trainer = f"its trainer (process {state.trainer.pid})" if state.trainer else "its trainer"
+        if beat.writers and not beat.reader:
+            lines.append(f"{beat.writers} feed tasks wait for {state.name} on {state.host}, where {trainer} does not read")
+        elif beat.waiting:
+            left = beat.rows_published - beat.rows_taken
+            lines.append(f"{beat.waiting} feed tasks wait for {state.name} on {state.host}, where {trainer} leaves {left} rows")
+    return "; ".join(lines)
