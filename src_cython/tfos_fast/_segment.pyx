@@ -15,8 +15,12 @@ from libc.string cimport strerror
 cdef extern from "<sys/mman.h>" nogil:
     void* mmap(void* addr, size_t length, int prot, int flags, int fd, long offset)
     int munmap(void* addr, size_t length)
-    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_POPULATE
+    int madvise(void* addr, size_t length, int advice)
+    int PROT_READ, PROT_WRITE, MAP_SHARED
     void* MAP_FAILED
+
+cdef enum:
+    MADV_POPULATE_WRITE = 23  # <linux/mman.h>; younger than many C libraries
 
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int initval, int flags)
@@ -47,18 +51,15 @@ cdef class Mapping:
         File descriptor of the segment; it may be closed afterwards.
     size : int
         Bytes to map, from offset 0.
-    populate : bool
-        Enter every page into the page table now (the pages themselves were reserved when the segment was made).
     """
     cdef char* base
     cdef readonly size_t size
 
-    def __cinit__(self, int fd, size_t size, bint populate=True):
+    def __cinit__(self, int fd, size_t size):
         cdef void* where
-        cdef int flags = MAP_SHARED | (MAP_POPULATE if populate else 0)
         self.base = NULL
         with nogil:
-            where = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0)
+            where = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
         if where == MAP_FAILED:
             raise OSError(errno, strerror(errno).decode(), f"mmap of {size} bytes")
         self.base = <char*> where
@@ -72,6 +73,16 @@ cdef class Mapping:
     def address(self):
         """Address of the first byte in this process (int)."""
         return <uintptr_t> self.base
+
+    def populate(self, size_t offset, size_t length):
+        """Enter these pages into the page table in one call, instead of by a fault each (the pages themselves exist already).
+
+        Both numbers are multiples of the page size. Kernels before 5.14 do not know the call; the faults then come one by one.
+        """
+        if offset > self.size or length > self.size - offset:
+            raise ValueError(f"bytes {offset} to {offset + length} are outside a segment of {self.size} bytes")
+        with nogil:
+            madvise(self.base + offset, length, MADV_POPULATE_WRITE)
 
     def window(self, size_t offset, size_t length):
         """A writable window without a lease, for the slot's owner. Memory is not copied."""

@@ -120,6 +120,7 @@ class Segment:
             raise AddressError("the segment is not sealed against truncation")
         self.size = size
         self._mapping: Mapping | None = Mapping(fd, size)
+        self._seen: set[int] = set()  # slots whose pages are in this process's page table
         if keep_fd:
             self.fd = fd
 
@@ -212,11 +213,19 @@ class Segment:
 
     def window(self, slot: int) -> Window:
         """The bytes of a slot that this process was granted. Memory is not copied."""
-        return self.mapping.window(HEADER_BYTES + slot * self.slot_bytes, self.slot_bytes)
+        return self.mapping.window(self._locate(slot), self.slot_bytes)
 
     def lease(self, slot: int, released: ReleaseSet) -> Lease:
         """The bytes of a slot that was delivered to this process; its number goes to ``released`` when the last user drops it."""
-        return Lease(self.mapping, HEADER_BYTES + slot * self.slot_bytes, self.slot_bytes, released, slot)
+        return Lease(self.mapping, self._locate(slot), self.slot_bytes, released, slot)
+
+    def _locate(self, slot: int) -> int:
+        offset = HEADER_BYTES + slot * self.slot_bytes
+        if slot not in self._seen:
+            # Slot by slot: a short Spark task must not pay for the page table of the whole segment.
+            self.mapping.populate(offset, self.slot_bytes)
+            self._seen.add(slot)
+        return offset
 
     def close(self) -> None:
         """Give up descriptor and mapping. The memory stays mapped until the last array that aliases it is gone."""
