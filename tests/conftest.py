@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +25,29 @@ for _module in (tfos_fast._pack, tfos_fast._segment, tfos_fast._unpack):
     assert _module.__file__.endswith(".so"), f"{_module.__name__} is not compiled"
 
 
+# Everything that this run starts inherits these two, so that runs side by side do not take each other's processes for leaks.
+MARK = f"TFOS_TEST_RUN={secrets.token_hex(8)}"
+os.environ.update([MARK.split("=")])
+os.environ["TFOS_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="tfos-test-")
+atexit.register(shutil.rmtree, os.environ["TFOS_RUNTIME_DIR"], ignore_errors=True)
+
+
+def of_this_run(pid: int | str) -> bool:
+    """Whether this run started the process (or is it)."""
+    try:
+        return pid in (os.getpid(), str(os.getpid())) or MARK.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
 def our_processes() -> dict[int, str]:
     """Brokers, agents and trainers on this host: pid -> command line."""
     found = {}
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
-            if process.status() != psutil.STATUS_ZOMBIE and any(part.startswith("tfos_fast.") for part in command):
+            ours = any(part.startswith("tfos_fast.") for part in command) and of_this_run(process.pid)
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
                 found[process.pid] = " ".join(command)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -42,7 +62,7 @@ def our_segments() -> dict[str, str]:
             target = os.readlink(link)
         except OSError:
             continue
-        if target.startswith("/memfd:tfos_fast"):
+        if target.startswith("/memfd:tfos_fast") and of_this_run(link.parts[2]):
             found[str(link)] = target
     for line in Path("/proc/self/maps").read_text().splitlines():
         if "/memfd:tfos_fast" in line:
@@ -74,9 +94,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     deadline = time.monotonic() + 10
     while True:
         gc.collect()
-        left = {
-            key: what for look, old in zip(looks, before, strict=True) for key, what in look().items() if key not in old
-        }
+        left = {key: what for look, old in zip(looks, before, strict=True) for key, what in look().items() if key not in old}
         if not left:
             return
         if time.monotonic() > deadline:
