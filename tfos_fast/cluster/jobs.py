@@ -6,6 +6,7 @@ import contextlib
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,10 +57,12 @@ class SparkJob:
 
     def cancel(self, wait: float = 1.0) -> None:
         """Cancel the job; its tasks' Python workers are killed by Spark."""
-        if not self.done:
+        deadline = time.monotonic() + wait
+        while not self.done and time.monotonic() < deadline:
+            # Again and again: a job that its thread has not yet submitted is not in the group.
             with contextlib.suppress(Exception):  # the Spark context may be stopped
                 self._sc.cancelJobGroup(self.group)
-        self._thread.join(wait)
+            self._thread.join(0.2)
 
 
 def exception_of(failure: Failure) -> errors.TfosError:
