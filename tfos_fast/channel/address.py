@@ -34,6 +34,4 @@ class Address(NamedTuple):
                 raise ValueError
             return cls(int(parts[1]), int(parts[2]), int(parts[3]), bytes.fromhex(parts[4]), parts[5])
         except (ValueError, IndexError):
-            raise AddressError(
-                f"{text!r} is no channel address; expected tfos:<pid>:<start>:<fd>:<id>:<path>"
-            ) from None
+            raise AddressError(f"{text!r} is no channel address; expected tfos:<pid>:<start>:<fd>:<id>:<path>") from None

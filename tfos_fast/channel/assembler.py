@@ -26,7 +26,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     raw = np.empty(size + ALIGNMENT, np.uint8)
     shift = -raw.ctypes.data % ALIGNMENT
-    return raw[shift : shift + size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, buffer=raw, offset=shift)  # a slice would not keep the address of an empty array
 
 
 def is_aligned(array: np.ndarray) -> bool:
@@ -133,11 +133,11 @@ class Assembler:
         have = _count(self._carry)
         return self._merge(self._carry, min(n, have)) if have else None
 
-    def convert(self, change: Any) -> None:
-        """Apply ``change(columns) -> columns`` to the copied pieces: the feed's schema became wider."""
-        for pieces in (self._carry, *self._pending.values()):
-            for piece in pieces:
-                piece.columns = change(piece.columns)
+    def clear(self) -> None:
+        """Drop everything; the counters stay."""
+        self._slot = None
+        self._carry.clear()
+        self._pending.clear()
 
     def _cut(self, slot: Slot, n: int) -> Batch:
         columns = slot.cut(slot.cursor, slot.cursor + n)

@@ -57,9 +57,7 @@ class Broker:
         ``(pid) -> Failed or None`` words for a dead reader.
     """
 
-    def __init__(
-        self, segment: Segment, *, on_open: OnOpen | None = None, end_after: int = 0, form: m.Form | None = None
-    ) -> None:
+    def __init__(self, segment: Segment, *, on_open: OnOpen | None = None, end_after: int = 0, form: m.Form | None = None) -> None:
         self.segment = segment
         self.feed = Feed(segment.n_slots, end_after=end_after, form=form, on_open=on_open)
         self.on_control: Callable[[str, bytes], bytes] | None = None
@@ -167,8 +165,8 @@ class Broker:
             for source, _ in self._poller.poll(int(min(timeout, 1.0) * 1000) + (1 if timeout else 0)):
                 if source is not self._socket and source in self._watched:
                     self._watched[source]()
-            self._receive()
-            self._bury()
+            if self._receive():
+                self._bury()
             now = time.monotonic()
             for timer in self._timers:
                 if timer[0] <= now:
@@ -176,13 +174,14 @@ class Broker:
                     timer[2]()
             self.flush()
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Handle what has arrived; whether that was all of it."""
         # Bounded, so that a flood of messages cannot keep timers and deaths waiting.
         for _ in range(256):
             try:
                 peer, frame = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                return True
             except ValueError:
                 log.warning("dropped a message that is not two frames")
                 continue
@@ -192,6 +191,7 @@ class Broker:
                 log.warning("dropped client %s: %s", peer.hex(), error)
                 self._send(peer, m.Failed("ChannelError", f"protocol error: {error}"))
                 self._forget(peer, died=True)
+        return False
 
     def _dispatch(self, peer: bytes, message: Any) -> None:
         if isinstance(message, m.Hello):
@@ -206,7 +206,13 @@ class Broker:
             self.feed.handle(peer, message)
 
     def _hello(self, peer: bytes, message: m.Hello) -> None:
-        pidfd = open_pidfd(message.pid, message.started)
+        if peer in self._pidfds:
+            raise TableError("a second Hello")
+        try:
+            pidfd = open_pidfd(message.pid, message.started)
+        except OSError as error:  # out of file descriptors, for example
+            self._send(peer, m.Failed("ChannelError", f"the broker cannot watch process {message.pid}: {error}"))
+            return
         if pidfd is None:
             log.warning("process %d said hello and is gone, or is in another pid namespace", message.pid)
             self._send(

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -31,9 +31,7 @@ class Channel:
         Give it to other processes of the same user on this host.
     """
 
-    def __init__(
-        self, address: str, segment: Segment | None = None, broker: subprocess.Popen[bytes] | None = None
-    ) -> None:
+    def __init__(self, address: str, segment: Segment | None = None, broker: subprocess.Popen[bytes] | None = None) -> None:
         self.address = address
         self._segment = segment
         self._broker = broker
@@ -45,7 +43,7 @@ class Channel:
         memory: int | str = "64m",
         *,
         slot_bytes: int | str | None = None,
-        form: str | None = "columns",
+        form: Literal["rows", "columns"] | None = "columns",
         writers: int = 1,
     ) -> Channel:
         """Make the segment and start the broker process.
@@ -123,6 +121,7 @@ class Channel:
         """Ask whoever embeds the broker something; returns its answer."""
         connection = self._connection()
         connection.send(m.Control(name, body))
+        # A request that was given up ends the connection (see ask); the next one attaches anew.
         return connection.ask(m.ControlAnswer, f"the answer to {name!r}", timeout=timeout).body
 
     def status(self) -> dict[str, Any]:
@@ -134,6 +133,9 @@ class Channel:
         self.control("end_feed")
 
     def _connection(self) -> Connection:
+        if self._control is not None and isinstance(self._control.failure, ChannelClosed):
+            self._control.close()
+            self._control = None
         if self._control is None:
             self._control = Connection(self.address, "control", None, stall_timeout=60.0)
         return self._control

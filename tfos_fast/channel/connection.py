@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import zmq
@@ -18,10 +19,9 @@ from tfos_fast.channel.segment import Segment
 
 _POLL_MS = 100  # a cancelled Spark task ends by itself within one poll
 _ASK_STATUS_S = 2.0
-_ERRORS = {
-    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.TfosError)
-}
+_ERRORS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.TfosError)}
 
+Role = Literal["writer", "reader", "control"]
 T = TypeVar("T")
 
 
@@ -30,9 +30,7 @@ def to_exception(message: m.Failed | m.Refused) -> errors.TfosError:
     kind = _ERRORS.get(message.kind, errors.ChannelError)
     if isinstance(message, m.Failed) and issubclass(kind, errors.NodeFailed):
         extra: dict[str, Any] = {"signal": message.signal} if issubclass(kind, errors.NodeKilled) else {}
-        return kind(
-            message.text, node=message.node, host=message.host, remote_traceback=message.remote_traceback, **extra
-        )
+        return kind(message.text, node=message.node, host=message.host, remote_traceback=message.remote_traceback, **extra)
     return kind(message.text)
 
 
@@ -45,7 +43,7 @@ class Connection:
     role : str
         ``"writer"``, ``"reader"`` or ``"control"``.
     handler : callable
-        Gets every message that nobody waits for in particular.
+        Bound method; gets every message that nobody waits for in particular. Its object is not kept alive.
     stall_timeout : float
         Seconds without any movement in the channel after which a wait raises StallTimeout.
 
@@ -55,7 +53,9 @@ class Connection:
         The address is malformed or names no live channel of this user on this host.
     """
 
-    def __init__(self, address: str, role: str, handler: Callable[[Any], None] | None, *, stall_timeout: float) -> None:
+    def __init__(self, address: str, role: Role, handler: Callable[[Any], None] | None, *, stall_timeout: float) -> None:
+        self._closed = True  # there is nothing to close yet
+        self._pid = os.getpid()
         where = Address.parse(address)
         self.segment = Segment.open(where.pid, where.fd, where.segment_id)
         self.broker_pid = where.pid
@@ -63,11 +63,11 @@ class Connection:
         if pidfd is None:
             raise errors.AddressError(f"the broker of {address} (process {where.pid}) is gone")
         self._pidfd = pidfd
-        self._handler = handler or (lambda message: None)
+        # Weakly, here and in wake_on: a writer or reader that is dropped without close() then says goodbye at once.
+        self._handler = weakref.WeakMethod(handler) if handler is not None else None
+        self._catch: Callable[[Any], bool] | None = None
         self._stall_timeout = stall_timeout
-        self._pid = os.getpid()
         self._status: m.Status | None = None
-        self._closed = False
         self.failure: errors.TfosError | None = None
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -75,10 +75,11 @@ class Connection:
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.connect(f"ipc://{where.socket}")
+        self._closed = False
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._pidfd, zmq.POLLIN)
-        self._woken: Callable[[], None] | None = None
+        self._woken: weakref.WeakMethod[Callable[[], None]] | None = None
         try:
             self.send(m.Hello(role, self._pid, started(self._pid)))
             self.ask(m.Welcome, "the broker's welcome")
@@ -87,9 +88,9 @@ class Connection:
             raise
 
     def wake_on(self, fd: int, callback: Callable[[], None]) -> None:
-        """Let waits also watch a file descriptor."""
+        """Let waits also watch a file descriptor, and call a bound method."""
         self._poller.register(fd, zmq.POLLIN)
-        self._woken = callback
+        self._woken = weakref.WeakMethod(callback)
 
     def send(self, message: m.Message) -> None:
         """Send one message; never blocks."""
@@ -109,9 +110,7 @@ class Connection:
         if self._closed:
             raise errors.ChannelClosed("this end of the channel is closed")
         if os.getpid() != self._pid:
-            raise errors.ChannelClosed(
-                f"this end of the channel belongs to process {self._pid}; attach anew after a fork"
-            )
+            raise errors.ChannelClosed(f"this end of the channel belongs to process {self._pid}; attach anew after a fork")
         if self.failure is not None:
             raise self.failure
 
@@ -125,7 +124,9 @@ class Connection:
                 if source == self._pidfd:
                     broker_died = True
                 elif source is not self._socket and self._woken is not None:
-                    self._woken()
+                    woken = self._woken()
+                    if woken is not None:
+                        woken()
                     came = True
         while True:
             try:
@@ -144,13 +145,13 @@ class Connection:
             self.failure = to_exception(message)
         elif isinstance(message, m.Status):
             self._status = message
-        else:
-            self._handler(message)
+        elif self._catch is None or not self._catch(message):
+            handler = self._handler() if self._handler is not None else None
+            if handler is not None:
+                handler(message)
 
     def _bury_broker(self) -> None:
-        self.failure = errors.BrokerDied(
-            f"the broker (process {self.broker_pid}) died; what it had not delivered is lost"
-        )
+        self.failure = errors.BrokerDied(f"the broker (process {self.broker_pid}) died; what it had not delivered is lost")
         reap()  # it could not remove its socket itself
         raise self.failure
 
@@ -222,21 +223,28 @@ class Connection:
         )
 
     def ask(self, answer: type[T], what: str, *, timeout: float | None = 60.0) -> T:
-        """Wait for the next message of a type, or for Refused, which is raised; other messages go to the handler."""
+        """Wait for the next message of a type, or for Refused, which is raised; other messages go to the handler.
+
+        A wait that ends without the answer (a timeout, Ctrl-C) ends the use of this connection: the answer may still come, and must
+        not be taken for that of a later request.
+        """
         found: list[Any] = []
-        usual = self._handler
 
-        def catch(message: Any) -> None:
-            if isinstance(message, answer | m.Refused) and not found:
-                found.append(message)
-            else:
-                usual(message)
+        def catch(message: Any) -> bool:
+            if found or not isinstance(message, answer | m.Refused):
+                return False
+            found.append(message)
+            return True
 
-        self._handler = catch
+        self._catch = catch
         try:
             self.wait(lambda: True if found else None, what, timeout=timeout)
+        except BaseException:
+            if self.failure is None:
+                self.failure = errors.ChannelClosed(f"the wait for {what} was given up; attach anew")
+            raise
         finally:
-            self._handler = usual
+            self._catch = None
         if isinstance(found[0], m.Refused):
             raise to_exception(found[0])
         return found[0]
@@ -258,4 +266,11 @@ class Connection:
             return  # the parent's socket is not ours to close
         if not abort and not isinstance(self.failure, errors.BrokerDied):
             self._socket.send(m.encode(m.Bye()), zmq.NOBLOCK)
-        self._context.destroy(linger=0 if abort else 2000)
+        # Not Context.destroy: it knows its sockets by weak references, which a garbage collector that drops us has cleared already.
+        self._socket.close(linger=0 if abort else 2000)
+        self._context.term()
+
+    def __del__(self) -> None:
+        # Dropped without close(): the broker would otherwise wait for us as long as this process lives.
+        if not getattr(self, "_closed", True):
+            self.close()

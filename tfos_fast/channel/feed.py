@@ -1,7 +1,9 @@
-"""The state of one feed, as the broker keeps it: peers, streams, schema agreement, and what goes to whom. Pure: no I/O.
+"""The state of one feed, as the broker keeps it: who is attached, who has which slot, and what goes to whom. Pure: no I/O.
 
 Every change puts messages into ``outbox`` as (peer, message); the broker sends them. A *stream* is one attempt of one writer at one
 partition. Peers are ZeroMQ identities.
+
+A reader that leaves in order ends the feed: its arrays may outlive it, so no slot that it had is granted again.
 """
 
 from __future__ import annotations
@@ -12,25 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfos_fast.channel import messages as m
-from tfos_fast.channel.schema import Schema, apply_spec, join
+from tfos_fast.channel.agreement import Agreement, check_form, is_sound
+from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.streams import Stream, Streams
 from tfos_fast.channel.table import INPUT, OUTPUT, SlotTable, State, TableError
-from tfos_fast.errors import SchemaMismatch, TfosError
-
-
-@dataclass
-class Stream:
-    """One attempt at one partition."""
-
-    number: int
-    key: str
-    attempt: int
-    writer: bytes | None
-    exchange: bool
-    skip: int = 0
-    published: int = 0  # rows
-    in_flight: int = 0  # slots published and not yet taken
-    closed: bool = False
-    fenced: bool = False
+from tfos_fast.errors import TfosError
 
 
 @dataclass
@@ -39,9 +27,9 @@ class Peer:
 
     role: str
     pid: int = 0
-    wants: dict[str, int] = field(default_factory=lambda: {INPUT: 0, OUTPUT: 0})
     stream: Stream | None = None
     waiting: m.OpenPartition | None = None  # asked to open, and no reader has declared its form
+    flushed: bool = False  # was asked to publish what it has, and has not published since
     knows: set[int] = field(default_factory=set)  # schema numbers sent with a Deliver
 
 
@@ -63,9 +51,7 @@ class Feed:
         now or later. Without it the watermarks of this feed decide.
     """
 
-    def __init__(
-        self, n_slots: int, *, end_after: int = 0, form: m.Form | None = None, on_open: OnOpen | None = None
-    ) -> None:
+    def __init__(self, n_slots: int, *, end_after: int = 0, form: m.Form | None = None, on_open: OnOpen | None = None) -> None:
         self.table = SlotTable(n_slots)
         self.outbox: list[tuple[bytes, m.Message]] = []
         self.peers: dict[bytes, Peer] = {}
@@ -84,26 +70,28 @@ class Feed:
         self._end_after = end_after
         self._writers_left = 0
         self._on_open = on_open or self._local_open
-        self._streams: dict[int, Stream] = {}
-        self._latest: dict[str, Stream] = {}  # key -> its newest attempt
-        self._broken: dict[str, int] = {}  # key -> pid of the writer that died in it
+        self._streams = Streams()
+        self._agreement = Agreement()
+        self._told = False  # some writer packs by the form
         self._queue: deque[tuple[m.Message, int | None]] = deque()  # for a reader that is not there yet
         self._slot_rows: dict[int, tuple[Stream, int]] = {}  # published slot -> its stream and rows
-        self._schemas: list[Schema] = []
-        self._ids: dict[Schema, int] = {}
-        self._current: int | None = None  # the feed's schema in column mode
-        self._pinned = False
         self._starving = False
         self._wanting: dict[str, deque[bytes]] = {INPUT: deque(), OUTPUT: deque()}
 
     # ---- peers ---------------------------------------------------------------------------------------------------------------
 
     def hello(self, peer: bytes, message: m.Hello) -> None:
-        """A client attached."""
+        """A client attached.
+
+        Raises
+        ------
+        TableError
+            It did already.
+        """
+        if peer in self.peers:
+            raise TableError("a second Hello")
         self.peers[peer] = Peer(message.role, message.pid)
-        self._send(peer, m.Welcome(self.table.n_slots))
-        if self.failure is not None:
-            self._send(peer, self.failure)
+        self._send(peer, self.failure or m.Welcome(self.table.n_slots))
 
     def leave(self, peer: bytes, *, died: bool) -> None:
         """A client left in order or died: reclaim its slots and tell who depends on it."""
@@ -115,11 +103,10 @@ class Feed:
             self._writers_left += 1
         if peer == self.reader:
             self._reader_left(gone, died)
-        if gone.stream is not None and not gone.stream.closed:
-            if died:
-                self._broken[gone.stream.key] = gone.pid
-            self._end_stream(gone.stream)
         if gone.stream is not None:
+            if not gone.stream.closed:
+                self._streams.left(gone.stream, gone.pid)
+                self._end_lane(gone.stream)
             gone.stream.writer = None
         self._grant()
         self._maybe_end()
@@ -134,15 +121,18 @@ class Feed:
         """
         if peer not in self.peers:
             raise TableError(f"{type(message).__name__} before Hello")
-        handler = self._HANDLERS.get(type(message))
-        if handler is None:
-            raise TableError(f"{type(message).__name__} is not for a feed")
+        role = self.peers[peer].role
+        roles, handler = self._HANDLERS.get(type(message), ("", None))
+        if handler is None or role not in roles:
+            raise TableError(f"{type(message).__name__} is not for a {role} to say")
         handler(self, peer, message)
 
     # ---- writers -------------------------------------------------------------------------------------------------------------
 
     def _open_partition(self, peer: bytes, message: m.OpenPartition) -> None:
         state = self.peers[peer]
+        if state.stream is not None and not state.stream.closed:
+            raise TableError(f"partition {state.stream.key} is still open")
         if self.form is None:
             state.waiting = message
             return
@@ -157,71 +147,68 @@ class Feed:
                 self._send(peer, m.Refused(kind, error))
                 return
             assert self.form is not None
-            stream = Stream(len(self._streams), message.key, message.attempt, peer, message.exchange, skip, skip)
-            self._streams[stream.number] = self._latest[stream.key] = stream
-            state.stream = stream
-            self._send(peer, m.Opened(stream.number, skip, self.form))
+            self._told = True
+            state.stream = self._streams.open(message.key, message.attempt, peer, exchange=message.exchange, skip=skip)
+            self._send(peer, m.Opened(state.stream.number, skip, self.form))
+            state.flushed = False
             if self._starving:
-                self._send(peer, m.Flush())
+                self._flush(peer, state)
 
         self._on_open(message.key, message.attempt, reply)
 
     def _local_open(self, key: str, attempt: int, reply: Callable[..., None]) -> None:
-        before = self._latest.get(key)
+        before = self._streams.latest(key)
         if before is not None and before.attempt > attempt:
             reply(error=f"attempt {attempt} at partition {key} comes after attempt {before.attempt}")
             return
-        reply(self.fence(key, attempt))
+        if before is not None:
+            self._shut(before, attempt)  # of two with the same number the later one
+        reply(before.published if before is not None else 0)
 
     def fence(self, key: str, attempt: int) -> int:
         """Shut out attempts older than this one and return the partition's row watermark (rows published here)."""
-        stream = self._latest.get(key)
+        stream = self._streams.latest(key)
         if stream is None:
             return 0
-        if stream.attempt < attempt and not stream.fenced:
-            stream.fenced = True
-            if stream.writer is not None and not stream.closed:
-                text = f"attempt {stream.attempt} at partition {key} was replaced by attempt {attempt}"
-                self._send(stream.writer, m.Refused("Fenced", text))
-                self._end_stream(stream)
+        if stream.attempt < attempt:
+            self._shut(stream, attempt)
         return stream.published
 
+    def _shut(self, stream: Stream, attempt: int) -> None:
+        if stream.fenced:
+            return
+        stream.fenced = True
+        if stream.writer is not None and not stream.closed:
+            stream.closed = True
+            text = f"attempt {stream.attempt} at partition {stream.key} was replaced by attempt {attempt}"
+            self._send(stream.writer, m.Shut(stream.number, text))
+            self._end_lane(stream)
+
     def _propose(self, peer: bytes, message: m.Propose) -> None:
-        assert self.form is not None
-        schema = message.schema
+        if self.form is None or not is_sound(message.schema):
+            raise TableError("a proposal without a form, or of no sound schema")
         try:
-            if self.form.spec:
-                schema = apply_spec(schema, self.form.spec)
-            if not self.form.exact and self._current is not None:
-                current = self._schemas[self._current]
-                joined = join(current, schema, exact=False)
-                if self.form.spec:
-                    joined = apply_spec(joined, self.form.spec)
-                if self._pinned and joined != current:
-                    raise SchemaMismatch(_difference(current, joined))
-                schema = joined
+            number, schema = self._agreement.propose(message.schema, self.form)
         except TfosError as error:
             self._send(peer, m.Refused(type(error).__name__, str(error)))
             return
-        number = self._number(schema)
-        if not self.form.exact:
-            self._current = number
         self._send(peer, m.Agreed(number, schema))
 
     def _register(self, peer: bytes, message: m.Register) -> None:
-        self._send(peer, m.Agreed(self._number(message.schema), message.schema))
-
-    def _number(self, schema: Schema) -> int:
-        number = self._ids.setdefault(schema, len(self._schemas))
-        if number == len(self._schemas):
-            self._schemas.append(schema)
-        return number
+        if not is_sound(message.schema):
+            raise TableError("results of no sound schema")
+        self._send(peer, m.Agreed(self._agreement.number(message.schema), message.schema))
 
     def _want(self, peer: bytes, message: m.Want) -> None:
-        self._wanting[message.pool].append(peer)
-        self._grant()
+        if (message.pool == OUTPUT) != (peer == self.reader):
+            raise TableError(f"a slot of the {message.pool} pool is not for this peer")
+        if peer not in self._wanting[message.pool]:
+            self._wanting[message.pool].append(peer)
+            self._grant()
 
     def _grant(self) -> None:
+        if self.failure is not None or (self.terminated and self.reader is None):
+            return  # the reader's arrays may outlive it: its slots stay as they are
         for pool, wanting in self._wanting.items():
             for _ in range(len(wanting)):
                 if not wanting or self.table.available(pool) <= 0:
@@ -241,14 +228,17 @@ class Feed:
     def _publish(self, peer: bytes, message: m.Publish) -> None:
         state = self.peers[peer]
         stream = self._streams.get(message.stream)
-        if stream is None or not 0 <= message.schema_id < len(self._schemas):
-            raise TableError(f"no stream {message.stream} or schema {message.schema_id}")
+        if stream is None or message.schema_id >= len(self._agreement) or message.rows > message.capacity:
+            raise TableError(f"no stream {message.stream} or schema {message.schema_id}, or {message.rows} rows are too many")
+        if state.role == "writer" and (stream is not state.stream or (stream.closed and not stream.fenced)):
+            raise TableError(f"stream {message.stream} is not open")
         self.table.publish(peer, message.slot)
         self.progress += 1
-        if peer == self.reader:
+        state.flushed = False
+        if state.role == "reader":
             self._publish_results(stream, message)
             return
-        if stream is not state.stream or stream.fenced or self.terminated:
+        if stream.fenced or self.terminated:
             self.table.discard(message.slot)
             self._grant()
             return
@@ -257,16 +247,13 @@ class Feed:
         self.rows_published += message.rows
         self._slot_rows[message.slot] = (stream, message.rows)
         self._starving = False
-        self._to_reader(
-            m.Deliver(message.slot, stream.number, message.rows, message.capacity, message.schema_id, None),
-            message.slot,
-        )
+        self._to_reader(m.Deliver(message.slot, stream.lane, message.rows, message.capacity, message.schema_id, None), message.slot)
         self._grant()  # the writer holds one slot less: its next one may no longer be a spare
 
     def _publish_results(self, stream: Stream, message: m.Publish) -> None:
         writer = stream.writer
-        if writer is None or writer not in self.peers:
-            self.table.discard(message.slot)  # whoever asked for these results is gone
+        if writer is None or writer not in self.peers or not stream.exchange:
+            self.table.discard(message.slot)  # whoever asked for these results is gone, or nobody asked
             self._grant()
             return
         self.table.deliver(message.slot, writer)
@@ -285,37 +272,49 @@ class Feed:
 
     def _close_partition(self, peer: bytes, message: m.ClosePartition) -> None:
         stream = self.peers[peer].stream
-        if stream is None or stream.number != message.stream:
+        if stream is None or stream.number != message.stream or (stream.closed and not stream.fenced):
             raise TableError(f"stream {message.stream} is not open")
-        if stream.fenced:
-            return
-        self._broken.pop(stream.key, None)
-        self._end_stream(stream)
-        self.on_partition_done(stream.key, stream.attempt, stream.published)
-        self._check_taken(stream)
-        self.progress += 1
+        # Between partitions a writer holds nothing: it may do something else for long.
+        self.table.drop(peer, State.GRANTED)
+        if peer in self._wanting[INPUT]:
+            self._wanting[INPUT].remove(peer)
+        if not stream.fenced:
+            self._streams.finish(stream)
+            self._to_reader(m.StreamEnd(stream.lane), None)
+            self.on_partition_done(stream.key, stream.attempt, stream.published)
+            self._check_taken(stream)
+            self.progress += 1
+        self._grant()
 
-    def _end_stream(self, stream: Stream) -> None:
-        stream.closed = True
-        self._to_reader(m.StreamEnd(stream.number), None)
+    def _end_lane(self, stream: Stream) -> None:
+        """A stream ends unfinished. The next attempt may go on in its lane; for results each attempt begins anew."""
+        if stream.exchange:
+            self._to_reader(m.StreamEnd(stream.lane), None)
 
     # ---- the reader ----------------------------------------------------------------------------------------------------------
 
     def _open_reader(self, peer: bytes, message: m.OpenReader) -> None:
         if self.reader is not None and self.reader != peer:
-            self._send(
-                peer, m.Refused("FormError", f"process {self.peers[self.reader].pid} already reads this channel")
-            )
+            self._send(peer, m.Refused("FormError", f"process {self.peers[self.reader].pid} already reads this channel"))
             return
-        touched = self.rows_published > 0
-        if self.form is not None and (touched or self.reader is not None) and self.form.mode != message.form.mode:
-            text = f"the feed is open in {self.form.mode} mode, and {message.form.mode} was asked for; use one of them per feed"
+        try:
+            check_form(message.form)
+        except TfosError as error:
+            self._send(peer, m.Refused(type(error).__name__, str(error)))
+            return
+        form = self.form
+        if form is None or not self._told:
+            form = message.form
+        elif form.mode == message.form.mode:
+            # Writers have begun by this form: their spec stays, and the reader casts for itself.
+            form = m.Form(form.mode, message.form.batch, form.spec)
+        else:
+            text = f"the feed is open in {form.mode} mode, and {message.form.mode} was asked for; use one of them per feed"
             if self.reader is None:
                 text += " (writers came first: Channel.create(form=...) says what they assume)"
             self._send(peer, m.Refused("FormError", text))
             return
-        if self.form is None or not touched:
-            self.form = message.form
+        self.form = form
         self.reader = peer
         self.train = message.train
         if not message.train and self.table.quota[OUTPUT] == 0:
@@ -327,18 +326,21 @@ class Feed:
         queued, self._queue = self._queue, deque()
         for queued_message, slot in queued:
             self._to_reader(queued_message, slot)
+        if self.terminated:
+            self._to_reader(m.FeedEnd(), None)
         self._maybe_end()
 
     def _to_reader(self, message: m.Message, slot: int | None) -> None:
         if self.reader is None:
-            self._queue.append((message, slot))
+            if not self.terminated:
+                self._queue.append((message, slot))
             return
         if slot is not None:
             assert isinstance(message, m.Deliver)
             self.table.deliver(slot, self.reader)
             message = m.Deliver(
                 slot, message.stream, message.rows, message.capacity, message.schema_id,
-                self._first_time(self.reader, message.schema_id),
+                self._first_time(self.reader, message.schema_id), self.table.granted(),
             )  # fmt: skip
         self._send(self.reader, message)
 
@@ -347,15 +349,17 @@ class Feed:
         if schema_id in knows:
             return None
         knows.add(schema_id)
-        return self._schemas[schema_id]
+        return self._agreement[schema_id]
 
     def _pin(self, peer: bytes, message: m.Pin) -> None:
-        if self._current is None:
+        pinned = self._agreement.pin()
+        if pinned is None:
             raise TableError("nothing to pin")
-        self._pinned = True
-        self._send(peer, m.Pinned(self._current, self._schemas[self._current]))
+        self._send(peer, m.Pinned(*pinned))
 
     def _done(self, peer: bytes, message: m.Done) -> None:
+        if message.taken and peer != self.reader:
+            raise TableError("rows taken by somebody else than the reader")
         self.progress += 1
         for slot in message.taken:
             if slot not in self._slot_rows:
@@ -370,22 +374,31 @@ class Feed:
             self._grant()
 
     def _check_taken(self, stream: Stream) -> None:
-        if stream.closed and stream.in_flight == 0 and stream.writer in self.peers:
+        if stream.complete and stream.in_flight == 0 and stream.writer in self.peers:
             self._send(stream.writer, m.StreamTaken(stream.number))
 
     def _starve(self, peer: bytes, message: m.Starving) -> None:
         self._starving = True
         for name, state in self.peers.items():
             if state.role == "writer" and state.stream is not None and not state.stream.closed:
-                self._send(name, m.Flush())
+                self._flush(name, state)
+
+    def _flush(self, peer: bytes, state: Peer) -> None:
+        # Once: a writer that is busy elsewhere must not find thousands of these in its socket.
+        if not state.flushed:
+            state.flushed = True
+            self._send(peer, m.Flush())
 
     def _terminate(self, peer: bytes, message: m.Terminate) -> None:
         self.terminate()
 
     def terminate(self) -> None:
         """The reader wants no more rows: drop what is queued, and let writers end quickly."""
-        if self.terminated:
-            return
+        if not self.terminated:
+            self._drop_all()
+            self.on_terminated()
+
+    def _drop_all(self) -> None:
         self.terminated = True
         for slot in range(self.table.n_slots):
             if self.table.state[slot] is State.READY:
@@ -402,7 +415,6 @@ class Feed:
                 if state.waiting is not None:
                     self._open_partition(name, state.waiting)
         self._grant()
-        self.on_terminated()
 
     def _reader_left(self, gone: Peer, died: bool) -> None:
         self.reader = None
@@ -412,6 +424,8 @@ class Feed:
             self.fail(self.explain_death(gone.pid) or m.Failed("ReaderDied", text))
         elif not self.ended:
             self.terminate()
+        elif not self.terminated:
+            self._drop_all()  # nothing to tell: the feed was over before the reader left
 
     # ---- the owner -----------------------------------------------------------------------------------------------------------
 
@@ -434,16 +448,14 @@ class Feed:
             self._to_reader(m.FeedEnd(), None)
 
     def _maybe_end(self) -> None:
-        if (
-            self.ended
-            or not 0 < self._end_after <= self._writers_left
-            or any(p.role == "writer" for p in self.peers.values())
-        ):
+        if self.ended or not 0 < self._end_after <= self._writers_left or any(p.role == "writer" for p in self.peers.values()):
             return
-        if self._broken:
-            key, pid = next(iter(self._broken.items()))
-            text = f"process {pid} died in the middle of partition {key}, and no other writer finished it"
-            self.fail(m.Failed("WriterDied", text))
+        broken = self._streams.broken()
+        if broken is not None and not self.terminated:
+            key, pid = broken
+            text = f"process {pid} died in the middle of partition {key}, or left it, and no other writer finished it"
+            self.ended = True
+            self._to_reader(m.FeedEnd("WriterDied", text), None)  # behind the rows that did come
         self.end_feed()
 
     def status(self) -> m.Status:
@@ -465,28 +477,18 @@ class Feed:
     def _send(self, peer: bytes, message: m.Message) -> None:
         self.outbox.append((peer, message))
 
-    _HANDLERS: dict[type, Callable[[Any, bytes, Any], None]] = {  # noqa: RUF012
-        m.OpenPartition: _open_partition,
-        m.Propose: _propose,
-        m.Register: _register,
-        m.Want: _want,
-        m.Publish: _publish,
-        m.GiveBack: _give_back,
-        m.ClosePartition: _close_partition,
-        m.OpenReader: _open_reader,
-        m.Pin: _pin,
-        m.Done: _done,
-        m.Starving: _starve,
-        m.Terminate: _terminate,
+    # Who may say it, and what it does.
+    _HANDLERS: dict[type, tuple[str, Callable[[Any, bytes, Any], None]]] = {  # noqa: RUF012
+        m.OpenPartition: ("writer", _open_partition),
+        m.Propose: ("writer", _propose),
+        m.Register: ("reader", _register),
+        m.Want: ("writer reader", _want),
+        m.Publish: ("writer reader", _publish),
+        m.GiveBack: ("writer reader", _give_back),
+        m.ClosePartition: ("writer", _close_partition),
+        m.OpenReader: ("reader", _open_reader),
+        m.Pin: ("reader", _pin),
+        m.Done: ("writer reader", _done),
+        m.Starving: ("reader", _starve),
+        m.Terminate: ("reader", _terminate),
     }
-
-
-def _difference(current: Schema, joined: Schema) -> str:
-    for before, after in zip(current.columns, joined.columns, strict=False):
-        if before != after:
-            return f"column {before.name!r}: expected {_form(before)}, found values that need {_form(after)}"
-    return f"expected columns {[c.name for c in current.columns]}, found {[c.name for c in joined.columns]}"
-
-
-def _form(column: Any) -> str:
-    return f"{column.dtype}{list(column.shape)}" if column.kind == "fixed" else column.kind

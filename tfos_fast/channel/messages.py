@@ -1,14 +1,20 @@
 """The control messages between a broker and its clients, as typed structs (msgpack by msgspec). No payload, nothing executable.
 
 A message is one ZeroMQ frame; the broker's ROUTER socket puts the sender's identity before it. Unknown or malformed messages raise
-``msgspec.ValidationError`` in the decoder, and the broker drops their sender.
+``msgspec.ValidationError`` in the decoder (the types say what a field may hold), and the broker drops their sender.
 """
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import msgspec
 
 from tfos_fast.channel.schema import Schema
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Pid = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Pool = Literal["input", "output"]
 
 
 class Form(msgspec.Struct, frozen=True):
@@ -24,8 +30,8 @@ class Form(msgspec.Struct, frozen=True):
         Column name -> (dtype name, shape of one row's value or None): declared casts, done while packing.
     """
 
-    mode: str
-    batch: int = 0
+    mode: Literal["rows", "columns"]
+    batch: Count = 0
     spec: dict[str, tuple[str, tuple[int, ...] | None]] = {}
 
     @property
@@ -44,9 +50,9 @@ class Message(msgspec.Struct, tag=True, array_like=True):
 class Hello(Message):
     """First message of a client: who it is, so that the broker can watch its process."""
 
-    role: str  # writer | reader | control
-    pid: int
-    started: int
+    role: Literal["writer", "reader", "control"]
+    pid: Pid
+    started: Count
 
 
 class Bye(Message):
@@ -84,31 +90,30 @@ class Propose(Message):
 class Want(Message):
     """Ask for one slot."""
 
-    pool: str  # input | output
+    pool: Pool
 
 
 class Publish(Message):
     """A granted slot is filled."""
 
-    slot: int
-    stream: int
-    rows: int
-    capacity: int
-    schema_id: int
-    copied: int = 0
+    slot: Count
+    stream: Count
+    rows: Count
+    capacity: Count
+    schema_id: Count
 
 
 class GiveBack(Message):
     """A granted slot is not needed."""
 
-    slot: int
+    slot: Count
 
 
 class ClosePartition(Message):
-    """All rows of the stream are published."""
+    """All rows of the stream are published; what the writer was granted and has not filled is free again."""
 
-    stream: int
-    rows: int
+    stream: Count
+    rows: Count
 
 
 # ---- the reader --------------------------------------------------------------------------------------------------------------
@@ -128,8 +133,8 @@ class Pin(Message):
 class Done(Message):
     """Rows of these slots were taken by the reader's process; these leases ended."""
 
-    taken: list[int]
-    released: list[int]
+    taken: list[Count]
+    released: list[Count]
 
 
 class Starving(Message):
@@ -195,7 +200,10 @@ class Flush(Message):
 
 
 class Deliver(Message):
-    """A filled slot for its reader. The schema comes along the first time its number is used."""
+    """A filled slot for its reader. The schema comes along the first time its number is used.
+
+    ``granted`` slots are in writers' hands: the reader must leave at least one more in motion.
+    """
 
     slot: int
     stream: int
@@ -203,6 +211,7 @@ class Deliver(Message):
     capacity: int
     schema_id: int
     schema: Schema | None
+    granted: int = 0
 
 
 class StreamEnd(Message):
@@ -216,7 +225,10 @@ class EpochEnd(Message):
 
 
 class FeedEnd(Message):
-    """Nothing more comes."""
+    """Nothing more comes; with ``kind`` and ``text`` as in Failed, because somebody left before the end."""
+
+    kind: str = ""
+    text: str = ""
 
 
 class Pinned(Message):
@@ -230,6 +242,13 @@ class StreamTaken(Message):
     """Every row of the stream was taken by the reader's process."""
 
     stream: int
+
+
+class Shut(Message):
+    """A newer attempt at the stream's partition has taken its place: what is still published to it is dropped."""
+
+    stream: int
+    text: str
 
 
 class Terminated(Message):
@@ -274,7 +293,7 @@ Request = (
 )  # fmt: skip
 Answer = (
     Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Deliver | StreamEnd | EpochEnd | FeedEnd
-    | Pinned | StreamTaken | Terminated | Failed | Status | ControlAnswer
+    | Pinned | StreamTaken | Shut | Terminated | Failed | Status | ControlAnswer
 )  # fmt: skip
 
 encode = msgspec.msgpack.Encoder().encode

@@ -20,7 +20,7 @@ from tfos_fast.channel.decode import convert
 from tfos_fast.channel.decode import rows as decode_rows
 from tfos_fast.channel.layout import layout
 from tfos_fast.channel.results import ResultWriter
-from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.schema import Schema, apply_spec
 from tfos_fast.errors import FormError
 
 _ROWS_AT_ONCE = 256  # rows made into Python objects in one go
@@ -65,6 +65,7 @@ class Reader:
         self._taken: list[int] = []
         self._feed_ended = False
         self._terminated = False
+        self._leaving = False  # terminate() or close() was called, perhaps while another thread waits for rows
         self._hoarded = 0
         self._conn = Connection(address, "reader", self._handle, stall_timeout=stall_timeout)
         slots = self._conn.segment.n_slots
@@ -78,19 +79,18 @@ class Reader:
     @property
     def ended(self) -> bool:
         """Whether the feed has ended and every row was handed out (or the reader terminated it). Does not wait."""
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            return self._terminated  # another thread waits for rows
+        try:
             if self._terminated:
                 return True
             if not self._feed_ended:
                 self._conn.pump()
                 self._drain_marks()
-            left = (
-                self._rows
-                or self._row_slot is not None
-                or self._assembler.waiting_rows
-                or not self._assembler.wants_slot
-            )
+            left = self._rows or self._row_slot is not None or self._assembler.waiting_rows or not self._assembler.wants_slot
             return self._feed_ended and not left
+        finally:
+            self._lock.release()
 
     @property
     def summary(self) -> dict[str, int]:
@@ -111,6 +111,7 @@ class Reader:
         """
         with self._lock:
             if len(self._rows) < n:
+                self._check_open()
                 self._declare(m.Form("rows"))
                 self._fill_rows(n)
             taken = self._rows
@@ -121,7 +122,7 @@ class Reader:
 
     def _fill_rows(self, n: int) -> None:
         quiet_since: float | None = None
-        while len(self._rows) < n and not self._terminated:
+        while len(self._rows) < n and not self._leaving:
             if self._row_slot is not None:
                 self._make_rows()
                 continue
@@ -220,6 +221,7 @@ class Reader:
         if n < 1:
             raise ValueError(f"a batch needs at least one row, not {n}")
         with self._lock:
+            self._check_open()
             self._declare(m.Form("columns", n, spec or {}))
             deadline = None if timeout is None else time.monotonic() + timeout
             self._epoch_ends = self._epoch_ends or epoch_ends
@@ -233,7 +235,7 @@ class Reader:
 
     def _next_columns(self, n: int, epoch_ends: bool, deadline: float | None) -> Batch | None:
         quiet_since: float | None = None
-        while not self._terminated:
+        while not self._leaving:
             batch = self._assembler.take(n)
             if batch is not None:
                 self._retire()
@@ -251,17 +253,16 @@ class Reader:
                 if deadline is not None and now >= deadline:
                     return None
                 self._starve()
-                limit = (
-                    _LINGER_S
-                    if deadline is None
-                    else min(_LINGER_S, deadline - now)
-                    if impatient
-                    else min(0.1, deadline - now)
-                )
+                limit = _LINGER_S if deadline is None else min(_LINGER_S, deadline - now) if impatient else min(0.1, deadline - now)
                 self._conn.pump(max(1, int(limit * 1000)))
             elif isinstance(item, m.Deliver):
                 quiet_since = None
-                self._push(item)
+                if self.schema is None:  # an epoch without rows came before
+                    self._inbox.appendleft(item)
+                    if not self._pin(n, deadline):
+                        return None
+                else:
+                    self._push(item)
             elif isinstance(item, m.StreamEnd):
                 self._assembler.end_stream(item.stream)
             elif isinstance(item, m.FeedEnd) or epoch_ends:
@@ -275,8 +276,9 @@ class Reader:
         lease = self._lease(message)
         schema = self._schemas[message.schema_id]
         where = layout(schema, message.capacity, self._conn.segment.slot_bytes)
-        # Leases never stop progress: who keeps all but two slots gets copies from then on.
-        alias = len(self._leased) <= self._quota - _KEEP_FREE
+        # Leases never stop progress: who keeps all but two slots gets copies from then on. Slots in the hands of writers that wait
+        # for their rows do not move either, so one more than these must stay.
+        alias = len(self._leased) <= self._quota - max(_KEEP_FREE, message.granted + 1)
         if not alias:
             self._hoarded += 1
 
@@ -298,6 +300,8 @@ class Reader:
         """
         while True:
             slots = [item for item in self._inbox if isinstance(item, m.Deliver)]
+            if self._leaving:
+                return False
             if slots and (not self._train or len(slots) >= self._quota // 2 or sum(item.rows for item in slots) >= n):
                 break
             if any(isinstance(item, m.EpochEnd | m.FeedEnd) for item in self._inbox):
@@ -307,7 +311,7 @@ class Reader:
             have = len(self._inbox)
             if deadline is None:
                 self._conn.wait(
-                    lambda have=have: True if len(self._inbox) > have else None,  # type: ignore[misc]
+                    lambda have=have: True if len(self._inbox) > have or self._leaving else None,  # type: ignore[misc]
                     "rows (a feed, or the end of the feed)",
                     starve=self._starve,
                 )
@@ -317,7 +321,9 @@ class Reader:
                 self._starve()
                 self._conn.pump(max(1, int(min(0.1, deadline - time.monotonic()) * 1000)))
         self._conn.send(m.Pin())
-        self.schema = self._conn.ask(m.Pinned, "the broker to fix the schema").schema
+        pinned = self._conn.ask(m.Pinned, "the broker to fix the schema").schema
+        # Writers that came before the spec was known packed without it; what they packed is cast here.
+        self.schema = apply_spec(pinned, self.spec) if self.spec else pinned
         return True
 
     def _retire(self) -> None:
@@ -342,9 +348,7 @@ class Reader:
                 raise FormError("results belong to inference; open the feed with train_mode=False")
             waiting = sum(rows for _, rows in self._origin)
             if len(results) > waiting:
-                raise ValueError(
-                    f"{len(results)} results for {waiting} rows that have none yet; give one result per row"
-                )
+                raise ValueError(f"{len(results)} results for {waiting} rows that have none yet; give one result per row")
             at = 0
             while at < len(results):
                 stream, rows = self._origin.popleft()
@@ -357,38 +361,54 @@ class Reader:
     # ---- end -----------------------------------------------------------------------------------------------------------------
 
     def terminate(self) -> None:
-        """Want no more rows: writers end quickly, what is queued is dropped."""
+        """Want no more rows: writers end quickly, what is queued is dropped. A thread that waits for rows gets the end."""
+        self._leaving = True
         with self._lock:
             if not self._terminated:
                 self._terminated = True
                 self._results.flush()
                 self._conn.send(m.Terminate())
                 queued = [item.slot for item in self._inbox if isinstance(item, m.Deliver)]
-                self._inbox.clear()
-                self._rows.clear()
-                self._row_slot = self._current = None
-                self._assembler = Assembler()
+                self._forget()
                 self._send_done()
                 self._conn.send(m.Done([], queued))
 
     def close(self) -> None:
-        """Leave the channel. Arrays handed out stay valid: the mapping lives as long as they do."""
+        """Leave the channel. Arrays handed out stay valid and unchanged: the mapping lives as long as they do.
+
+        The feed ends with its reader: writers are told as by ``terminate``, and nothing that this reader had is overwritten.
+        """
+        self._close(flush=True)
+
+    def _close(self, *, flush: bool) -> None:
+        self._leaving = True
         with self._lock:
-            self._row_slot = None
             try:
-                if self._conn.failure is None:
+                if flush and self._conn.failure is None:
                     self._results.flush()
                     self._send_done()
             finally:
+                self._forget()
                 self._conn.close()
+
+    def _forget(self) -> None:
+        self._inbox.clear()
+        self._rows.clear()
+        self._made.clear()
+        self._row_slot = self._current = None
+        self._assembler.clear()
 
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *exc: object) -> None:
+        self._close(flush=kind is None)  # after an error, waiting for feeders to take results would only hide it
 
     # ---- messages ------------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._leaving:
+            self._conn.check()  # closed, or only terminated
 
     def _declare(self, form: m.Form) -> None:
         if self._form is not None:
@@ -421,12 +441,15 @@ class Reader:
         self._send_done()
         if not self._inbox and wait and not self._feed_ended:
             self._conn.wait(
-                lambda: True if self._inbox else None, "rows (a feed, or the end of the feed)", starve=self._starve
+                lambda: True if self._inbox or self._leaving else None, "rows (a feed, or the end of the feed)", starve=self._starve
             )
         if not self._inbox:
             return m.FeedEnd() if self._feed_ended else None
         item = self._inbox.popleft()
         if isinstance(item, m.FeedEnd):
+            if item.kind:
+                self._conn.failure = to_exception(m.Failed(item.kind, item.text))
+                raise self._conn.failure
             self._feed_ended = True
         return item
 
@@ -434,7 +457,7 @@ class Reader:
         """Take marks at the head of the inbox, so that ``ended`` can be known without reading a row."""
         while self._inbox and not isinstance(self._inbox[0], m.Deliver):
             item = self._inbox[0]
-            if isinstance(item, m.EpochEnd) and self._epoch_ends:
+            if (isinstance(item, m.EpochEnd) and self._epoch_ends) or (isinstance(item, m.FeedEnd) and item.kind):
                 return
             self._inbox.popleft()
             if isinstance(item, m.StreamEnd):

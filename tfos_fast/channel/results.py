@@ -68,11 +68,21 @@ class ResultWriter:
                     count = packer.rows
                     if stopped == MISFIT:
                         pending = [packer.pending]
+                except BaseException:
+                    self._granted.append(slot)  # a result larger than a slot, for example
+                    raise
                 finally:
                     packer.unbind()
-                self._conn.send(
-                    m.Publish(slot, stream, count, packer.layout.capacity, self._schema_id) if count else m.GiveBack(slot)
-                )
+                filled = packer.layout
+                if count == 0 or filled is None:
+                    self._granted.append(slot)
+                    continue
+                self._conn.send(m.Publish(slot, stream, count, filled.capacity, self._schema_id))
+            self._give_back()
+
+    def _give_back(self) -> None:
+        while self._granted:
+            self._conn.send(m.GiveBack(self._granted.popleft()))
 
     def _agree(self, row: Any) -> None:
         wanted = infer(row, exact=True)
@@ -86,7 +96,5 @@ class ResultWriter:
     def _slot(self) -> int:
         if not self._granted:
             self._conn.send(m.Want(OUTPUT))
-            self._conn.wait(
-                lambda: True if self._granted else None, "a free slot for results (feeders must take theirs)"
-            )
+            self._conn.wait(lambda: True if self._granted else None, "a free slot for results (feeders must take theirs)")
         return self._granted.popleft()

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
+from typing import Final
 
-INPUT, OUTPUT = "input", "output"
+INPUT: Final = "input"
+OUTPUT: Final = "output"
 
 
 class State(Enum):
@@ -47,9 +49,9 @@ class SlotTable:
         self.n_slots = n_slots
         self.state = [State.FREE] * n_slots
         self.owner: list[bytes | None] = [None] * n_slots
-        self.pool = [INPUT] * n_slots
-        self.quota = {INPUT: n_slots, OUTPUT: 0}
-        self.used = {INPUT: 0, OUTPUT: 0}
+        self.pool: list[str] = [INPUT] * n_slots
+        self.quota: dict[str, int] = {INPUT: n_slots, OUTPUT: 0}
+        self.used: dict[str, int] = {INPUT: 0, OUTPUT: 0}
         # Last in, first out: the slot that was free last is the one still in the caches.
         self._free: deque[int] = deque(range(n_slots - 1, -1, -1))
 
@@ -96,9 +98,12 @@ class SlotTable:
         self._check(peer, slot, State.DELIVERED)
         self._release(slot)
 
-    def drop(self, peer: bytes) -> list[int]:
-        """The peer is gone: everything it was granted or delivered is FREE. Returns those slots."""
-        mine = [slot for slot in range(self.n_slots) if self.owner[slot] == peer]
+    def drop(self, peer: bytes, state: State | None = None) -> list[int]:
+        """The peer is gone: everything it was granted or delivered is FREE. Returns those slots.
+
+        With ``state`` only the slots in that state: the peer stays and does not need them.
+        """
+        mine = [slot for slot in range(self.n_slots) if self.owner[slot] == peer and state in (None, self.state[slot])]
         for slot in mine:
             self._release(slot)
         return mine
@@ -106,6 +111,10 @@ class SlotTable:
     def held(self, peer: bytes, state: State) -> int:
         """How many slots in this state belong to the peer."""
         return sum(1 for s, o in zip(self.state, self.owner, strict=True) if o == peer and s is state)
+
+    def granted(self, pool: str = INPUT) -> int:
+        """How many slots of a pool are in writers' hands."""
+        return sum(1 for s, p in zip(self.state, self.pool, strict=True) if s is State.GRANTED and p == pool)
 
     def counts(self) -> dict[str, int]:
         """State name -> number of slots."""

@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tfos_fast._pack import END, FULL, MISFIT, TICK, RowPacker, move_rows
+from tfos_fast._pack import END, FULL, MISFIT, RowPacker, move_rows
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.connection import Connection, to_exception
 from tfos_fast.channel.decode import rows as decode_rows
 from tfos_fast.channel.layout import Layout, has_heap, layout, plan
 from tfos_fast.channel.schema import Schema, infer, join
 from tfos_fast.channel.table import INPUT
-from tfos_fast.errors import ChannelClosed, SchemaMismatch
+from tfos_fast.errors import ChannelClosed, Fenced, RowTooLarge, SchemaMismatch
 
 # How long packing goes on before messages are looked at: short enough to serve a starving reader, long enough to cost nothing.
 _TICK_S = 0.01
@@ -88,9 +88,10 @@ class Writer:
             raise ChannelClosed("end the open partition first")
         self._key = key or secrets.token_hex(8)
         self._conn.send(m.OpenPartition(self._key, attempt, exchange))
-        opened = self._conn.ask(
-            m.Opened, "a reader to declare the form of the data (batches, tensors, next_batch)", timeout=None
-        )
+        opened = self._conn.ask(m.Opened, "a reader to declare the form of the data (batches, tensors, next_batch)", timeout=None)
+        # What was granted before this answer, the broker took back when the partition before was closed.
+        self._granted.clear()
+        self._wanted = False
         self._stream = opened.stream
         self._rows = opened.skip
         if opened.form != self._form:
@@ -144,8 +145,10 @@ class Writer:
         """Publish what is left of the partition and close it."""
         if self._stream is None:
             return
-        self._publish(last=True)
+        self._publish(whole=True)
+        self._unbind()
         self._conn.send(m.ClosePartition(self._stream, self._rows))
+        self._granted.clear()  # with this message they are free
         self._untaken.add(self._stream)
         self._stream = None
 
@@ -172,27 +175,29 @@ class Writer:
         begin, received = self._rows, 0
         self._exchanging = self._stream
         self._results.clear()
-        for _ in (step for batch in rows for step in self._copy_arrow(batch)) if arrow else self._pack(iter(rows)):
-            self._conn.wait(
-                lambda: True if self._granted or self._results or self.terminated else None, "a free slot or results"
-            )
-            while self._results:
+        try:
+            for _ in (step for batch in rows for step in self._copy_arrow(batch)) if arrow else self._pack(iter(rows)):
+                self._conn.wait(
+                    lambda: True if self._granted or self._results or self.terminated else None, "a free slot or results"
+                )
+                while self._results:
+                    received += len(self._results[0])
+                    yield self._results.popleft()
+            self.end_partition()
+            sent = self._rows - begin
+            while received < sent:
+                if not self._results:
+                    self._conn.wait(
+                        lambda: True if self._results or self.terminated else None,
+                        f"results of {sent - received} rows of partition {self._key} (one for each row, by batch_results)",
+                    )
+                if not self._results:
+                    raise ChannelClosed(f"the reader ended with {received} results for {sent} rows of partition {self._key}")
                 received += len(self._results[0])
                 yield self._results.popleft()
-        self.end_partition()
-        sent = self._rows - begin
-        while received < sent:
-            if not self._results:
-                self._conn.wait(
-                    lambda: True if self._results or self.terminated else None,
-                    f"results of {sent - received} rows of partition {self._key} (one for each row, by batch_results)",
-                )
-            if not self._results:
-                raise ChannelClosed(
-                    f"the reader ended with {received} results for {sent} rows of partition {self._key}"
-                )
-            received += len(self._results[0])
-            yield self._results.popleft()
+        finally:
+            self._exchanging = None  # results of an exchange that was given up are dropped
+            self._results.clear()
 
     def close(self, *, wait: bool = False) -> None:
         """Leave the channel.
@@ -227,8 +232,9 @@ class Writer:
         if self._stream is None:
             self.open_partition()
         if self._arrow_rows:
-            self._publish()
+            self._publish(whole=True)
         if self._packer is None:
+            self._unbind()
             try:
                 first = next(rows)
             except StopIteration:
@@ -244,19 +250,25 @@ class Writer:
                     yield
                     continue
                 self._bind()
-            assert self._packer is not None
-            stopped = self._packer.pack_from(rows, _TICK_S)
-            if stopped == END:
-                return
-            if stopped == FULL:
-                self._publish()
-            elif stopped == MISFIT:
-                self._widen()
+            packer = self._packer
+            assert packer is not None
+            try:
+                stopped = packer.pack_from(rows, _TICK_S)
+                if stopped == END:
+                    return
+                if stopped == FULL:
+                    self._publish()
+                elif stopped == MISFIT:
+                    self._widen()
+            except (RowTooLarge, SchemaMismatch):
+                if packer.has_pending:
+                    packer.take_pending()  # who goes on after this error leaves that row out
+                raise
             self._conn.pump()
             if self._flush:
                 self._publish()
-            if stopped == TICK and self._results:
-                yield  # an exchange hands its results on while a slow source goes on
+            if self._results:
+                yield  # an exchange hands its results on at once: they must not pile up here
 
     def _new_packer(self, row: Any) -> None:
         assert self._schema is not None
@@ -275,7 +287,7 @@ class Writer:
             wider = join(self._inferred, infer(row, exact=self._form.exact), exact=self._form.exact)
         except SchemaMismatch as error:
             raise self._located(error) from None
-        self._publish()
+        self._publish(whole=True)  # nothing of the older schema may stay behind
         self._agree(wider, column)
         if self._schema == before:
             assert before is not None
@@ -286,12 +298,12 @@ class Writer:
         self._new_packer(row)
 
     def _agree(self, wanted: Schema, column: int) -> None:
-        self._inferred = wanted
         self._conn.send(m.Propose(wanted))
         try:
             agreed = self._conn.ask(m.Agreed, "the feed's schema")
         except SchemaMismatch as error:
             raise self._located(error) from None
+        self._inferred = wanted
         if agreed.schema != self._schema:
             self._schema, self._schema_id = agreed.schema, agreed.schema_id
 
@@ -299,11 +311,7 @@ class Writer:
         return SchemaMismatch(f"partition {self._key}, row {self._position()}: {error}")
 
     def _position(self) -> int:
-        return (
-            self._rows
-            + (self._packer.rows if self._packer is not None and self._slot is not None else 0)
-            + self._arrow_rows
-        )
+        return self._rows + (self._packer.rows if self._packer is not None and self._slot is not None else 0) + self._arrow_rows
 
     def _forget_schema(self) -> None:
         self._unbind()
@@ -319,7 +327,7 @@ class Writer:
         if batch.num_rows == 0:
             return
         if self._packer is not None:
-            self._publish()
+            self._publish(whole=True)
             self._forget_schema()
         wanted = from_arrow(batch.schema, batch, exact=self._form.exact)
         if wanted != self._inferred:
@@ -329,7 +337,8 @@ class Writer:
                 except SchemaMismatch as error:
                     raise self._located(error) from None
             if wanted != self._inferred:
-                self._publish()
+                self._publish(whole=True)
+                self._unbind()
                 self._agree(wanted, -1)
         start = 0
         while start < batch.num_rows and not self.terminated:
@@ -353,6 +362,8 @@ class Writer:
             self._conn.pump()
             if start < batch.num_rows or self._flush or self._arrow_rows == self._layout.capacity:
                 self._publish()
+            if self._results:
+                yield
 
     # ---- slots ---------------------------------------------------------------------------------------------------------------
 
@@ -372,9 +383,7 @@ class Writer:
         schema = self._schema if self._packer is None else self._packer.schema
         if self._layout is None or self._layout.schema != schema or has_heap(schema):
             heap = self._heap_per_row if has_heap(schema) else 0.0
-            self._layout = plan(
-                schema, self._conn.segment.slot_bytes, batch=max(1, self._form.batch), heap_per_row=heap
-            )
+            self._layout = plan(schema, self._conn.segment.slot_bytes, batch=max(1, self._form.batch), heap_per_row=heap)
         self._arrow_rows = self._arrow_heap = 0
         if self._packer is not None:
             self._packer.bind(self._window, self._layout, 0)
@@ -382,13 +391,13 @@ class Writer:
     def _unbind(self) -> None:
         if self._packer is not None:
             self._packer.unbind()
-        self._window = None
+        self._window, self._arrow_rows = None, 0
         if self._slot is not None:
             self._granted.appendleft(self._slot)
             self._slot = None
 
-    def _publish(self, *, last: bool = False) -> None:
-        """Publish the open slot: all of it at the end of a partition, else whole batches if there is one."""
+    def _publish(self, *, whole: bool = False) -> None:
+        """Publish the open slot: whole batches if there is one, or with ``whole`` all of it."""
         if self._slot is None:
             return
         assert self._layout is not None
@@ -401,8 +410,9 @@ class Writer:
         self._heap_per_row = max(1.0, 1.05 * heap / rows)
         # The packer may have laid an empty slot out anew, with more heap, for a row larger than those before.
         filled = self._layout if self._arrow_rows or self._packer is None else self._packer.layout
+        assert filled is not None
         slot, window, batch = self._slot, self._window, self._form.batch
-        tail = rows % batch if batch and rows > batch and not last else 0
+        tail = rows % batch if batch and rows > batch and not whole else 0
         if tail and not self._granted:
             tail = 0  # no slot to move it to; the reader merges
         if self._packer is not None:
@@ -441,8 +451,11 @@ class Writer:
             self._untaken.discard(message.stream)
         elif isinstance(message, m.Terminated):
             self.terminated = True
+        elif isinstance(message, m.Shut):
+            if message.stream == self._stream or message.stream in self._untaken:
+                self._conn.failure = Fenced(message.text)
         elif isinstance(message, m.Refused):
-            self._conn.failure = to_exception(message)  # a newer attempt has shut us out
+            self._conn.failure = to_exception(message)
 
     def _take_results(self, message: m.Deliver) -> None:
         if message.schema is not None:

@@ -1,0 +1,421 @@
+"""The feed as a pure object: simulated writers and a reader drive it with messages, and die, in any order."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.feed import Feed
+from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.table import INPUT, OUTPUT, State, TableError
+
+INTS = Schema("bare", (Column("c0", "fixed", "int64"),))
+FLOATS = Schema("bare", (Column("c0", "fixed", "float64"),))
+
+
+class Writer:
+    """What a writer knows: what the broker told it, in order."""
+
+    def __init__(self, peer: bytes) -> None:
+        self.peer = peer
+        self.inbox: deque[Any] = deque()
+        self.granted: list[int] = []
+        self.wanted = False
+        self.opening = False
+        self.stream: int | None = None
+        self.key = ""
+        self.at = 0  # the partition's next row
+        self.agreed: int | None = None
+        self.fenced = False
+        self.terminated = False
+
+
+class FeedMachine(RuleBasedStateMachine):
+    """Writers, a reader and the owner, each with an inbox that is read late."""
+
+    @initialize(n=st.integers(4, 8), form=st.booleans())
+    def make(self, n: int, form: bool) -> None:
+        self.feed = Feed(n, form=m.Form("columns", 8) if form else None)
+        self.n = n
+        self.writers: dict[bytes, Writer] = {}
+        self.reader: bytes | None = None
+        self.reader_inbox: deque[Any] = deque()
+        self.reader_left = False
+        self.held: dict[int, m.Deliver] = {}  # the reader's leases
+        self.untaken: set[int] = set()
+        self.contents: dict[int, list[tuple[str, int]]] = {}  # slot -> rows that were packed into it
+        self.delivered: dict[str, list[int]] = {}
+        self.lanes: dict[int, str] = {}
+        self.published: dict[str, int] = {}
+        self.attempts: dict[str, int] = {}
+        self.count = 0
+        self.stopped = False  # terminated
+        self.dead = False  # the feed has failed
+
+    def deliver(self) -> None:
+        for peer, message in self.feed.outbox:
+            if peer in self.writers:
+                self.writers[peer].inbox.append(message)
+            elif peer == self.reader:
+                self.reader_inbox.append(message)
+        self.feed.outbox.clear()
+
+    def say(self, peer: bytes, message: Any) -> None:
+        self.feed.handle(peer, message)
+        self.deliver()
+
+    def live(self) -> list[bytes]:
+        return sorted(self.writers)
+
+    # ---- writers ----
+
+    @precondition(lambda self: len(self.writers) < 4)
+    @rule()
+    def attach(self) -> None:
+        self.count += 1
+        peer = f"w{self.count}".encode()
+        self.writers[peer] = Writer(peer)
+        self.feed.hello(peer, m.Hello("writer", self.count, 1))
+        self.deliver()
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data(), key=st.sampled_from("pqr"))
+    def open(self, data: st.DataObject, key: str) -> None:
+        writer = self.writers[data.draw(st.sampled_from(self.live()))]
+        self.pump(writer)
+        if writer.stream is not None or writer.opening or writer.fenced:
+            return
+        attempt = self.attempts.get(key, -1) + 1
+        self.attempts[key] = attempt
+        writer.opening, writer.key = True, key
+        self.say(writer.peer, m.OpenPartition(key, attempt, False))
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data(), floats=st.booleans())
+    def propose(self, data: st.DataObject, floats: bool) -> None:
+        writer = self.writers[data.draw(st.sampled_from(self.live()))]
+        self.pump(writer)
+        if writer.stream is not None:
+            self.say(writer.peer, m.Propose(FLOATS if floats else INTS))
+            self.pump(writer)
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data())
+    def want(self, data: st.DataObject) -> None:
+        writer = self.writers[data.draw(st.sampled_from(self.live()))]
+        self.pump(writer)
+        if writer.stream is not None and not writer.wanted and len(writer.granted) < 2:
+            writer.wanted = True
+            self.say(writer.peer, m.Want(INPUT))
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data(), rows=st.integers(1, 9), looks=st.booleans())
+    def publish(self, data: st.DataObject, rows: int, looks: bool) -> None:
+        writer = self.writers[data.draw(st.sampled_from(self.live()))]
+        if looks:
+            self.pump(writer)
+        if writer.stream is None or not writer.granted or writer.agreed is None:
+            return
+        slot = writer.granted.pop(0)
+        assert slot not in self.held, "a slot was granted that the reader's arrays alias"
+        accepted = self.feed._streams.get(writer.stream)
+        assert accepted is not None
+        counts = not (accepted.fenced or self.stopped)
+        self.contents[slot] = [(writer.key, row) for row in range(writer.at, writer.at + rows)]
+        writer.at += rows
+        if counts:
+            self.published[writer.key] = writer.at
+        self.say(writer.peer, m.Publish(slot, writer.stream, rows, 16, writer.agreed))
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        writer = self.writers[data.draw(st.sampled_from(self.live()))]
+        if writer.stream is None:
+            return
+        stream, writer.stream = writer.stream, None
+        writer.granted.clear()
+        self.say(writer.peer, m.ClosePartition(stream, writer.at))
+        assert self.feed.table.held(writer.peer, State.GRANTED) == 0
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data(), died=st.booleans())
+    def leave(self, data: st.DataObject, died: bool) -> None:
+        peer = data.draw(st.sampled_from(self.live()))
+        del self.writers[peer]
+        self.feed.leave(peer, died=died)
+        self.deliver()
+        assert peer not in self.feed.table.owner
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data())
+    def listen(self, data: st.DataObject) -> None:
+        self.pump(self.writers[data.draw(st.sampled_from(self.live()))])
+
+    def pump(self, writer: Writer) -> None:
+        while writer.inbox:
+            message = writer.inbox.popleft()
+            if isinstance(message, m.Opened):
+                writer.opening = False
+                writer.granted.clear()
+                writer.wanted = False
+                writer.stream, writer.at = message.stream, message.skip
+                assert message.skip == self.published.get(writer.key, 0)
+                stream = self.feed._streams.get(message.stream)
+                assert stream is not None
+                assert self.lanes.setdefault(stream.lane, writer.key) == writer.key
+            elif isinstance(message, m.Granted):
+                writer.granted.append(message.slot)
+                writer.wanted = False
+            elif isinstance(message, m.Agreed):
+                writer.agreed = message.schema_id
+            elif isinstance(message, m.Shut):
+                if message.stream == writer.stream:
+                    writer.fenced = True
+            elif isinstance(message, m.Terminated):
+                writer.terminated = True
+
+    # ---- the reader ----
+
+    @precondition(lambda self: self.reader is None and not self.dead)
+    @rule()
+    def read(self) -> None:
+        self.count += 1
+        self.reader = f"r{self.count}".encode()
+        self.reader_inbox.clear()
+        self.feed.hello(self.reader, m.Hello("reader", self.count, 1))
+        self.say(self.reader, m.OpenReader(m.Form("columns", 8), True))
+
+    @precondition(lambda self: self.reader_inbox)
+    @rule(release=st.booleans())
+    def take(self, release: bool) -> None:
+        message = self.reader_inbox.popleft()
+        if not isinstance(message, m.Deliver) or self.reader is None:
+            return
+        assert self.feed.table.state[message.slot] is State.DELIVERED
+        rows = self.contents[message.slot]
+        assert len(rows) == message.rows
+        if not self.stopped:
+            assert self.lanes[message.stream] == rows[0][0]
+            self.delivered.setdefault(rows[0][0], []).extend(row for _, row in rows)
+        self.held[message.slot] = message
+        self.say(self.reader, m.Done([message.slot], [message.slot] if release else []))
+        if release:
+            del self.held[message.slot]
+
+    @precondition(lambda self: self.held and self.reader is not None)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.held)))
+        del self.held[slot]
+        assert self.reader is not None
+        self.say(self.reader, m.Done([], [slot]))
+
+    @precondition(lambda self: self.reader is not None and not self.stopped)
+    @rule()
+    def starve(self) -> None:
+        assert self.reader is not None
+        self.say(self.reader, m.Starving())
+        self.say(self.reader, m.Starving())
+        for writer in self.writers.values():
+            assert sum(isinstance(message, m.Flush) for message in writer.inbox) <= 2 + len(self.attempts) * 9
+
+    @precondition(lambda self: self.reader is not None and self.delivered)
+    @rule()
+    def pin(self) -> None:
+        assert self.reader is not None
+        self.say(self.reader, m.Pin())
+
+    @precondition(lambda self: self.reader is not None and self.count > 12)
+    @rule(how=st.sampled_from(["terminate", "close", "die"]))
+    def stop(self, how: str) -> None:
+        assert self.reader is not None
+        if how == "terminate":
+            self.say(self.reader, m.Terminate())
+        else:
+            self.feed.leave(self.reader, died=how == "die")
+            self.reader = None
+            self.deliver()
+            if how == "die":
+                self.dead = True
+                self.held.clear()
+                assert self.feed.failure is not None
+        self.stopped = True
+
+    @rule()
+    def end_epoch(self) -> None:
+        self.feed.end_epoch()
+        self.deliver()
+
+    # ---- what always holds ----
+
+    @invariant()
+    def holds(self) -> None:
+        if not hasattr(self, "feed"):
+            return
+        table = self.feed.table
+        assert sum(table.counts().values()) == self.n
+        for slot in range(self.n):
+            state, owner = table.state[slot], table.owner[slot]
+            assert (owner is None) == (state in (State.FREE, State.READY))
+            assert owner is None or owner in self.feed.peers
+        # Every row that was published reaches the reader once and in its partition's order.
+        for rows in self.delivered.values():
+            assert rows == list(range(len(rows)))
+        # A writer that waits and has nothing gets a slot when one is free.
+        if not self.feed.failure and not self.stopped and table.available(INPUT) > 0:
+            for peer in self.feed._wanting[INPUT]:
+                assert peer not in self.feed.peers or table.held(peer, State.GRANTED) > 0
+        # Whoever was never told a form holds nothing.
+        if self.feed.form is None:
+            assert table.counts()["free"] == self.n
+
+    def teardown(self) -> None:
+        if not hasattr(self, "feed") or self.stopped:
+            return
+        if self.reader is None:
+            self.read()
+        while self.reader_inbox:
+            self.take(True)
+        assert {key: len(rows) for key, rows in self.delivered.items()} == {k: v for k, v in self.published.items() if v}
+        for peer in self.live():
+            self.feed.leave(peer, died=True)
+        assert self.reader is not None
+        self.say(self.reader, m.Done([], sorted(self.held)))
+        assert self.feed.table.counts()["free"] == self.n
+        assert self.feed.rows_taken == self.feed.rows_published == sum(self.published.values())
+
+
+TestFeed = FeedMachine.TestCase
+TestFeed.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+
+
+def a_feed(**options: Any) -> Feed:
+    feed = Feed(4, **options)
+    for peer in (b"w", b"v"):
+        feed.hello(peer, m.Hello("writer", 1, 1))
+    feed.hello(b"r", m.Hello("reader", 2, 1))
+    feed.outbox.clear()
+    return feed
+
+
+def told(feed: Feed, peer: bytes) -> list[Any]:
+    mine = [message for to, message in feed.outbox if to == peer]
+    feed.outbox[:] = [(to, message) for to, message in feed.outbox if to != peer]
+    return mine
+
+
+def open_and_publish(feed: Feed, peer: bytes, key: str, rows: int, *, exchange: bool = False) -> m.Opened:
+    feed.handle(peer, m.OpenPartition(key, 0, exchange))
+    feed.handle(peer, m.Propose(INTS))
+    feed.handle(peer, m.Want(INPUT))
+    opened, agreed, granted = told(feed, peer)
+    feed.handle(peer, m.Publish(granted.slot, opened.stream, rows, 16, agreed.schema_id))
+    return opened
+
+
+def test_input_and_output_have_quotas_of_their_own():
+    feed = a_feed(form=m.Form("rows"))
+    feed.handle(b"r", m.OpenReader(m.Form("rows"), False))
+    assert feed.table.quota == {INPUT: 3, OUTPUT: 1}
+    for peer in (b"w", b"v"):
+        open_and_publish(feed, peer, peer.decode(), 1, exchange=True)
+    feed.handle(b"w", m.Want(INPUT))
+    feed.handle(b"v", m.Want(INPUT))  # nothing is left for input
+    feed.handle(b"r", m.Want(OUTPUT))
+    assert [type(x) for x in told(feed, b"w")] == [m.Granted]
+    assert told(feed, b"v") == []
+    assert [type(x) for x in told(feed, b"r")] == [m.FormSet, m.Deliver, m.Deliver, m.Granted]
+
+
+def test_results_go_to_the_writer_that_asked_and_nowhere_else():
+    feed = a_feed(form=m.Form("rows"))
+    feed.handle(b"r", m.OpenReader(m.Form("rows"), False))
+    asks = open_and_publish(feed, b"w", "p", 1, exchange=True)
+    quiet = open_and_publish(feed, b"v", "q", 1)
+    told(feed, b"r")
+    for opened in (asks, quiet):
+        feed.handle(b"r", m.Register(INTS))
+        feed.handle(b"r", m.Want(OUTPUT))
+        agreed, granted = told(feed, b"r")
+        feed.handle(b"r", m.Publish(granted.slot, opened.stream, 1, 16, agreed.schema_id))
+        if opened is asks:
+            (result,) = told(feed, b"w")
+            feed.handle(b"w", m.Done([], [result.slot]))
+    assert told(feed, b"v") == []
+    assert feed.table.used[OUTPUT] == 0
+
+
+def test_dict_rows_join_a_pinned_schema_of_tuples_with_the_same_names():
+    feed = a_feed(form=m.Form("columns"))
+    feed.handle(b"r", m.OpenReader(m.Form("columns", 8), True))
+    open_and_publish(feed, b"w", "p", 8)
+    feed.handle(b"r", m.Pin())
+    feed.handle(b"v", m.OpenPartition("q", 0, False))
+    column = (Column("c0", "fixed", "int64"),)
+    feed._agreement.propose(Schema("bare", column), m.Form("columns"))
+    feed.outbox.clear()
+    other = a_feed(form=m.Form("columns"))
+    for structure in ("tuple", "dict", "row"):
+        other.handle(b"w", m.Propose(Schema(structure, column)))  # type: ignore[arg-type]
+        other._agreement.pin()
+    assert [type(x) for x in told(other, b"w")] == [m.Agreed] * 3
+
+
+def test_one_flush_until_the_writer_publishes():
+    feed = a_feed(form=m.Form("columns"))
+    feed.handle(b"r", m.OpenReader(m.Form("columns", 8), True))
+    opened = open_and_publish(feed, b"w", "p", 8)
+    for _ in range(50):
+        feed.handle(b"r", m.Starving())
+    assert [type(x) for x in told(feed, b"w")] == [m.Flush]
+    feed.handle(b"w", m.Want(INPUT))
+    (granted,) = told(feed, b"w")
+    feed.handle(b"w", m.Publish(granted.slot, opened.stream, 1, 16, 0))
+    for _ in range(50):
+        feed.handle(b"r", m.Starving())
+    assert [type(x) for x in told(feed, b"w")] == [m.Flush]
+
+
+def test_nothing_is_granted_after_the_reader_left():
+    feed = a_feed(form=m.Form("columns"))
+    feed.handle(b"r", m.OpenReader(m.Form("columns", 8), True))
+    open_and_publish(feed, b"w", "p", 8)
+    feed.end_feed()
+    feed.leave(b"r", died=False)
+    feed.handle(b"w", m.Want(INPUT))
+    assert not any(isinstance(message, m.Granted) for message in told(feed, b"w"))
+    assert feed.terminated
+
+
+@pytest.mark.parametrize(
+    ("peer", "message"),
+    [
+        (b"w", m.Publish(0, 0, 1, 1, 0)),
+        (b"w", m.Publish(0, 0, 17, 16, 0)),
+        (b"w", m.ClosePartition(0, 0)),
+        (b"v", m.ClosePartition(0, 8)),
+        (b"w", m.OpenPartition("q", 0, False)),
+        (b"w", m.Want(OUTPUT)),
+        (b"w", m.Done([0], [])),
+        (b"w", m.Terminate()),
+        (b"r", m.OpenPartition("q", 0, False)),
+        (b"r", m.Done([], [3])),
+        (b"x", m.Want(INPUT)),
+    ],
+)
+def test_who_breaks_the_protocol_is_found_out(peer: bytes, message: Any):
+    feed = a_feed(form=m.Form("columns"))
+    feed.handle(b"r", m.OpenReader(m.Form("columns", 8), True))
+    opened = open_and_publish(feed, b"w", "p", 8)
+    assert opened.stream == 0
+    if isinstance(message, m.ClosePartition) and peer == b"w":
+        feed.handle(b"w", m.ClosePartition(0, 8))
+    with pytest.raises(TableError):
+        feed.handle(peer, message)

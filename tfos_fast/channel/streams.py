@@ -1,0 +1,65 @@
+"""The streams of a feed: attempts at partitions, who replaced whom, and how many rows of each were published. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Stream:
+    """One attempt of one writer at one partition."""
+
+    number: int
+    key: str
+    attempt: int
+    writer: bytes | None
+    exchange: bool  # results are wanted back
+    lane: int  # what the reader knows it by: the number of the attempt that it goes on for, or its own
+    published: int = 0  # rows of the partition, those of earlier attempts included
+    in_flight: int = 0  # slots published and not yet taken
+    closed: bool = False  # nothing more is accepted
+    complete: bool = False  # its writer said that this was the whole partition
+    fenced: bool = False  # a newer attempt has taken its place
+
+
+class Streams:
+    """All streams, by number; the newest attempt at each partition; and the partitions that were left unfinished."""
+
+    def __init__(self) -> None:
+        self._all: list[Stream] = []
+        self._latest: dict[str, Stream] = {}
+        self._broken: dict[str, int] = {}
+
+    def get(self, number: int) -> Stream | None:
+        """The stream of a number."""
+        return self._all[number] if 0 <= number < len(self._all) else None
+
+    def latest(self, key: str) -> Stream | None:
+        """The newest attempt at a partition."""
+        return self._latest.get(key)
+
+    def open(self, key: str, attempt: int, writer: bytes, *, exchange: bool, skip: int) -> Stream:
+        """A new attempt. It goes on in the lane of an unfinished one, so that the reader keeps the partition's order."""
+        number = len(self._all)
+        before = self._latest.get(key)
+        goes_on = before is not None and skip and not (exchange or before.exchange or before.complete)
+        lane = before.lane if before is not None and goes_on else number
+        stream = Stream(number, key, attempt, writer, exchange, lane, published=skip)
+        self._all.append(stream)
+        self._latest[key] = stream
+        return stream
+
+    def left(self, stream: Stream, pid: int) -> None:
+        """Its writer is gone in mid-partition."""
+        stream.closed = True
+        if self._latest.get(stream.key) is stream:
+            self._broken[stream.key] = pid
+
+    def finish(self, stream: Stream) -> None:
+        """Its writer has published the whole partition."""
+        stream.closed = stream.complete = True
+        self._broken.pop(stream.key, None)
+
+    def broken(self) -> tuple[str, int] | None:
+        """A partition that nobody finished, and the process that left it."""
+        return next(iter(self._broken.items()), None)
