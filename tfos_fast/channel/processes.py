@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from tfos_fast.errors import SegmentError
@@ -64,8 +65,12 @@ def runtime_base() -> Path:
         base = Path(xdg) / "tfos_fast"
     else:
         base = Path(f"/tmp/tfos_fast-{uid}")
-    base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = base.stat()
+    with suppress(FileExistsError):
+        base.mkdir(mode=0o700, parents=True)
+    # In /tmp anybody can put a link of that name; where the user points to is the user's matter.
+    info = base.stat() if setting else base.lstat()
+    if not stat.S_ISDIR(info.st_mode):
+        raise SegmentError(f"{base} is not a folder; remove it, or set TFOS_RUNTIME_DIR to a folder of your own")
     if info.st_uid != uid or stat.S_IMODE(info.st_mode) & 0o077:
         raise SegmentError(
             f"{base} is not a private folder of user {uid} (owner {info.st_uid}, mode {stat.S_IMODE(info.st_mode):04o}); "
@@ -75,17 +80,25 @@ def runtime_base() -> Path:
 
 
 def make_runtime_directory() -> Path:
-    """Make a new directory of mode 0700 whose name carries this process's id and start time, after reaping dead owners' ones."""
+    """Make a new directory of mode 0700 whose name carries this process's id, start time and pid namespace.
+
+    Dead owners' directories are reaped first.
+    """
     base = runtime_base()
     reap(base)
     pid = os.getpid()
-    directory = Path(tempfile.mkdtemp(prefix=f"{pid}-{started(pid)}-", dir=base))
+    directory = Path(tempfile.mkdtemp(prefix=f"{pid}-{started(pid)}-{_namespace()}-", dir=base))
     if len(str(directory / "broker")) > _MAX_SOCKET_PATH:
         shutil.rmtree(directory)
         raise SegmentError(
             f"the socket path {directory}/broker is longer than {_MAX_SOCKET_PATH} bytes; set TFOS_RUNTIME_DIR to a shorter folder"
         )
     return directory
+
+
+def _namespace() -> int:
+    """Where process ids mean what they mean here: containers may share a folder, and must not take each other's for dead."""
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def reap(base: Path | None = None) -> list[Path]:
@@ -97,11 +110,11 @@ def reap(base: Path | None = None) -> list[Path]:
         What was removed.
     """
     removed = []
+    here = str(_namespace())
     base = runtime_base() if base is None else base
     for directory in base.iterdir():
-        pid, _, rest = directory.name.partition("-")
-        start, _, _ = rest.partition("-")
-        if pid.isdigit() and start.isdigit() and not alive(int(pid), int(start)):
+        pid, start, namespace, *_ = (*directory.name.split("-"), "", "", "")
+        if pid.isdigit() and start.isdigit() and namespace == here and not alive(int(pid), int(start)):
             shutil.rmtree(directory, ignore_errors=True)  # another reaper may be at it too
             removed.append(directory)
     return removed

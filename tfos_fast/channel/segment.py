@@ -45,10 +45,8 @@ def parse_bytes(text: int | str, setting: str = "memory") -> int:
         unit = lowered[-1:] if lowered[-1:] in _UNITS and not lowered[-1:].isdigit() else ""
         try:
             size = int(float(lowered[: len(lowered) - len(unit)]) * _UNITS[unit])
-        except ValueError:
-            raise ValueError(
-                f"{setting}={text!r} is no size; write bytes or a number with k, m or g, such as '64m'"
-            ) from None
+        except (ValueError, OverflowError):
+            raise ValueError(f"{setting}={text!r} is no size; write bytes or a number with k, m or g, such as '64m'") from None
     if size <= 0:
         raise ValueError(f"{setting}={text!r} must be more than zero bytes")
     return size
@@ -60,12 +58,18 @@ def available_bytes() -> tuple[int, str]:
     best = (int(meminfo["MemAvailable"].split()[0]) * 1024, "MemAvailable of /proc/meminfo")
     for limit_file, usage_file in _cgroup_files():
         try:
-            limit, usage = limit_file.read_text().strip(), int(usage_file.read_text())
+            limit, usage = limit_file.read_text().strip(), int(usage_file.read_text()) - _reclaimable(limit_file.parent)
         except (OSError, ValueError):
             continue
         if limit.isdigit() and int(limit) - usage < best[0]:
             best = (max(0, int(limit) - usage), str(limit_file))
     return best
+
+
+def _reclaimable(group: Path) -> int:
+    """Bytes of files that the kernel drops when memory is wanted; a cgroup's usage counts them."""
+    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
 
 
 def _cgroup_files() -> list[tuple[Path, Path]]:
@@ -116,7 +120,11 @@ class Segment:
             )
         if total != size or total != HEADER_BYTES + self.slot_bytes * self.n_slots:
             raise AddressError(f"the segment's header says {total} bytes, the file has {size}")
-        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+        try:
+            seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        except OSError:
+            seals = 0  # a file of some file system
+        if seals & _SEALS != _SEALS:
             raise AddressError("the segment is not sealed against truncation")
         self.size = size
         self._mapping: Mapping | None = Mapping(fd, size)
@@ -236,6 +244,4 @@ class Segment:
 
 
 def _too_little(total: int, found: str) -> str:
-    return (
-        f"the segment needs {total} bytes and {found}; lower the setting memory, or give the container or machine more"
-    )
+    return f"the segment needs {total} bytes and {found}; lower the setting memory, or give the container or machine more"
