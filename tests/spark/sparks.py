@@ -96,6 +96,7 @@ def standalone(workers: int, cores: int) -> Iterator[str]:
         env = dict(
             os.environ, SPARK_HOME=str(home), SPARK_LOCAL_IP="127.0.0.1", PYTHONPATH=str(ROOT), PYSPARK_PYTHON=sys.executable
         )
+        env["SPARK_DAEMON_JAVA_OPTS"] = QUICK_JVM
         launcher = [str(home / "bin" / "spark-class")]
         processes = []
 

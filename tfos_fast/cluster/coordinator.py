@@ -181,6 +181,8 @@ class Coordinator:
         raise SystemExit
 
     def _ask(self, call: Callable[[], None]) -> None:
+        if not self._thread.is_alive():
+            return  # it has closed the eventfd, whose number may be somebody else's now
         self._requests.append(call)
         os.eventfd_write(self._wake, 1)
 

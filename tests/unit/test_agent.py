@@ -1,0 +1,185 @@
+"""Two real agents with their trainers and a real coordinator, without Spark: partitions that move, deaths, endings."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import time
+from pathlib import Path
+
+import cloudpickle
+import msgspec
+import pytest
+
+from tests.spark import mains
+from tests.spark.mains import noted
+from tfos_fast.channel import Channel
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.ending import stop_agents
+from tfos_fast.cluster.launch import _spawn_agent
+from tfos_fast.cluster.machine import this_process
+from tfos_fast.errors import Fenced, NodeFailed, NodeKilled
+
+WAIT = 30.0
+
+
+class Nodes:
+    """Two nodes that run a main; this test process stands for driver and executor."""
+
+    def __init__(self, main, args):
+        self.coordinator = Coordinator("127.0.0.1", "127.0.0.1")
+        self.infos = [self._reserve(i) for i in range(2)]
+        self.coordinator.expect({info.name: info.token for info in self.infos})
+        self.writers = []
+        self.channels = [Channel.attach(info.address) for info in self.infos]
+        for info, channel in zip(self.infos, self.channels, strict=True):
+            self._start(info, channel, main, args)
+
+    def _reserve(self, index):
+        keys = self.coordinator.keys
+        config = m.AgentConfig(
+            name=f"worker:{index}",
+            index=index,
+            token=secrets.token_hex(4),
+            memory="1m",
+            slot_bytes="64k",
+            endpoint=keys.endpoint,
+            server_public=keys.server_public.decode(),
+            client_public=keys.client_public.decode(),
+            client_secret=keys.client_secret.decode(),
+            driver=this_process(),
+            executor=this_process(),
+            log_level="WARNING",
+        )
+        ready = msgspec.json.decode(_spawn_agent(config), type=m.Ready)
+        assert ready.node is not None, ready.text
+        return ready.node
+
+    def _start(self, info, channel, main, args):
+        folder = Path(info.directory) / "main"
+        folder.mkdir()
+        handover = m.Handover(
+            info.name, "worker", info.index, info.index, {"worker": ["a:1", "b:2"]}, info.address,
+            sys.path, os.getcwd(), dict(os.environ), os.getcwd(), {}, "WARNING",
+        )  # fmt: skip
+        (folder / m.MAIN).write_bytes(cloudpickle.dumps((main, args)))
+        (folder / m.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))
+        assert channel.control("start", msgspec.msgpack.encode(m.Start(str(folder)))) == b"started"
+        assert channel.control("start", msgspec.msgpack.encode(m.Start(str(folder)))) == b"runs"
+
+    def wait(self, condition, what):
+        self.coordinator.wait(condition, WAIT, f"the test waits for {what}")
+
+    def state(self, index):
+        return self.coordinator.nodes[f"worker:{index}"]
+
+    def end_feed(self):
+        self.coordinator.order(["worker:0", "worker:1"], m.EndFeed, WAIT)
+        self.wait(lambda: all(node.ended for node in self.coordinator.nodes.values()), "the mains")
+
+    def writer(self, index):
+        self.writers.append(self.channels[index].writer(stall_timeout=WAIT))
+        return self.writers[-1]
+
+    def close(self):
+        for writer in self.writers:
+            writer.close()
+        for channel in self.channels:
+            channel.close()
+        if self.coordinator._thread.is_alive():
+            stop_agents(self.coordinator)
+            self.coordinator.close()
+
+
+@pytest.fixture
+def nodes(request, tmp_path):
+    it = Nodes(request.param, {"out": str(tmp_path)})
+    yield it
+    it.close()
+
+
+@pytest.mark.parametrize("nodes", [mains.collect], indirect=True)
+def test_partition_moves_to_the_other_node_behind_what_was_published(nodes, tmp_path):
+    rows = list(range(1000))
+
+    def until_published():
+        """The reader starves, and so a part of a slot goes out."""
+        for row in rows:
+            if nodes.channels[0].status()["rows_published"]:
+                return
+            yield row
+            time.sleep(0.01)
+
+    first = nodes.writer(0)
+    assert first.open_partition("job/0", 7) == 0
+    sent = first.write_rows(until_published())
+
+    second = nodes.writer(1)
+    skip = second.open_partition("job/0", 8)
+    assert 0 < skip <= sent < len(rows)
+    with pytest.raises(Fenced, match="attempt 7 at partition job/0 was replaced by attempt 8"):
+        while True:
+            first.write_rows(rows)
+    with pytest.raises(Fenced, match="replaced by attempt 8"):
+        nodes.writer(0).open_partition("job/0", 6)
+
+    second.write_rows(rows[skip:])
+    second.end_partition()
+    second.close(wait=True)
+    assert nodes.writer(0).open_partition("job/0", 9) == len(rows)  # all is there already
+    assert nodes.coordinator.end_job("job") == (1, len(rows))
+    nodes.end_feed()
+    assert noted(tmp_path) == {0: rows[:skip], 1: rows[skip:]}
+
+
+@pytest.mark.parametrize("nodes", [mains.slow], indirect=True)
+def test_death_of_a_trainer_is_told_to_writers_and_driver(nodes, tmp_path):
+    writer = nodes.writer(1)
+    writer.open_partition("job/0", 1)
+    os.kill(nodes.state(1).trainer.pid, signal.SIGSEGV)
+    with pytest.raises(NodeKilled, match=r"worker:1 on .* killed by signal 11 \(SIGSEGV\)"):
+        while True:
+            writer.write_rows(range(1000))
+    nodes.wait(lambda: nodes.coordinator.failure is not None, "the failure")
+    assert (nodes.coordinator.failure.kind, nodes.coordinator.failure.signal) == ("NodeKilled", 11)
+    with pytest.raises(NodeKilled):  # who comes later hears of it, too
+        nodes.writer(1).open_partition("job/1", 2)
+
+
+@pytest.mark.parametrize("nodes", [mains.fail_in_a_moment], indirect=True)
+def test_exception_comes_with_its_traceback(nodes):
+    for i in range(2):
+        with nodes.writer(i) as writer:
+            writer.open_partition(f"job/{i}", 1)
+            writer.write_rows(range(10))
+    writer = nodes.writer(0)
+    with pytest.raises(NodeFailed, match="it went wrong later") as caught:
+        writer.open_partition("job/2", 1)
+        while True:
+            writer.write_rows(range(1000))
+    assert "in fail_in_a_moment" in caught.value.remote_traceback
+
+
+@pytest.mark.parametrize("nodes", [mains.deaf], indirect=True)
+def test_trainer_dies_with_its_agent(nodes, tmp_path):
+    trainer = nodes.state(0).trainer
+    os.kill(nodes.infos[0].agent.pid, signal.SIGKILL)
+    nodes.wait(lambda: nodes.state(0).gone, "the agent's end")
+    deadline = time.monotonic() + WAIT
+    while this_process(trainer.pid).started == trainer.started:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("nodes", [mains.deaf], indirect=True)
+def test_agents_end_when_the_coordinator_is_gone(nodes):
+    """Without a word: as after a crash of the driver that the kernel of another host cannot tell."""
+    agents = [info.agent for info in nodes.infos]
+    nodes.coordinator.close()
+    deadline = time.monotonic() + WAIT
+    while any(this_process(agent.pid).started == agent.started for agent in agents):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
