@@ -578,7 +578,7 @@ def test_results_do_not_pile_up_in_the_writer():
             most = 0
             for results in writer.exchange(iter(range(200_000))):
                 seen += len(results)
-                most = max(most, sum(map(len, writer._results)))
+                most = max(most, sum(map(len, writer._results.ready)))
             assert seen == 200_000
             assert most < 100_000  # what slots of results hold, not the partition
         ended(server)

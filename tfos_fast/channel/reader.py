@@ -17,13 +17,12 @@ from tfos_fast.channel.assembler import Assembler, Batch, Columns, Slot
 from tfos_fast.channel.connection import Connection, to_exception
 from tfos_fast.channel.decode import columns as decode_columns
 from tfos_fast.channel.decode import convert
-from tfos_fast.channel.decode import rows as decode_rows
 from tfos_fast.channel.layout import layout
 from tfos_fast.channel.results import ResultWriter
+from tfos_fast.channel.rowbuffer import RowBuffer
 from tfos_fast.channel.schema import Schema, apply_spec
 from tfos_fast.errors import FormError
 
-_ROWS_AT_ONCE = 256  # rows made into Python objects in one go
 _KEEP_FREE = 2  # slots that a hoarding reader must leave in motion
 _LINGER_S = 0.02  # inference: a short batch goes out when nothing came for so long
 Spec = dict[str, tuple[str, tuple[int, ...] | None]]
@@ -57,10 +56,9 @@ class Reader:
         self._current: int | None = None  # the slot that the assembler cuts
         self._epoch_ends = False  # epochs matter to who reads
         self._assembler = Assembler()
-        self._rows: deque[Any] = deque()  # made, not yet handed out
+        self._rows = RowBuffer()
+        self._row_slot = -1  # the slot that rows are made from
         self._origin: deque[tuple[int, int]] = deque()  # whose rows were handed out and have no result yet
-        self._made: deque[tuple[int, int]] = deque()  # whose rows are in _rows
-        self._row_slot: tuple[m.Deliver, Any, int] | None = None
         self._leased: set[int] = set()  # slots delivered and not released
         self._taken: list[int] = []
         self._feed_ended = False
@@ -87,7 +85,7 @@ class Reader:
             if not self._feed_ended:
                 self._conn.pump()
                 self._drain_marks()
-            left = self._rows or self._row_slot is not None or self._assembler.waiting_rows or not self._assembler.wants_slot
+            left = len(self._rows) or not self._rows.wants_slot or self._assembler.waiting_rows or not self._assembler.wants_slot
             return self._feed_ended and not left
         finally:
             self._lock.release()
@@ -114,19 +112,19 @@ class Reader:
                 self._check_open()
                 self._declare(m.Form("rows"))
                 self._fill_rows(n)
-            taken = self._rows
-            rows = [taken.popleft() for _ in range(min(n, len(taken)))]
+            rows, origin = self._rows.take(n)
             if not self._train:
-                self._move_origin(len(rows))
+                self._origin.extend(origin)
             return rows
 
     def _fill_rows(self, n: int) -> None:
         quiet_since: float | None = None
         while len(self._rows) < n and not self._leaving:
-            if self._row_slot is not None:
-                self._make_rows()
+            if not self._rows.wants_slot:
+                if self._rows.make():
+                    self._finish(self._row_slot)
                 continue
-            item = self._next_item(wait=not (self._rows and not self._train))
+            item = self._next_item(wait=not (len(self._rows) and not self._train))
             if item is None:
                 # Inference: rows of a partition whose feeder waits for their results must not wait for company.
                 quiet_since = quiet_since or time.monotonic()
@@ -136,32 +134,11 @@ class Reader:
                 self._conn.pump(int(_LINGER_S * 1000))
             elif isinstance(item, m.Deliver):
                 quiet_since = None
-                self._row_slot = (item, self._lease(item), 0)
+                self._row_slot = item.slot
+                where = layout(self._schemas[item.schema_id], item.capacity, self._conn.segment.slot_bytes)
+                self._rows.push(where, self._lease(item), item.stream, item.rows)
             elif isinstance(item, m.FeedEnd):
                 return
-
-    def _make_rows(self) -> None:
-        assert self._row_slot is not None
-        message, lease, at = self._row_slot
-        stop = min(message.rows, at + _ROWS_AT_ONCE)
-        where = layout(self._schemas[message.schema_id], message.capacity, self._conn.segment.slot_bytes)
-        self._rows.extend(decode_rows(where, lease, at, stop))
-        if not self._train:
-            self._made.append((message.stream, stop - at))
-        self._row_slot = (message, lease, stop)
-        if stop == message.rows:
-            self._row_slot = None
-            del lease
-            self._finish(message.slot)
-
-    def _move_origin(self, count: int) -> None:
-        while count:
-            stream, rows = self._made.popleft()
-            used = min(count, rows)
-            if used < rows:
-                self._made.appendleft((stream, rows - used))
-            self._origin.append((stream, used))
-            count -= used
 
     # ---- columns -------------------------------------------------------------------------------------------------------------
 
@@ -394,8 +371,7 @@ class Reader:
     def _forget(self) -> None:
         self._inbox.clear()
         self._rows.clear()
-        self._made.clear()
-        self._row_slot = self._current = None
+        self._current = None
         self._assembler.clear()
 
     def __enter__(self) -> Reader:

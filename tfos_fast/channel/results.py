@@ -8,11 +8,41 @@ from typing import Any
 from tfos_fast._pack import END, FULL, MISFIT, RowPacker
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.connection import Connection
-from tfos_fast.channel.layout import plan
+from tfos_fast.channel.decode import rows
+from tfos_fast.channel.layout import layout, plan
 from tfos_fast.channel.schema import Schema, infer, join
+from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.table import OUTPUT
 
 _FLUSH_ROWS = 4096
+
+
+class ResultReader:
+    """The writer's side: results that came back for the stream whose exchange is going on. Others are dropped.
+
+    Parameters
+    ----------
+    segment : Segment
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        self.stream: int | None = None
+        self.ready: deque[list[Any]] = deque()
+        self._segment = segment
+        self._schemas: dict[int, Schema] = {}
+
+    def take(self, message: m.Deliver) -> None:
+        """Copy a delivered slot's results; the slot may be given back then."""
+        if message.schema is not None:
+            self._schemas[message.schema_id] = message.schema
+        if message.stream == self.stream:
+            where = layout(self._schemas[message.schema_id], message.capacity, self._segment.slot_bytes)
+            self.ready.append(rows(where, self._segment.window(message.slot), 0, message.rows))
+
+    def stop(self) -> None:
+        """The exchange is over or was given up."""
+        self.stream = None
+        self.ready.clear()
 
 
 class ResultWriter:
@@ -47,9 +77,9 @@ class ResultWriter:
         """Publish everything. Waits for slots of the output pool: feeders drain it even while they wait themselves."""
         buffered, self._buffered, self._count = self._buffered, {}, 0
         for stream, results in buffered.items():
-            rows = iter(results)
+            source = iter(results)
             packer: RowPacker | None = None
-            pending: list[Any] = [next(rows)]
+            pending: list[Any] = [next(source)]
             stopped = MISFIT
             while stopped != END:
                 if stopped == MISFIT:
@@ -63,7 +93,7 @@ class ResultWriter:
                 where = plan(self._schema, self._conn.segment.slot_bytes, batch=1, heap_per_row=64.0)
                 packer.bind(self._conn.segment.window(slot), where, 0)
                 try:
-                    while (stopped := packer.pack_from(rows, 1.0)) not in (END, FULL, MISFIT):
+                    while (stopped := packer.pack_from(source, 1.0)) not in (END, FULL, MISFIT):
                         pass
                     count = packer.rows
                     if stopped == MISFIT:

@@ -14,8 +14,8 @@ from typing import Any
 from tfos_fast._pack import END, FULL, MISFIT, RowPacker, move_rows
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.connection import Connection, to_exception
-from tfos_fast.channel.decode import rows as decode_rows
-from tfos_fast.channel.layout import Layout, has_heap, layout, plan
+from tfos_fast.channel.layout import Layout, has_heap, plan
+from tfos_fast.channel.results import ResultReader
 from tfos_fast.channel.schema import Schema, infer, join
 from tfos_fast.channel.table import INPUT
 from tfos_fast.errors import ChannelClosed, Fenced, RowTooLarge, SchemaMismatch
@@ -61,10 +61,8 @@ class Writer:
         self._heap_per_row = 64.0
         self._rows = 0  # rows of this partition in published slots, skipped ones included
         self._untaken: set[int] = set()
-        self._exchanging: int | None = None  # the stream whose results are wanted
-        self._results: deque[list[Any]] = deque()
-        self._result_schemas: dict[int, Schema] = {}
         self._conn = Connection(address, "writer", self._handle, stall_timeout=stall_timeout)
+        self._results = ResultReader(self._conn.segment)
 
     # ---- public --------------------------------------------------------------------------------------------------------------
 
@@ -173,31 +171,30 @@ class Writer:
         """
         self.open_partition(key, attempt, exchange=True)
         begin, received = self._rows, 0
-        self._exchanging = self._stream
-        self._results.clear()
+        results = self._results
+        results.stream = self._stream
         try:
             for _ in (step for batch in rows for step in self._copy_arrow(batch)) if arrow else self._pack(iter(rows)):
                 self._conn.wait(
-                    lambda: True if self._granted or self._results or self.terminated else None, "a free slot or results"
+                    lambda: True if self._granted or results.ready or self.terminated else None, "a free slot or results"
                 )
-                while self._results:
-                    received += len(self._results[0])
-                    yield self._results.popleft()
+                while results.ready:
+                    received += len(results.ready[0])
+                    yield results.ready.popleft()
             self.end_partition()
             sent = self._rows - begin
             while received < sent:
-                if not self._results:
+                if not results.ready:
                     self._conn.wait(
-                        lambda: True if self._results or self.terminated else None,
+                        lambda: True if results.ready or self.terminated else None,
                         f"results of {sent - received} rows of partition {self._key} (one for each row, by batch_results)",
                     )
-                if not self._results:
+                if not results.ready:
                     raise ChannelClosed(f"the reader ended with {received} results for {sent} rows of partition {self._key}")
-                received += len(self._results[0])
-                yield self._results.popleft()
+                received += len(results.ready[0])
+                yield results.ready.popleft()
         finally:
-            self._exchanging = None  # results of an exchange that was given up are dropped
-            self._results.clear()
+            results.stop()
 
     def close(self, *, wait: bool = False) -> None:
         """Leave the channel.
@@ -267,7 +264,7 @@ class Writer:
             self._conn.pump()
             if self._flush:
                 self._publish()
-            if self._results:
+            if self._results.ready:
                 yield  # an exchange hands its results on at once: they must not pile up here
 
     def _new_packer(self, row: Any) -> None:
@@ -362,7 +359,7 @@ class Writer:
             self._conn.pump()
             if start < batch.num_rows or self._flush or self._arrow_rows == self._layout.capacity:
                 self._publish()
-            if self._results:
+            if self._results.ready:
                 yield
 
     # ---- slots ---------------------------------------------------------------------------------------------------------------
@@ -446,7 +443,8 @@ class Writer:
         elif isinstance(message, m.Flush):
             self._flush = True
         elif isinstance(message, m.Deliver):
-            self._take_results(message)
+            self._results.take(message)
+            self._conn.send(m.Done([], [message.slot]))
         elif isinstance(message, m.StreamTaken):
             self._untaken.discard(message.stream)
         elif isinstance(message, m.Terminated):
@@ -456,15 +454,6 @@ class Writer:
                 self._conn.failure = Fenced(message.text)
         elif isinstance(message, m.Refused):
             self._conn.failure = to_exception(message)
-
-    def _take_results(self, message: m.Deliver) -> None:
-        if message.schema is not None:
-            self._result_schemas[message.schema_id] = message.schema
-        segment = self._conn.segment
-        where = layout(self._result_schemas[message.schema_id], message.capacity, segment.slot_bytes)
-        if message.stream == self._exchanging:  # else of an exchange that was given up
-            self._results.append(decode_rows(where, segment.window(message.slot), 0, message.rows))
-        self._conn.send(m.Done([], [message.slot]))
 
 
 def _short(row: Any) -> str:
