@@ -117,12 +117,13 @@ def pack_batch(
         for i, (column, array) in enumerate(zip(schema.columns, arrays, strict=True))
         if column.kind != "fixed"
     }
-    # ends[k]: heap bytes of the first k rows, over all columns.
-    ends = np.zeros(min([max(count, 0), *(len(offsets) - 1 for offsets, _ in heaps.values())]) + 1, dtype=np.int64)
-    for offsets, _ in heaps.values():
-        ends += offsets[: len(ends)]
-    count = int(np.searchsorted(ends, room, side="right")) - 1
-    if count == 0:
+    if heaps:
+        # ends[k]: heap bytes of the first k rows, over all columns.
+        ends = np.zeros(min([max(count, 0), *(len(offsets) - 1 for offsets, _ in heaps.values())]) + 1, dtype=np.int64)
+        for offsets, _ in heaps.values():
+            ends += offsets[: len(ends)]
+        count = int(np.searchsorted(ends, room, side="right")) - 1
+    if count <= 0:
         if rows_already == 0:
             _check_size(layout, heaps)
         return 0, heap_used
