@@ -19,6 +19,7 @@ from tfos_fast.channel.segment import Segment
 
 _POLL_MS = 100  # a cancelled Spark task ends by itself within one poll
 _ASK_STATUS_S = 2.0
+STARVE_AFTER_MS = 5
 _ERRORS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.TfosError)}
 
 Role = Literal["writer", "reader", "control"]
@@ -173,7 +174,7 @@ class Connection:
         timeout : float, optional
             Seconds; default: as long as something moves in the channel.
         starve : callable, optional
-            Called once when the first poll brought nothing.
+            Called once when nothing has come for a moment.
 
         Raises
         ------
@@ -188,9 +189,12 @@ class Connection:
             return value
         begin = moved = asked = time.monotonic()
         progress = None
-        if starve is not None:
-            starve()
+        if starve is not None and not self.pump(STARVE_AFTER_MS):
+            starve()  # not at once: most often the next slot is on its way, and the word to all writers costs more than it brings
         while True:
+            value = ready()
+            if value is not None:
+                return value
             now = time.monotonic()
             left = _POLL_MS if timeout is None else min(_POLL_MS, max(1, int((begin + timeout - now) * 1000)))
             self.pump(left)

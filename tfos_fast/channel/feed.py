@@ -235,6 +235,8 @@ class Feed:
         self.table.publish(peer, message.slot)
         self.progress += 1
         state.flushed = False
+        if message.want and state.role == "writer" and peer not in self._wanting[INPUT]:
+            self._wanting[INPUT].append(peer)
         if state.role == "reader":
             self._publish_results(stream, message)
             return

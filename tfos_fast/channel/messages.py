@@ -94,13 +94,14 @@ class Want(Message):
 
 
 class Publish(Message):
-    """A granted slot is filled."""
+    """A granted slot is filled. With ``want`` it is also a Want for the next one."""
 
     slot: Count
     stream: Count
     rows: Count
     capacity: Count
     schema_id: Count
+    want: bool = False
 
 
 class GiveBack(Message):

@@ -14,7 +14,7 @@ from typing import Any
 from tfos_fast._segment import ReleaseSet
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.assembler import Assembler, Batch, Columns, Slot
-from tfos_fast.channel.connection import Connection, to_exception
+from tfos_fast.channel.connection import STARVE_AFTER_MS, Connection, to_exception
 from tfos_fast.channel.decode import columns as decode_columns
 from tfos_fast.channel.decode import convert
 from tfos_fast.channel.layout import layout
@@ -60,7 +60,8 @@ class Reader:
         self._row_slot = -1  # the slot that rows are made from
         self._origin: deque[tuple[int, int]] = deque()  # whose rows were handed out and have no result yet
         self._leased: set[int] = set()  # slots delivered and not released
-        self._taken: list[int] = []
+        self._taken: list[int] = []  # slots whose rows were all handed out, and
+        self._ended: list[int] = []  # slots whose leases have ended, both not yet told
         self._feed_ended = False
         self._terminated = False
         self._leaving = False  # terminate() or close() was called, perhaps while another thread waits for rows
@@ -113,6 +114,7 @@ class Reader:
                 self._declare(m.Form("rows"))
                 self._fill_rows(n)
             rows, origin = self._rows.take(n)
+            self._send_done()
             if not self._train:
                 self._origin.extend(origin)
             return rows
@@ -130,8 +132,7 @@ class Reader:
                 quiet_since = quiet_since or time.monotonic()
                 if time.monotonic() - quiet_since > _LINGER_S:
                     return
-                self._starve()
-                self._conn.pump(int(_LINGER_S * 1000))
+                self._pause(_LINGER_S)
             elif isinstance(item, m.Deliver):
                 quiet_since = None
                 self._row_slot = item.slot
@@ -229,9 +230,7 @@ class Reader:
                     return self._assembler.rest(n)
                 if deadline is not None and now >= deadline:
                     return None
-                self._starve()
-                limit = _LINGER_S if deadline is None else min(_LINGER_S, deadline - now) if impatient else min(0.1, deadline - now)
-                self._conn.pump(max(1, int(limit * 1000)))
+                self._pause(_LINGER_S if deadline is None else min(_LINGER_S if impatient else 0.1, deadline - now))
             elif isinstance(item, m.Deliver):
                 quiet_since = None
                 if self.schema is None:  # an epoch without rows came before
@@ -250,6 +249,7 @@ class Reader:
         return None
 
     def _push(self, message: m.Deliver) -> None:
+        self._collect()
         lease = self._lease(message)
         schema = self._schemas[message.schema_id]
         where = layout(schema, message.capacity, self._conn.segment.slot_bytes)
@@ -295,8 +295,7 @@ class Reader:
             elif time.monotonic() >= deadline:
                 return False
             else:
-                self._starve()
-                self._conn.pump(max(1, int(min(0.1, deadline - time.monotonic()) * 1000)))
+                self._pause(min(0.1, deadline - time.monotonic()))
         self._conn.send(m.Pin())
         pinned = self._conn.ask(m.Pinned, "the broker to fix the schema").schema
         # Writers that came before the spec was known packed without it; what they packed is cast here.
@@ -413,9 +412,11 @@ class Reader:
             self._inbox.append(message)
 
     def _next_item(self, *, wait: bool) -> Any:
-        self._conn.pump()
-        self._send_done()
+        if not self._inbox:
+            self._conn.pump()
         if not self._inbox and wait and not self._feed_ended:
+            self._results.flush()
+            self._send_done()
             self._conn.wait(
                 lambda: True if self._inbox or self._leaving else None, "rows (a feed, or the end of the feed)", starve=self._starve
             )
@@ -451,12 +452,26 @@ class Reader:
         return self._conn.segment.lease(message.slot, self._released)
 
     def _finish(self, slot: int) -> None:
-        self._taken.append(slot)
-        self._send_done()
+        self._taken.append(slot)  # told with the next Done: one message for a slot, not two
+
+    def _collect(self) -> None:
+        """Note the leases that have ended."""
+        ended = self._released.drain()
+        if ended:
+            self._leased.difference_update(ended)
+            self._ended.extend(ended)
 
     def _send_done(self) -> None:
-        released = self._released.drain()
-        if released or self._taken:
-            self._leased.difference_update(released)
+        self._collect()
+        if self._ended or self._taken:
             taken, self._taken = self._taken, []
-            self._conn.send(m.Done(taken, released))
+            ended, self._ended = self._ended, []
+            self._conn.send(m.Done(taken, ended))
+
+    def _pause(self, seconds: float) -> None:
+        """Handle messages for up to so long; writers are asked for what they have when nothing comes at once."""
+        self._results.flush()
+        self._send_done()
+        if not self._conn.pump(max(1, min(STARVE_AFTER_MS, int(seconds * 1000)))):
+            self._starve()
+            self._conn.pump(max(1, int(seconds * 1000) - STARVE_AFTER_MS))

@@ -236,7 +236,7 @@ class Writer:
                 first = next(rows)
             except StopIteration:
                 return
-            self._agree(infer(first, exact=self._form.exact), -1)
+            self._agree(infer(first, exact=self._form.exact), first)
             self._new_packer(first)
         while not self.terminated:
             if self._slot is None:
@@ -285,27 +285,29 @@ class Writer:
         except SchemaMismatch as error:
             raise self._located(error) from None
         self._publish(whole=True)  # nothing of the older schema may stay behind
-        self._agree(wider, column)
+        self._agree(wider, row)
         if self._schema == before:
             assert before is not None
             name = before.columns[column].name if column >= 0 else "?"
             expected = before.columns[column] if column >= 0 else before.structure
-            raise self._located(SchemaMismatch(f"column {name!r}: expected {expected}, found {_short(row)}"))
+            raise self._located(SchemaMismatch(f"column {name!r}: expected {expected}, found a value that does not fit"), row)
         self._unbind()
         self._new_packer(row)
 
-    def _agree(self, wanted: Schema, column: int) -> None:
+    def _agree(self, wanted: Schema, *cause: Any) -> None:
+        """Propose columns to the feed; ``cause``: the row that needs them."""
         self._conn.send(m.Propose(wanted))
         try:
             agreed = self._conn.ask(m.Agreed, "the feed's schema")
         except SchemaMismatch as error:
-            raise self._located(error) from None
+            raise self._located(error, *cause) from None
         self._inferred = wanted
         if agreed.schema != self._schema:
             self._schema, self._schema_id = agreed.schema, agreed.schema_id
 
-    def _located(self, error: SchemaMismatch) -> SchemaMismatch:
-        return SchemaMismatch(f"partition {self._key}, row {self._position()}: {error}")
+    def _located(self, error: SchemaMismatch, *cause: Any) -> SchemaMismatch:
+        row = f"; the row is {_short(cause[0])}" if cause else ""
+        return SchemaMismatch(f"partition {self._key}, row {self._position()}: {error}{row}")
 
     def _position(self) -> int:
         return self._rows + (self._packer.rows if self._packer is not None and self._slot is not None else 0) + self._arrow_rows
@@ -336,7 +338,7 @@ class Writer:
             if wanted != self._inferred:
                 self._publish(whole=True)
                 self._unbind()
-                self._agree(wanted, -1)
+                self._agree(wanted)
         start = 0
         while start < batch.num_rows and not self.terminated:
             if self._slot is None:
@@ -417,7 +419,9 @@ class Writer:
         self._window, self._slot, self._arrow_rows = None, None, 0
         if tail:
             self._bind_tail(filled, window, rows - tail, rows)
-        self._conn.send(m.Publish(slot, self._stream, rows - tail, filled.capacity, self._schema_id))
+        want = not whole and not self._wanted
+        self._wanted = self._wanted or want
+        self._conn.send(m.Publish(slot, self._stream, rows - tail, filled.capacity, self._schema_id, want))
         self._rows += rows - tail
 
     def _bind_tail(self, filled: Layout, window: Any, start: int, stop: int) -> None:

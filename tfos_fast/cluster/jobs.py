@@ -77,7 +77,7 @@ def exception_of(failure: Failure) -> errors.TfosError:
     return kind(failure.summary)
 
 
-_OURS = re.compile(r"^tfos_fast\.errors\.(\w+): (.*?)(?=\n\s*\n|\n\tat |\Z)", re.DOTALL | re.MULTILINE)
+_OURS = re.compile(r"^tfos_fast\.errors\.(\w+): (.*?)(?=\n\s*\n|\n\tat |\n SQLSTATE|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def job_exception(error: Exception) -> Exception:
