@@ -274,6 +274,10 @@ class Connection:
         self._socket.close(linger=0 if abort else 2000)
         self._context.term()
 
+    def abandon(self) -> None:
+        """Use this connection no more and never say goodbye: the broker is to see this process's death as one."""
+        self._closed = True
+
     def __del__(self) -> None:
         # Dropped without close(): the broker would otherwise wait for us as long as this process lives.
         if not getattr(self, "_closed", True):

@@ -356,6 +356,13 @@ class Reader:
         """
         self._close(flush=True)
 
+    def abandon(self) -> None:
+        """Stop reading because the program has failed. Unlike ``close`` this is no orderly end of the feed: writers get an error
+        when this process ends. Does not wait for a thread that reads.
+        """
+        self._leaving = True
+        self._conn.abandon()
+
     def _close(self, *, flush: bool) -> None:
         self._leaving = True
         with self._lock:

@@ -68,6 +68,11 @@ class Context:
             self._feeds[train_mode] = DataFeed(reader)
         return self._feeds[train_mode]
 
+    def _abandon(self) -> None:
+        """Main has raised: its readers must not look as if they wanted no more rows."""
+        for reader in self._readers:
+            reader.abandon()
+
     def _close(self) -> None:
         """Leave the channel in order."""
         for reader in self._readers:

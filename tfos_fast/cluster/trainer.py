@@ -57,8 +57,11 @@ def run_main(directory: Path) -> None:
         main(args, context)
     except SystemExit as error:
         if error.code not in (None, 0):
+            context._abandon()
             raise
-    # Not after an exception: a reader that leaves in order tells the writers that it wants no more rows, and main has failed.
+    except BaseException:
+        context._abandon()
+        raise
     context._close()
 
 
