@@ -182,7 +182,7 @@ class DataFeed:
         Yields
         ------
         tuple, dict or tensor
-            A tuple where the rows are tuples or lists, a dict where their columns have names, one tensor where rows are bare values.
+            A tuple where rows are tuples or lists, a dict where their columns have names, one tensor where they are bare values.
             First dimension: ``n``, or what is left at the end.
         """
         for columns in self.batches(n, spec):

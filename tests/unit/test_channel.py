@@ -277,9 +277,7 @@ def test_declared_spec_casts_and_refuses():
 
 
 def test_arrow_batches_larger_than_a_slot():
-    table = pa.RecordBatch.from_pydict(
-        {"x": np.arange(50_000, dtype=np.float64), "name": [f"n{i}" for i in range(50_000)]}
-    )
+    table = pa.RecordBatch.from_pydict({"x": np.arange(50_000, dtype=np.float64), "name": [f"n{i}" for i in range(50_000)]})
     with Channel.create(memory="1m") as channel:
         thread = threading.Thread(target=lambda: _write_arrow(channel, table))
         thread.start()
@@ -366,9 +364,7 @@ def test_killed_writer_whom_nobody_replaces_is_an_error_for_the_reader():
             source = reader.batches(64)
             next(source)
             writer.kill()
-            with pytest.raises(
-                WriterDied, match=rf"process {writer.process.pid} died in the middle of partition part-3"
-            ):
+            with pytest.raises(WriterDied, match=rf"process {writer.process.pid} died in the middle of partition part-3"):
                 for _ in source:
                     pass
 

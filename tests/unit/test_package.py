@@ -57,14 +57,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(
         ROOT,
         folder / "source",
-        ignore=shutil.ignore_patterns(
-            ".git", ".venv*", "build", "dist", "demo-output", "*.so", "*.egg-info", "__pycache__"
-        ),
+        ignore=shutil.ignore_patterns(".git", ".venv*", "build", "dist", "demo-output", "*.so", "*.egg-info", "__pycache__"),
     )
     # Without isolation: the build requirements are part of the test extra, and nothing is fetched.
-    check_output(
-        *(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), "."), cwd=folder / "source"
-    )
+    check_output(*(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), "."), cwd=folder / "source")
     return folder / "dist"
 
 

@@ -20,6 +20,8 @@ from tfos_fast.channel.streams import Stream, Streams
 from tfos_fast.channel.table import INPUT, OUTPUT, SlotTable, State, TableError
 from tfos_fast.errors import TfosError
 
+_IN_HAND = 4  # slots granted to one writer at most
+
 
 @dataclass
 class Peer:
@@ -217,13 +219,19 @@ class Feed:
                 if peer not in self.peers:
                     continue
                 # A second slot in hand is for speed; it must not be the one that another writer waits for.
-                spare = self.table.held(peer, State.GRANTED) > 0
+                spare = self._in_hand(peer) > 0
                 if spare and (wanting or self.table.available(pool) <= self.table.quota[pool] // 4):
                     wanting.append(peer)
                     continue
-                slot = self.table.grant(peer, pool)
-                assert slot is not None
-                self._send(peer, m.Granted(slot, pool))
+                self._grant_one(peer, pool)
+
+    def _in_hand(self, peer: bytes) -> int:
+        return self.table.held(peer, State.GRANTED)
+
+    def _grant_one(self, peer: bytes, pool: str) -> None:
+        slot = self.table.grant(peer, pool)
+        assert slot is not None
+        self._send(peer, m.Granted(slot, pool))
 
     def _publish(self, peer: bytes, message: m.Publish) -> None:
         state = self.peers[peer]
@@ -251,6 +259,10 @@ class Feed:
         self._starving = False
         self._to_reader(m.Deliver(message.slot, stream.lane, message.rows, message.capacity, message.schema_id, None), message.slot)
         self._grant()  # the writer holds one slot less: its next one may no longer be a spare
+        # While slots abound and nobody else asks, a writer in full swing gets enough in hand not to wait for answers.
+        plenty = self.table.quota[INPUT] // 2
+        while message.want and not self._wanting[INPUT] and self.table.available(INPUT) > plenty and self._in_hand(peer) < _IN_HAND:
+            self._grant_one(peer, INPUT)
 
     def _publish_results(self, stream: Stream, message: m.Publish) -> None:
         writer = stream.writer

@@ -423,7 +423,10 @@ class Reader:
             self._conn.pump()
         if not self._inbox and wait and not self._feed_ended:
             self._results.flush()
-            self._send_done()
+            # Leases that have ended go with the next Done, unless slots are short; a wait of 5 ms sends them anyway.
+            self._collect()
+            if self._taken or len(self._leased) > self._quota // 2:
+                self._send_done()
             self._conn.wait(
                 lambda: True if self._inbox or self._leaving else None, "rows (a feed, or the end of the feed)", starve=self._starve
             )
