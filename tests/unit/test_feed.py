@@ -352,6 +352,37 @@ def test_results_go_to_the_writer_that_asked_and_nowhere_else():
     assert feed.table.used[OUTPUT] == 0
 
 
+def test_results_for_a_writer_that_is_gone_are_dropped():
+    feed = a_feed(form=m.Form("rows"))
+    feed.handle(b"r", m.OpenReader(m.Form("rows"), False))
+    opened = open_and_publish(feed, b"w", "p", 1, exchange=True)
+    feed.leave(b"w", died=True)
+    told(feed, b"r")
+    feed.handle(b"r", m.Register(INTS))
+    feed.handle(b"r", m.Want(OUTPUT))
+    agreed, granted = told(feed, b"r")
+    feed.handle(b"r", m.Publish(granted.slot, opened.stream, 1, 16, agreed.schema_id))
+    assert feed.table.used[OUTPUT] == 0
+    assert feed._streams.get(opened.stream) is None
+
+
+def test_complete_partitions_are_forgotten_with_their_epoch():
+    feed = a_feed(form=m.Form("rows"))
+    feed.handle(b"r", m.OpenReader(m.Form("rows"), True))
+    done = open_and_publish(feed, b"w", "done", 1)
+    feed.handle(b"w", m.ClosePartition(done.stream, 1))
+    going_on = open_and_publish(feed, b"v", "going on", 1)
+    feed.end_epoch()
+    assert feed._streams.get(done.stream) is not None  # its writer still waits to hear that the rows were taken
+    delivered = [message for message in told(feed, b"r") if isinstance(message, m.Deliver)]
+    feed.handle(b"r", m.Done([message.slot for message in delivered], []))
+    feed.leave(b"w", died=False)
+    feed.end_epoch()
+    assert feed._streams.get(done.stream) is None
+    assert feed.fence("done", 1) == 0
+    assert feed._streams.get(going_on.stream) is not None
+
+
 def test_dict_rows_join_a_pinned_schema_of_tuples_with_the_same_names():
     feed = a_feed(form=m.Form("columns"))
     feed.handle(b"r", m.OpenReader(m.Form("columns", 8), True))

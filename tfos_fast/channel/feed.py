@@ -110,6 +110,8 @@ class Feed:
                 self._streams.left(gone.stream, gone.pid)
                 self._end_lane(gone.stream)
             gone.stream.writer = None
+            if gone.stream.exchange:
+                self._streams.forget(gone.stream)  # another attempt is another stream, with results of its own
         self._grant()
         self._maybe_end()
 
@@ -236,6 +238,11 @@ class Feed:
     def _publish(self, peer: bytes, message: m.Publish) -> None:
         state = self.peers[peer]
         stream = self._streams.get(message.stream)
+        if stream is None and state.role == "reader" and self._streams.existed(message.stream):
+            self.table.publish(peer, message.slot)
+            self.table.discard(message.slot)  # results for a writer that is gone
+            self._grant()
+            return
         if stream is None or message.schema_id >= len(self._agreement) or message.rows > message.capacity:
             raise TableError(f"no stream {message.stream} or schema {message.schema_id}, or {message.rows} rows are too many")
         if state.role == "writer" and (stream is not state.stream or (stream.closed and not stream.fenced)):
@@ -452,7 +459,8 @@ class Feed:
             self._send(peer, failure)
 
     def end_epoch(self) -> None:
-        """Put an end-of-epoch mark behind everything published."""
+        """Put an end-of-epoch mark behind everything published. Complete partitions will not be tried again."""
+        self._streams.forget_complete()
         self._to_reader(m.EpochEnd(), None)
 
     def end_feed(self) -> None:

@@ -26,13 +26,18 @@ class Streams:
     """All streams, by number; the newest attempt at each partition; and the partitions that were left unfinished."""
 
     def __init__(self) -> None:
-        self._all: list[Stream] = []
+        self._all: dict[int, Stream] = {}
+        self._opened = 0
         self._latest: dict[str, Stream] = {}
         self._broken: dict[str, int] = {}
 
     def get(self, number: int) -> Stream | None:
         """The stream of a number."""
-        return self._all[number] if 0 <= number < len(self._all) else None
+        return self._all.get(number)
+
+    def existed(self, number: int) -> bool:
+        """Whether a stream of this number was ever opened."""
+        return 0 <= number < self._opened
 
     def latest(self, key: str) -> Stream | None:
         """The newest attempt at a partition."""
@@ -40,12 +45,13 @@ class Streams:
 
     def open(self, key: str, attempt: int, writer: bytes, *, exchange: bool, skip: int) -> Stream:
         """A new attempt. It goes on in the lane of an unfinished one, so that the reader keeps the partition's order."""
-        number = len(self._all)
+        number = self._opened
+        self._opened += 1
         before = self._latest.get(key)
         goes_on = before is not None and skip and not (exchange or before.exchange or before.complete)
         lane = before.lane if before is not None and goes_on else number
         stream = Stream(number, key, attempt, writer, exchange, lane, published=skip)
-        self._all.append(stream)
+        self._all[number] = stream
         self._latest[key] = stream
         return stream
 
@@ -59,6 +65,17 @@ class Streams:
         """Its writer has published the whole partition."""
         stream.closed = stream.complete = True
         self._broken.pop(stream.key, None)
+
+    def forget(self, stream: Stream) -> None:
+        """Nobody will ask for it any more."""
+        self._all.pop(stream.number, None)
+        if self._latest.get(stream.key) is stream:
+            del self._latest[stream.key]
+
+    def forget_complete(self) -> None:
+        """The job behind all complete partitions is over: no newer attempt will come. A long feed has millions of them."""
+        for stream in [stream for stream in self._all.values() if stream.complete and stream.writer is None]:
+            self.forget(stream)
 
     def broken(self) -> tuple[str, int] | None:
         """A partition that nobody finished, and the process that left it."""
