@@ -111,8 +111,9 @@ class Reader:
         with self._lock:
             if len(self._rows) < n:
                 self._check_open()
-                self._declare(m.Form("rows"))
-                self._fill_rows(n)
+                if not self._terminated:
+                    self._declare(m.Form("rows"))
+                    self._fill_rows(n)
             rows, origin = self._rows.take(n)
             self._send_done()
             if not self._train:
@@ -172,8 +173,10 @@ class Reader:
     def open_columns(self, n: int, spec: Spec | None = None, *, wait: bool = True) -> Schema | None:
         """Declare column mode; with ``wait`` return the schema of the first rows once they came (None: the feed ended first)."""
         with self._lock:
+            if self._terminated:
+                return self.schema
             self._declare(m.Form("columns", n, spec or {}))
-            if wait and self.schema is None and not self._terminated:
+            if wait and self.schema is None:
                 self._pin(n, None)
             return self.schema
 
@@ -200,6 +203,8 @@ class Reader:
             raise ValueError(f"a batch needs at least one row, not {n}")
         with self._lock:
             self._check_open()
+            if self._terminated:
+                return None
             self._declare(m.Form("columns", n, spec or {}))
             deadline = None if timeout is None else time.monotonic() + timeout
             self._epoch_ends = self._epoch_ends or epoch_ends
