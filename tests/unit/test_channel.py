@@ -253,6 +253,28 @@ def test_schema_widens_until_the_first_batch_is_out():
             writer.close()
 
 
+def test_less_than_a_batch_does_not_hold_the_feed_up():
+    with Channel.create(memory="1m", form=None, writers=0) as channel:
+        errors: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                writer = channel.writer(stall_timeout=5.0)
+                writer.write_rows([(1, 2.0), (2, 3.0)])
+                writer.end_partition()
+                writer.close(wait=True)
+            except BaseException as error:
+                errors.append(error)
+            channel.end_feed()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        with channel.reader() as reader:
+            assert [batch["c0"].tolist() for batch in reader.batches(64)] == [[1, 2]]
+        thread.join(20)
+        assert errors == []
+
+
 def test_declared_spec_casts_and_refuses():
     with Channel.create(memory="1m", form=None) as channel:
         errors: list[BaseException] = []

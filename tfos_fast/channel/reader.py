@@ -61,6 +61,7 @@ class Reader:
         self._origin: deque[tuple[int, int]] = deque()  # whose rows were handed out and have no result yet
         self._leased: set[int] = set()  # slots delivered and not released
         self._taken: list[int] = []  # slots whose rows were all handed out, and
+        self._early: set[int] = set()  # slots told as taken before the schema was fixed
         self._ended: list[int] = []  # slots whose leases have ended, both not yet told
         self._feed_ended = False
         self._terminated = False
@@ -290,6 +291,11 @@ class Reader:
                 if slots:
                     break
                 return True
+            # Fewer rows than a batch may be all that a feed has: they are here, so the feed must not wait for us to cut them.
+            early = [item.slot for item in slots if item.slot not in self._early]
+            if early:
+                self._early.update(early)
+                self._conn.send(m.Done(early, []))
             have = len(self._inbox)
             if deadline is None:
                 self._conn.wait(
