@@ -109,10 +109,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder with the classic 28x28 IDX files (default: the bundled 8x8 digits)")
     parser.add_argument("--output", type=Path, default=CLONE / "demo-output", help="folder to write; what is in it is replaced")
     parser.add_argument("--master", default="local-cluster[2,1,1024]")
-    parser.add_argument("--epochs", type=int, help="default: 15, with --data 5")
+    parser.add_argument("--epochs", type=int, help="default: 20, with --data 5")
     args = parser.parse_args(argv)
     output = args.output.resolve()
-    epochs = args.epochs or (5 if args.data else 15)
+    epochs = args.epochs or (5 if args.data else 20)
     csv, model, predictions = output / "csv", output / "model.keras", output / "predictions"
 
     for made in (csv, predictions):

@@ -34,7 +34,7 @@ def train(args: argparse.Namespace, ctx) -> None:
             [
                 tf.keras.layers.Input((args.pixels,), dtype="uint8"),
                 tf.keras.layers.Rescaling(1 / 255),
-                tf.keras.layers.Dense(128, activation="relu"),
+                tf.keras.layers.Dense(256, activation="relu"),
                 tf.keras.layers.Dense(10),
             ]
         )
@@ -82,9 +82,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--input", required=True, help="CSV as prepare.py writes it")
     parser.add_argument("--model", required=True, help="file to save the model in (.keras), on a disk that all nodes share")
     parser.add_argument("--nodes", type=int, default=2, help="TensorFlow nodes (default: 2)")
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=64, help="rows per node and step (default: 64)")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     args = parser.parse_args(argv)
 
     spark = SparkSession.builder.appName("mnist-train").getOrCreate()
