@@ -7,6 +7,7 @@ import gc
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from tfos_fast.channel.processes import runtime_base
 for _module in (tfos_fast._pack, tfos_fast._segment, tfos_fast._unpack):
     assert _module.__file__.endswith(".so"), f"{_module.__name__} is not compiled"
 
+
+# A shell that runs us in the background has Ctrl-C ignored, here and in every child; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Everything that this run starts inherits these two, so that runs side by side do not take each other's processes for leaks.
 MARK = f"TFOS_TEST_RUN={secrets.token_hex(8)}"
