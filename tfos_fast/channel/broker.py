@@ -53,18 +53,18 @@ class Broker:
     on_control : callable
         ``on_control(name, body) -> bytes`` answers ``Channel.control``. It may raise a TfosError, which the caller gets.
     on_terminated, on_partition_done, explain_death : callable
-        Hooks of the feed: the reader wants no more rows; ``(key, attempt, rows)`` a partition was published whole;
-        ``(pid) -> Failed or None`` words for a dead reader.
+        Hooks of the feed: ``(asked)`` the reader wants no more rows, as it said or because it left; ``(key, attempt, rows)`` a
+        partition was published whole; ``(pid) -> Failed or None`` words for a dead reader.
     """
 
     def __init__(self, segment: Segment, *, on_open: OnOpen | None = None, end_after: int = 0, form: m.Form | None = None) -> None:
         self.segment = segment
         self.feed = Feed(segment.n_slots, end_after=end_after, form=form, on_open=on_open)
         self.on_control: Callable[[str, bytes], bytes] | None = None
-        self.on_terminated: Callable[[], None] | None = None
+        self.on_terminated: Callable[[bool], None] | None = None
         self.on_partition_done: Callable[[str, int, int], None] | None = None
         self.explain_death: Callable[[int], m.Failed | None] | None = None
-        self.feed.on_terminated = lambda: self.on_terminated() if self.on_terminated else None
+        self.feed.on_terminated = lambda asked: self.on_terminated(asked) if self.on_terminated else None
         self.feed.on_partition_done = lambda *what: self.on_partition_done(*what) if self.on_partition_done else None
         self.feed.explain_death = lambda pid: self.explain_death(pid) if self.explain_death else None
         self.directory: Path = make_runtime_directory()

@@ -66,7 +66,7 @@ class Feed:
         self.progress = 0
         self.rows_published = 0
         self.rows_taken = 0
-        self.on_terminated: Callable[[], None] = lambda: None
+        self.on_terminated: Callable[[bool], None] = lambda asked: None
         self.explain_death: Callable[[int], m.Failed | None] = lambda pid: None
         self.on_partition_done: Callable[[str, int, int], None] = lambda key, attempt, rows: None
         self._end_after = end_after
@@ -411,13 +411,16 @@ class Feed:
             self._send(peer, m.Flush())
 
     def _terminate(self, peer: bytes, message: m.Terminate) -> None:
-        self.terminate()
+        self.terminate(asked=True)
 
-    def terminate(self) -> None:
-        """The reader wants no more rows: drop what is queued, and let writers end quickly."""
+    def terminate(self, *, asked: bool = False) -> None:
+        """The reader wants no more rows: drop what is queued, and let writers end quickly.
+
+        ``asked``: it has said so, and not just left.
+        """
         if not self.terminated:
             self._drop_all()
-            self.on_terminated()
+            self.on_terminated(asked)
 
     def _drop_all(self) -> None:
         self.terminated = True

@@ -59,7 +59,7 @@ class Agent:
         segment = Segment.create(config.memory, config.slot_bytes)
         self.broker = Broker(segment, on_open=self._on_open)
         self.broker.on_control = self._on_control
-        self.broker.on_terminated = lambda: self._state(m.Terminated())
+        self.broker.on_terminated = lambda asked: self._state(m.Terminated(asked))
         self.broker.on_partition_done = self._on_partition_done
         self.broker.explain_death = self._explain_death
 

@@ -268,7 +268,7 @@ class Coordinator:
             case m.Started():
                 node.started, node.trainer = True, message.trainer
             case m.Terminated():
-                node.terminated = True
+                node.terminated, node.asked = True, message.asked
             case m.Bye():
                 node.gone = True
             case m.Ended():

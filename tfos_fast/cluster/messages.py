@@ -77,7 +77,9 @@ class Ended(Message, frozen=True):
 
 
 class Terminated(Message, frozen=True):
-    """The trainer wants no more rows."""
+    """The trainer wants no more rows: it has asked for the end (``terminate()``), or left the feed because ``main`` returned."""
+
+    asked: bool
 
 
 class Beat(Message, frozen=True):

@@ -21,6 +21,7 @@ class NodeState:
     started: bool = False
     ended: bool = False
     terminated: bool = False
+    asked: bool = False  # by terminate(): rather than by leaving
     failure: m.Failure | None = None
     rows_taken: int = 0
     rows_left: int = 0
@@ -38,7 +39,8 @@ class NodeState:
     @property
     def why_early(self) -> str:
         """Why it takes no more rows."""
-        return "ended: main returned" if self.ended else "called terminate()" if self.terminated else "is gone"
+        # A reader that leaves without terminate() does so because main returned; its process ends a moment later.
+        return "called terminate()" if self.asked else "returned from main" if self.terminated or self.ended else "is gone"
 
 
 def stuck(states: Iterable[NodeState]) -> str:
