@@ -1,4 +1,9 @@
-"""The fast data plane for TensorFlow on Spark."""
+"""The fast data plane for TensorFlow on Spark: rows of RDDs and DataFrames become tensors of a running TensorFlow program.
+
+``run(sc, main, args, num_executors)`` (or ``reserve`` and ``Cluster.start``) gives a ``Cluster`` with ``feed``, ``infer`` and
+``shutdown``. In ``main(args, ctx)``, ``ctx.get_data_feed()`` is the feed: see :class:`tfos_fast.tensors.DataFeed`. The channel
+below works without Spark: :mod:`tfos_fast.channel`. All errors: :mod:`tfos_fast.errors`.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +29,10 @@ def __getattr__(name: str):
 
         return getattr(cluster, name)
     raise AttributeError(f"module 'tfos_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_CLUSTER_NAMES})
 
 
 __all__ = ["Cluster", "InputMode", "TfosError", "reserve", "run"]

@@ -14,7 +14,7 @@ import tfos_fast
 from tests.spark import mains
 from tests.spark.mains import noted
 from tests.spark.test_local_cluster import check_once_and_in_order, fed, numbered, wait_for
-from tfos_fast.errors import NodeFailed, NodeKilled, NotEnoughSlots, RowTooLarge, StallTimeout
+from tfos_fast.errors import ClusterError, NodeFailed, NodeKilled, NotEnoughSlots, RowTooLarge, StallTimeout, TfosError
 
 MASTER = "local[4]"
 SMALL = {"memory": "8m"}
@@ -133,6 +133,29 @@ def test_exception_in_main_reaches_the_action_on_an_inference(sc, out):
         results.collect()
     with pytest.raises(NodeFailed, match="cannot label 7"):
         cluster.shutdown()
+
+
+def test_the_with_block_says_why_an_inference_failed(sc):
+    with (
+        pytest.raises(NodeFailed, match="cannot label 7") as caught,
+        tfos_fast.run(sc, mains.bad_inference, {}, 1, **SMALL) as cluster,
+    ):
+        cluster.infer(sc.parallelize(range(100), 2)).collect()
+    assert "in bad_inference" in caught.value.remote_traceback
+    assert caught.value.__cause__ is not None
+    assert not isinstance(caught.value.__cause__, TfosError)
+    with pytest.raises(ZeroDivisionError), tfos_fast.run(sc, mains.square, {}, 1, **SMALL):
+        raise ZeroDivisionError  # an error of the program's own stays as it is
+
+
+def test_what_is_no_rdd_is_refused(sc):
+    with tfos_fast.reserve(sc, 1, **SMALL) as cluster:
+        with pytest.raises(TypeError, match=r"feed\(\) takes an RDD or a DataFrame, not a list"):
+            cluster.feed([1, 2, 3])
+        with pytest.raises(TypeError, match=r"infer\(\) takes an RDD or a DataFrame, not a ndarray"):
+            cluster.infer(np.arange(3))
+        with pytest.raises(ClusterError, match=r"call cluster.start\(main, args\) before feed"):
+            cluster.feed(sc.parallelize([1]))
 
 
 def test_exit_status_of_main(sc, out):

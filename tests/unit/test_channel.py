@@ -222,6 +222,36 @@ def test_tails_go_to_the_carry_and_whole_batches_stay_aliased():
             assert reader.summary["aliased"] == 15
 
 
+@pytest.mark.parametrize("n", [32, 256, 1024])
+def test_batches_of_a_writer_that_came_first_are_aliased_too(n):
+    with Channel.create(memory="4m") as channel:
+        with channel.writer() as writer:
+            writer.write_rows((i, float(i)) for i in range(50_000))
+        with channel.reader() as reader:
+            at = 0
+            for batch in reader.batches(n):
+                assert (batch["c0"] == np.arange(at, at + len(batch["c0"]))).all()
+                at += len(batch["c0"])
+            assert at == 50_000
+            assert reader.summary["copied"] == (50_000 % n > 0)
+
+
+def test_single_rows_of_a_slow_writer_do_not_wait_for_a_full_slot():
+    with Channel.create(memory="1m") as channel, channel.writer() as writer, channel.reader() as reader:
+        writer.write_rows([0])
+        assert reader.next_batch(1, timeout=0.0) is None  # the first one: the reader asks for it now
+        seen: list[int] = []
+        row = 0
+        while len(seen) < 3:
+            row += 1
+            writer.write_rows([row])
+            if batch := reader.next_batch(1, timeout=0.05):
+                seen += batch.columns["c0"].tolist()
+        assert seen == [0, 1, 2]
+        assert row < 1000  # a slot holds many more
+        reader.terminate()
+
+
 def test_rows_come_back_as_they_were_fed():
     rows = [
         (1, 1.5, "x", b"y", None, [1, 2], (1.0, 2.0), True, {"a": 1}),

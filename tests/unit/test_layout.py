@@ -76,6 +76,11 @@ def test_a_plan_by_hand() -> None:
     assert plan(TEXT, 4096, batch=1, heap_per_row=1e9).capacity == 1, "the estimate may be wrong"
 
 
+def test_a_batch_not_yet_known_is_taken_for_a_power_of_two() -> None:
+    assert plan(PIXELS, 4 << 20, batch=0, heap_per_row=0).capacity == 1280  # whole 128s: an eighth of 1334 is 166
+    assert plan(PIXELS, 7 * 3200, batch=0, heap_per_row=0).capacity == 7
+
+
 def test_rows_without_bytes() -> None:
     assert plan(Schema("tuple", ()), 4096, batch=100, heap_per_row=0).capacity == MAX_ROWS - MAX_ROWS % 100
 

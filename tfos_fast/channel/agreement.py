@@ -10,6 +10,8 @@ from tfos_fast.channel.messages import Form
 from tfos_fast.channel.schema import DTYPES, Schema, apply_spec, join
 from tfos_fast.errors import FormError, SchemaMismatch
 
+_FIXED = "a feed's columns are fixed when its first batch is read (rows of any kind pass through next_batch)"
+
 
 class Agreement:
     """The schemas of one feed.
@@ -98,8 +100,8 @@ def is_sound(schema: Schema) -> bool:
 def _difference(current: Schema, joined: Schema) -> str:
     for before, after in zip(current.columns, joined.columns, strict=False):
         if before != after:
-            return f"column {before.name!r}: expected {_form(before)}, found values that need {_form(after)}"
-    return f"expected columns {list(current.names)}, found {list(joined.names)}"
+            return f"column {before.name!r}: expected {_form(before)}, found values that need {_form(after)}; {_FIXED}"
+    return f"expected columns {list(current.names)}, found {list(joined.names)}; {_FIXED}"
 
 
 def _form(column: Any) -> str:

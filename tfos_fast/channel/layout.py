@@ -119,7 +119,7 @@ def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) ->
     slot_bytes : int
         Size of the slot.
     batch : int
-        Rows of one batch of the reader, at least 1.
+        Rows of one batch of the reader; 0 when it is not known yet: then a power of two is taken for likely.
     heap_per_row : float
         Bytes that a row is expected to need in the heap; an estimate, so one row is planned for whatever it is.
 
@@ -140,5 +140,7 @@ def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) ->
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    # A slot of whole 2^k rows holds whole batches of any smaller power of two, and wastes an eighth at most.
+    batch = batch or 1 << max(0, (low // 8).bit_length() - 1)
     capacity = low - low % batch if low >= batch else low
     return layout(schema, capacity, slot_bytes)

@@ -251,8 +251,6 @@ class Writer:
             assert packer is not None
             try:
                 stopped = packer.pack_from(rows, _TICK_S)
-                if stopped == END:
-                    return
                 if stopped == FULL:
                     self._publish()
                 elif stopped == MISFIT:
@@ -264,6 +262,8 @@ class Writer:
             self._conn.pump()
             if self._flush:
                 self._publish()
+            if stopped == END:
+                return
             if self._results.ready:
                 yield  # an exchange hands its results on at once: they must not pile up here
 
@@ -382,7 +382,8 @@ class Writer:
         schema = self._schema if self._packer is None else self._packer.schema
         if self._layout is None or self._layout.schema != schema or has_heap(schema):
             heap = self._heap_per_row if has_heap(schema) else 0.0
-            self._layout = plan(schema, self._conn.segment.slot_bytes, batch=max(1, self._form.batch), heap_per_row=heap)
+            batch = 1 if self._form.exact else self._form.batch
+            self._layout = plan(schema, self._conn.segment.slot_bytes, batch=batch, heap_per_row=heap)
         self._arrow_rows = self._arrow_heap = 0
         if self._packer is not None:
             self._packer.bind(self._window, self._layout, 0)

@@ -14,13 +14,13 @@ from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.feeder import Feeder, Inferrer
-from tfos_fast.cluster.frames import infer_frame, is_frame
+from tfos_fast.cluster.frames import check_data, infer_frame, is_frame
 from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception
 from tfos_fast.cluster.launch import Handing, pickle_main
 from tfos_fast.cluster.placement import Slots, count_slots
 from tfos_fast.cluster.report import FeedReport
 from tfos_fast.cluster.states import stuck
-from tfos_fast.errors import ClusterError, ClusterTimeout
+from tfos_fast.errors import ClusterError, ClusterTimeout, TfosError
 
 log = logging.getLogger("tfos_fast.cluster")
 
@@ -155,6 +155,7 @@ class Cluster:
         SchemaMismatch, RowTooLarge, NoNodeOnHost
             A feed task could not go on.
         """
+        check_data(data, "feed")
         self._check(running="feed")
         if epochs < 1:
             raise ValueError(f"epochs must be 1 or more, not {epochs}")
@@ -205,8 +206,10 @@ class Cluster:
         Returns
         -------
         RDD or DataFrame
-            As ``data`` was. It can be evaluated as often as you like, until the cluster is shut down.
+            As ``data`` was. It can be evaluated as often as you like, until the cluster is shut down. When ``main`` fails, the
+            action that evaluates it raises Spark's error; leaving the cluster's ``with`` block then raises what has happened.
         """
+        check_data(data, "infer")
         self._check(running="infer")
         inferrer = Inferrer(self.nodes, feed_timeout)
         if is_frame(data):
@@ -265,8 +268,14 @@ class Cluster:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if kind is None:
             self.shutdown()
-        else:
+            return
+        try:
+            # An action on an inference fails with Spark's error: what stands behind it is said here.
+            ours = self._explain(error) if isinstance(error, Exception) and not isinstance(error, TfosError) else error
+        finally:
             self.abort()
+        if ours is not error:
+            raise ours from error
 
     # ---- watching ------------------------------------------------------------------------------------------------------------
 
@@ -288,7 +297,7 @@ class Cluster:
             assert self._coordinator.failure is not None
             raise ClusterError(f"the cluster has failed before: {self._coordinator.failure.summary}")
         if running and not self._running:
-            raise ClusterError(f"start main before {running}")
+            raise ClusterError(f"no program runs on the cluster yet: call cluster.start(main, args) before {running}")
         if running and self.input_mode is not InputMode.SPARK:
             raise ClusterError(f"{running} needs InputMode.SPARK; with InputMode.TENSORFLOW main reads its data itself")
 
@@ -321,15 +330,21 @@ class Cluster:
         except BaseException:  # Ctrl-C, too
             job.cancel()
             raise
-        if job.error is None:
-            return
-        error = job_exception(job.error)
+        if job.error is not None:
+            raise self._explain(job.error)
+
+    def _explain(self, error: Exception) -> Exception:
+        """The error of a Spark job in our words, if it came from a task or node of ours; else as it is."""
+        error = job_exception(error)
         if isinstance(error, errors.PeerDied | errors.NodeFailed | errors.NoNodeOnHost):
             # The coordinator knows better what has happened, or will in a moment.
             with contextlib.suppress(ClusterTimeout):
                 self._coordinator.wait(lambda: self._failed, 3.0, "")
-            self._raise_failure()
-        raise error
+            failure = self._coordinator.failure
+            if failure is not None and not self._told:
+                self._told = True
+                return exception_of(failure)
+        return error
 
 
 def _feed_action(data: Any, feeder: Feeder) -> Callable[[], Any]:

@@ -15,6 +15,17 @@ def is_frame(data: Any) -> bool:
     return hasattr(data, "mapInArrow")
 
 
+def check_data(data: Any, where: str) -> None:
+    """Refuse what is no RDD or DataFrame.
+
+    Raises
+    ------
+    TypeError
+    """
+    if not is_frame(data) and not hasattr(data, "mapPartitionsWithIndex"):
+        raise TypeError(f"{where}() takes an RDD or a DataFrame, not a {type(data).__name__}; sc.parallelize(rows) makes an RDD")
+
+
 def infer_frame(frame: Any, inferrer: Inferrer, schema: Any) -> Any:
     """A DataFrame of results, evaluated when Spark evaluates it."""
     if schema is None:

@@ -12,7 +12,8 @@ class FeedReport:
     Attributes
     ----------
     rows : int
-        Rows that the trainers' processes took, over all epochs.
+        Rows that the trainers' processes took, over all epochs. They are counted slot by slot: one that is left in the middle
+        counts as not taken.
     seconds : float
         How long the feed took.
     epochs : int
