@@ -101,7 +101,7 @@ def test_numbers(name: str) -> None:
     ("array", "expected"),
     [
         (pa.array([True, False]), Column("a", "fixed", "bool", (), "bool")),
-        (pa.array([1.5, 2.5], pa.float16()), Column("a", "fixed", "float16", (), "float")),
+        (pa.array(np.array([1.5, 2.5], np.float16)), Column("a", "fixed", "float16", (), "float")),
         (pa.array(["a", ""]), Column("a", "string")),
         (pa.array(["a", ""], pa.large_string()), Column("a", "string")),
         (pa.array(["a", "b", "a"]).dictionary_encode(), Column("a", "string")),
