@@ -142,7 +142,7 @@ class FeedMachine(RuleBasedStateMachine):
         stream, writer.stream = writer.stream, None
         writer.granted.clear()
         self.say(writer.peer, m.ClosePartition(stream, writer.at))
-        assert self.feed.table.held(writer.peer, State.GRANTED) == 0
+        assert self.feed.table.in_hand(writer.peer) == 0
 
     @precondition(lambda self: self.writers)
     @rule(data=st.data(), died=st.booleans())
@@ -171,7 +171,7 @@ class FeedMachine(RuleBasedStateMachine):
                 assert stream is not None
                 assert self.lanes.setdefault(stream.lane, writer.key) == writer.key
             elif isinstance(message, m.Granted):
-                writer.granted.append(message.slot)
+                writer.granted.extend(message.slots)
                 writer.wanted = False
             elif isinstance(message, m.Agreed):
                 writer.agreed = message.schema_id
@@ -270,8 +270,8 @@ class FeedMachine(RuleBasedStateMachine):
             assert rows == list(range(len(rows)))
         # A writer that waits and has nothing gets a slot when one is free.
         if not self.feed.failure and not self.stopped and table.available(INPUT) > 0:
-            for peer in self.feed._wanting[INPUT]:
-                assert peer not in self.feed.peers or table.held(peer, State.GRANTED) > 0
+            for peer in self.feed._grants.waiting():
+                assert table.in_hand(peer) > 0
         # Whoever was never told a form holds nothing.
         if self.feed.form is None:
             assert table.counts()["free"] == self.n
@@ -316,7 +316,7 @@ def open_and_publish(feed: Feed, peer: bytes, key: str, rows: int, *, exchange: 
     feed.handle(peer, m.Propose(INTS))
     feed.handle(peer, m.Want(INPUT))
     opened, agreed, granted = told(feed, peer)
-    feed.handle(peer, m.Publish(granted.slot, opened.stream, rows, 16, agreed.schema_id))
+    feed.handle(peer, m.Publish(granted.slots[0], opened.stream, rows, 16, agreed.schema_id))
     return opened
 
 
@@ -326,11 +326,11 @@ def test_input_and_output_have_quotas_of_their_own():
     assert feed.table.quota == {INPUT: 3, OUTPUT: 1}
     for peer in (b"w", b"v"):
         open_and_publish(feed, peer, peer.decode(), 1, exchange=True)
-    feed.handle(b"w", m.Want(INPUT))
-    feed.handle(b"v", m.Want(INPUT))  # nothing is left for input
+    feed.handle(b"w", m.Want(INPUT))  # it has one in hand, since half of the slots were free when it came
+    feed.handle(b"v", m.Want(INPUT))
+    assert (feed.table.in_hand(b"w"), feed.table.in_hand(b"v"), feed.table.available(INPUT)) == (1, 0, 0)
     feed.handle(b"r", m.Want(OUTPUT))
-    assert [type(x) for x in told(feed, b"w")] == [m.Granted]
-    assert told(feed, b"v") == []
+    assert told(feed, b"w") == told(feed, b"v") == []
     assert [type(x) for x in told(feed, b"r")] == [m.FormSet, m.Deliver, m.Deliver, m.Granted]
 
 
@@ -344,7 +344,7 @@ def test_results_go_to_the_writer_that_asked_and_nowhere_else():
         feed.handle(b"r", m.Register(INTS))
         feed.handle(b"r", m.Want(OUTPUT))
         agreed, granted = told(feed, b"r")
-        feed.handle(b"r", m.Publish(granted.slot, opened.stream, 1, 16, agreed.schema_id))
+        feed.handle(b"r", m.Publish(granted.slots[0], opened.stream, 1, 16, agreed.schema_id))
         if opened is asks:
             (result,) = told(feed, b"w")
             feed.handle(b"w", m.Done([], [result.slot]))
@@ -361,7 +361,7 @@ def test_results_for_a_writer_that_is_gone_are_dropped():
     feed.handle(b"r", m.Register(INTS))
     feed.handle(b"r", m.Want(OUTPUT))
     agreed, granted = told(feed, b"r")
-    feed.handle(b"r", m.Publish(granted.slot, opened.stream, 1, 16, agreed.schema_id))
+    feed.handle(b"r", m.Publish(granted.slots[0], opened.stream, 1, 16, agreed.schema_id))
     assert feed.table.used[OUTPUT] == 0
     assert feed._streams.get(opened.stream) is None
 
@@ -408,7 +408,7 @@ def test_one_flush_until_the_writer_publishes():
     assert [type(x) for x in told(feed, b"w")] == [m.Flush]
     feed.handle(b"w", m.Want(INPUT))
     (granted,) = told(feed, b"w")
-    feed.handle(b"w", m.Publish(granted.slot, opened.stream, 1, 16, 0))
+    feed.handle(b"w", m.Publish(granted.slots[0], opened.stream, 1, 16, 0))
     for _ in range(50):
         feed.handle(b"r", m.Starving())
     assert [type(x) for x in told(feed, b"w")] == [m.Flush]

@@ -95,9 +95,8 @@ class TableMachine(RuleBasedStateMachine):
             assert self.table.used[pool] == self.used(pool) <= self.quota[pool]
             assert self.table.granted(pool) == sum(1 for s, _, p in self.model.values() if s is State.GRANTED and p == pool)
         for peer in (b"a", b"b", b"reader"):
-            assert self.table.held(peer, State.GRANTED) == sum(
-                1 for s, p, _ in self.model.values() if (s, p) == (State.GRANTED, peer)
-            )
+            assert self.table.in_hand(peer) == sum(1 for s, p, _ in self.model.values() if (s, p) == (State.GRANTED, peer))
+        assert self.table.counts() == {state.value: self.table.state.count(state) for state in State}
 
 
 TestTable = TableMachine.TestCase

@@ -6,6 +6,7 @@ Python values that ``DataFrame.collect()`` gives.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,9 @@ def _views(pa: Any, name: str) -> list[Any]:
 
 
 def _column(name: str, array: Any, exact: bool) -> Column:
+    number = _dtype(array.type)
+    if number is not None:  # asked for every batch, and so the common case is short
+        return Column(name, "object") if array.null_count else Column(name, "fixed", number, (), _tag(number, 0, exact))
     pa = _arrow()
     array = _plain(array)
     if array.null_count:
@@ -197,10 +201,15 @@ def _column(name: str, array: Any, exact: bool) -> Column:
     dtype = _dtype(array.type)
     if dtype is None:
         return Column(name, "object")
-    tag = "/".join(["list"] * len(shape) + [_PYTHON[np.dtype(dtype).kind]]) if exact else ""
-    return Column(name, "fixed", dtype, tuple(shape), tag)
+    return Column(name, "fixed", dtype, tuple(shape), _tag(dtype, len(shape), exact))
 
 
+@functools.cache
+def _tag(dtype: str, lists: int, exact: bool) -> str:
+    return "/".join(["list"] * lists + [_PYTHON[np.dtype(dtype).kind]]) if exact else ""
+
+
+@functools.lru_cache(maxsize=1024)
 def _dtype(kind: Any) -> str | None:
     pa = _arrow()
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):

@@ -19,6 +19,7 @@ from tfos_fast.channel.segment import Segment
 
 _POLL_MS = 100  # a cancelled Spark task ends by itself within one poll
 _ASK_STATUS_S = 2.0
+_GLANCE_S = 0.001
 STARVE_AFTER_MS = 5
 _ERRORS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.TfosError)}
 
@@ -67,6 +68,7 @@ class Connection:
         # Weakly, here and in wake_on: a writer or reader that is dropped without close() then says goodbye at once.
         self._handler = weakref.WeakMethod(handler) if handler is not None else None
         self._catch: Callable[[Any], bool] | None = None
+        self._pumped = 0.0
         self._stall_timeout = stall_timeout
         self._status: m.Status | None = None
         self.failure: errors.TfosError | None = None
@@ -120,6 +122,7 @@ class Connection:
         self.check()
         broker_died = False
         came = False
+        self._pumped = time.monotonic()
         if timeout_ms:
             for source, _ in self._poller.poll(timeout_ms):
                 if source == self._pidfd:
@@ -140,6 +143,11 @@ class Connection:
         if broker_died:
             self._bury_broker()
         return came
+
+    def glance(self) -> None:
+        """``pump``, unless that was done a moment ago: for loops that would else look more often than anything can come."""
+        if time.monotonic() - self._pumped > _GLANCE_S:
+            self.pump()
 
     def _receive(self, message: Any) -> None:
         if isinstance(message, m.Failed):

@@ -15,12 +15,11 @@ from typing import Any
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.agreement import Agreement, check_form, is_sound
+from tfos_fast.channel.grants import Grants
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.streams import Stream, Streams
 from tfos_fast.channel.table import INPUT, OUTPUT, SlotTable, State, TableError
 from tfos_fast.errors import TfosError
-
-_IN_HAND = 4  # slots granted to one writer at most
 
 
 @dataclass
@@ -78,7 +77,7 @@ class Feed:
         self._queue: deque[tuple[m.Message, int | None]] = deque()  # for a reader that is not there yet
         self._slot_rows: dict[int, tuple[Stream, int]] = {}  # published slot -> its stream and rows
         self._starving = False
-        self._wanting: dict[str, deque[bytes]] = {INPUT: deque(), OUTPUT: deque()}
+        self._grants = Grants(self.table, lambda peer, slots, pool: self._send(peer, m.Granted(slots, pool)))
 
     # ---- peers ---------------------------------------------------------------------------------------------------------------
 
@@ -101,6 +100,7 @@ class Feed:
         if gone is None:
             return
         self.table.drop(peer)
+        self._grants.forget(peer)
         if gone.role == "writer":
             self._writers_left += 1
         if peer == self.reader:
@@ -206,34 +206,13 @@ class Feed:
     def _want(self, peer: bytes, message: m.Want) -> None:
         if (message.pool == OUTPUT) != (peer == self.reader):
             raise TableError(f"a slot of the {message.pool} pool is not for this peer")
-        if peer not in self._wanting[message.pool]:
-            self._wanting[message.pool].append(peer)
-            self._grant()
+        self._grants.want(peer, message.pool)
+        self._grant()
 
     def _grant(self) -> None:
         if self.failure is not None or (self.terminated and self.reader is None):
             return  # the reader's arrays may outlive it: its slots stay as they are
-        for pool, wanting in self._wanting.items():
-            for _ in range(len(wanting)):
-                if not wanting or self.table.available(pool) <= 0:
-                    break
-                peer = wanting.popleft()
-                if peer not in self.peers:
-                    continue
-                # A second slot in hand is for speed; it must not be the one that another writer waits for.
-                spare = self._in_hand(peer) > 0
-                if spare and (wanting or self.table.available(pool) <= self.table.quota[pool] // 4):
-                    wanting.append(peer)
-                    continue
-                self._grant_one(peer, pool)
-
-    def _in_hand(self, peer: bytes) -> int:
-        return self.table.held(peer, State.GRANTED)
-
-    def _grant_one(self, peer: bytes, pool: str) -> None:
-        slot = self.table.grant(peer, pool)
-        assert slot is not None
-        self._send(peer, m.Granted(slot, pool))
+        self._grants.serve()
 
     def _publish(self, peer: bytes, message: m.Publish) -> None:
         state = self.peers[peer]
@@ -250,8 +229,8 @@ class Feed:
         self.table.publish(peer, message.slot)
         self.progress += 1
         state.flushed = False
-        if message.want and state.role == "writer" and peer not in self._wanting[INPUT]:
-            self._wanting[INPUT].append(peer)
+        if message.want and state.role == "writer":
+            self._grants.want(peer, INPUT)
         if state.role == "reader":
             self._publish_results(stream, message)
             return
@@ -265,11 +244,7 @@ class Feed:
         self._slot_rows[message.slot] = (stream, message.rows)
         self._starving = False
         self._to_reader(m.Deliver(message.slot, stream.lane, message.rows, message.capacity, message.schema_id, None), message.slot)
-        self._grant()  # the writer holds one slot less: its next one may no longer be a spare
-        # While slots abound and nobody else asks, a writer in full swing gets enough in hand not to wait for answers.
-        plenty = self.table.quota[INPUT] // 2
-        while message.want and not self._wanting[INPUT] and self.table.available(INPUT) > plenty and self._in_hand(peer) < _IN_HAND:
-            self._grant_one(peer, INPUT)
+        self._grant()  # the writer holds one slot less
 
     def _publish_results(self, stream: Stream, message: m.Publish) -> None:
         writer = stream.writer
@@ -297,8 +272,7 @@ class Feed:
             raise TableError(f"stream {message.stream} is not open")
         # Between partitions a writer holds nothing: it may do something else for long.
         self.table.drop(peer, State.GRANTED)
-        if peer in self._wanting[INPUT]:
-            self._wanting[INPUT].remove(peer)
+        self._grants.forget(peer)
         if not stream.fenced:
             self._streams.finish(stream)
             self._to_reader(m.StreamEnd(stream.lane), None)
@@ -492,7 +466,7 @@ class Feed:
             rows_taken=self.rows_taken,
             slots=self.table.counts(),
             writers=len(writers),
-            waiting=len(self._wanting[INPUT]),
+            waiting=len(self._grants.waiting()),
             reader=self.reader is not None,
             train=self.train,
             terminated=self.terminated,

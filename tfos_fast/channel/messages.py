@@ -88,7 +88,7 @@ class Propose(Message):
 
 
 class Want(Message):
-    """Ask for one slot."""
+    """Ask for a slot; it holds until one is granted."""
 
     pool: Pool
 
@@ -190,9 +190,9 @@ class Refused(Message):
 
 
 class Granted(Message):
-    """A slot for its writer."""
+    """Slots for who wanted one: one, or more while they abound."""
 
-    slot: int
+    slots: list[int]
     pool: str
 
 

@@ -417,7 +417,7 @@ class Reader:
 
     def _handle(self, message: Any) -> None:
         if isinstance(message, m.Granted):
-            self._results.granted(message.slot)
+            self._results.granted(message.slots)
         elif isinstance(message, m.Refused):
             self._conn.failure = to_exception(message)
         else:

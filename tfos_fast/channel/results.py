@@ -62,9 +62,9 @@ class ResultWriter:
         self._schema_id = -1
         self._granted: deque[int] = deque()
 
-    def granted(self, slot: int) -> None:
-        """A slot of the output pool arrived."""
-        self._granted.append(slot)
+    def granted(self, slots: list[int]) -> None:
+        """Slots of the output pool arrived."""
+        self._granted.extend(slots)
 
     def add(self, stream: int, results: list[Any]) -> None:
         """Take results of a stream, in order."""

@@ -52,6 +52,9 @@ class SlotTable:
         self.pool: list[str] = [INPUT] * n_slots
         self.quota: dict[str, int] = {INPUT: n_slots, OUTPUT: 0}
         self.used: dict[str, int] = {INPUT: 0, OUTPUT: 0}
+        self._counts = {state: n_slots if state is State.FREE else 0 for state in State}
+        self._in_hand: dict[bytes, int] = {}  # GRANTED slots by peer
+        self._granted = {INPUT: 0, OUTPUT: 0}
         # Last in, first out: the slot that was free last is the one still in the caches.
         self._free: deque[int] = deque(range(n_slots - 1, -1, -1))
 
@@ -69,19 +72,20 @@ class SlotTable:
         if self.available(pool) <= 0:
             return None
         slot = self._free.pop()
-        self.state[slot], self.owner[slot], self.pool[slot] = State.GRANTED, peer, pool
+        self.pool[slot] = pool
         self.used[pool] += 1
+        self._move(slot, State.GRANTED, peer)
         return slot
 
     def publish(self, peer: bytes, slot: int) -> None:
         """GRANTED to READY: the writer has filled it. It belongs to nobody until it is delivered."""
         self._check(peer, slot, State.GRANTED)
-        self.state[slot], self.owner[slot] = State.READY, None
+        self._move(slot, State.READY, None)
 
     def deliver(self, slot: int, peer: bytes) -> None:
         """READY to DELIVERED: it belongs to this reader."""
         self._check(None, slot, State.READY)
-        self.state[slot], self.owner[slot] = State.DELIVERED, peer
+        self._move(slot, State.DELIVERED, peer)
 
     def discard(self, slot: int) -> None:
         """READY to FREE: nobody will read it."""
@@ -103,22 +107,39 @@ class SlotTable:
 
         With ``state`` only the slots in that state: the peer stays and does not need them.
         """
+        if state is State.GRANTED and not self.in_hand(peer):
+            return []
         mine = [slot for slot in range(self.n_slots) if self.owner[slot] == peer and state in (None, self.state[slot])]
         for slot in mine:
             self._release(slot)
         return mine
 
-    def held(self, peer: bytes, state: State) -> int:
-        """How many slots in this state belong to the peer."""
-        return sum(1 for s, o in zip(self.state, self.owner, strict=True) if o == peer and s is state)
+    def in_hand(self, peer: bytes) -> int:
+        """How many slots are granted to the peer."""
+        return self._in_hand.get(peer, 0)
 
     def granted(self, pool: str = INPUT) -> int:
-        """How many slots of a pool are in writers' hands."""
-        return sum(1 for s, p in zip(self.state, self.pool, strict=True) if s is State.GRANTED and p == pool)
+        """How many slots of a pool are granted."""
+        return self._granted[pool]
 
     def counts(self) -> dict[str, int]:
         """State name -> number of slots."""
-        return {state.value: self.state.count(state) for state in State}
+        return {state.value: count for state, count in self._counts.items()}
+
+    def _move(self, slot: int, state: State, owner: bytes | None) -> None:
+        # Counted here: the broker asks for every slot that passes, and there may be thousands.
+        before, whose, pool = self.state[slot], self.owner[slot], self.pool[slot]
+        if before is State.GRANTED and whose is not None:
+            self._granted[pool] -= 1
+            self._in_hand[whose] -= 1
+            if not self._in_hand[whose]:
+                del self._in_hand[whose]
+        if state is State.GRANTED and owner is not None:
+            self._granted[pool] += 1
+            self._in_hand[owner] = self._in_hand.get(owner, 0) + 1
+        self._counts[before] -= 1
+        self._counts[state] += 1
+        self.state[slot], self.owner[slot] = state, owner
 
     def _check(self, peer: bytes | None, slot: int, state: State) -> None:
         if not 0 <= slot < self.n_slots or self.state[slot] is not state or self.owner[slot] != peer:
@@ -127,5 +148,5 @@ class SlotTable:
 
     def _release(self, slot: int) -> None:
         self.used[self.pool[slot]] -= 1
-        self.state[slot], self.owner[slot] = State.FREE, None
+        self._move(slot, State.FREE, None)
         self._free.append(slot)

@@ -259,7 +259,7 @@ class Writer:
                 if packer.has_pending:
                     packer.take_pending()  # who goes on after this error leaves that row out
                 raise
-            self._conn.pump()
+            self._conn.glance()
             if self._flush:
                 self._publish()
             if stopped == END:
@@ -358,7 +358,7 @@ class Writer:
                 continue
             self._arrow_rows += done
             start += done
-            self._conn.pump()
+            self._conn.glance()
             if start < batch.num_rows or self._flush or self._arrow_rows == self._layout.capacity:
                 self._publish()
             if self._results.ready:
@@ -377,7 +377,8 @@ class Writer:
     def _bind(self) -> None:
         assert self._schema is not None
         self._slot = self._granted.popleft()
-        self._want()  # the next one is on its way while this one fills
+        if not self._granted:
+            self._want()  # the next one is on its way while this one fills
         self._window = self._conn.segment.window(self._slot)
         schema = self._schema if self._packer is None else self._packer.schema
         if self._layout is None or self._layout.schema != schema or has_heap(schema):
@@ -429,7 +430,8 @@ class Writer:
         """Move the rows behind the last whole batch to the beginning of the next slot, so that its batches stay aligned."""
         arrow = self._packer is None
         self._slot = self._granted.popleft()
-        self._want()
+        if not self._granted:
+            self._want()
         self._window = self._conn.segment.window(self._slot)
         heap = move_rows(filled, window, start, stop, filled, self._window)
         self._layout = filled
@@ -443,7 +445,7 @@ class Writer:
 
     def _handle(self, message: Any) -> None:
         if isinstance(message, m.Granted):
-            self._granted.append(message.slot)
+            self._granted.extend(message.slots)
             self._wanted = False
         elif isinstance(message, m.Flush):
             self._flush = True
