@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from tfos_fast.channel import Channel
+from tfos_fast.channel.broker import Broker
+from tfos_fast.channel.segment import Segment
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -56,3 +60,69 @@ def write_images(pipe: Any, address: str, rows: int) -> None:
     with Channel.attach(address).writer() as writer:
         writer.write_rows((np.full(16, i, np.float32), i % 10) for i in range(rows))
     pipe.send("written")
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Ten seconds at most."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Run in a thread; what it returned or raised goes to the list."""
+    out: list[Any] = []
+
+    def run() -> None:
+        try:
+            out.append(work())
+        except BaseException as error:
+            out.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, out
+
+
+def ended(thread: threading.Thread) -> None:
+    """It ends within 15 seconds."""
+    thread.join(15)
+    assert not thread.is_alive()
+
+
+def free(channel: Channel) -> int:
+    """Free slots of the channel."""
+    return channel.status()["slots"]["free"]
+
+
+class broker_here:
+    """A broker in a thread of this process, so that a test can be its owner."""
+
+    def __init__(self, **options: Any) -> None:
+        self.broker = Broker(Segment.create("256k", "4k"), **options)
+        self.work: list[tuple[Callable[[], Any], threading.Event]] = []
+        self.broker.every(0.005, self._work)
+        self.broker.do = self.do  # type: ignore[attr-defined]
+
+    def do(self, what: Callable[[], Any]) -> None:
+        done = threading.Event()
+        self.work.append((what, done))
+        assert done.wait(10)
+
+    def _work(self) -> None:
+        while self.work:
+            what, done = self.work.pop(0)
+            what()
+            done.set()
+
+    def __enter__(self) -> Any:
+        self.thread = threading.Thread(target=self.broker.run, daemon=True)
+        self.thread.start()
+        return self.broker
+
+    def __exit__(self, *exc: object) -> None:
+        self.broker.stop()
+        self.thread.join(10)
+        assert not self.thread.is_alive(), "the broker's loop died or hangs"
+        self.broker.close()

@@ -6,14 +6,13 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.unit.helpers import child
+from tests.unit.helpers import child, wait_for
 from tfos_fast.channel import Channel
 from tfos_fast.channel.assembler import is_aligned
 from tfos_fast.errors import (
@@ -37,13 +36,6 @@ def memory_mb(pid: int) -> float:
     with open(f"/proc/{pid}/status") as status:
         fields = dict(line.split(":", 1) for line in status)
     return int(fields["RssAnon"].split()[0]) / 1024
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def inside(array: np.ndarray, reader: Any) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.helpers import child, write_images
-from tests.unit.test_channel import inside, wait_for
+from tests.unit.helpers import child, wait_for, write_images
+from tests.unit.test_channel import inside
 from tfos_fast.channel import Channel
 from tfos_fast.channel.assembler import is_aligned
 from tfos_fast.errors import ChannelClosed, SchemaMismatch

@@ -239,14 +239,9 @@ class Writer:
             self._agree(infer(first, exact=self._form.exact), first)
             self._new_packer(first)
         while not self.terminated:
-            if self._slot is None:
-                if not self._granted:
-                    self._want()
-                    self._conn.pump()
-                if not self._granted:
-                    yield
-                    continue
-                self._bind()
+            if not self._has_slot():
+                yield
+                continue
             packer = self._packer
             assert packer is not None
             try:
@@ -341,14 +336,9 @@ class Writer:
                 self._agree(wanted)
         start = 0
         while start < batch.num_rows and not self.terminated:
-            if self._slot is None:
-                if not self._granted:
-                    self._want()
-                    self._conn.pump()
-                if not self._granted:
-                    yield
-                    continue
-                self._bind()
+            if not self._has_slot():
+                yield
+                continue
             assert self._layout is not None
             done, self._arrow_heap = pack_batch(
                 self._layout, self._window, self._arrow_rows, self._arrow_heap, batch, start, exact=self._form.exact
@@ -373,6 +363,17 @@ class Writer:
 
     def _wait_slot(self) -> None:
         self._conn.wait(lambda: True if self._granted or self.terminated else None, "a free slot")
+
+    def _has_slot(self) -> bool:
+        """Whether a slot is open for packing; opens a granted one, or asks for one and does not wait."""
+        if self._slot is not None:
+            return True
+        if not self._granted:
+            self._want()
+            self._conn.pump()
+        if self._granted:
+            self._bind()
+        return self._slot is not None
 
     def _bind(self) -> None:
         assert self._schema is not None

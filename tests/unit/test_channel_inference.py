@@ -1,0 +1,128 @@
+"""Results that go back to who asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.unit.helpers import child, ended, free, in_thread, wait_for
+from tfos_fast.channel import Channel
+from tfos_fast.errors import ChannelClosed, RowTooLarge, WriterDied
+
+
+def serve(channel: Channel, answer: Callable[[list[Any]], list[Any]], mode: str = "rows") -> None:
+    with channel.reader(train_mode=False) as reader:
+        while not reader.ended:
+            if mode == "rows":
+                reader.write_results(answer(reader.next_rows(33)))
+            else:
+                batch = reader.next_batch(64)
+                if batch is not None:
+                    reader.write_results(answer(batch.columns["c0"].tolist()))
+
+
+@pytest.mark.parametrize("mode", ["rows", "columns"])
+def test_results_of_several_streams_with_a_slow_one(mode: str):
+    with Channel.create(memory="64k", slot_bytes="4k", form=mode, writers=3) as channel:  # type: ignore[arg-type]
+        server, served = in_thread(lambda: serve(channel, lambda rows: [("r", row) for row in rows], mode))
+        writers = [channel.writer() for _ in range(3)]
+        first_row_back = threading.Event()
+
+        def rows(index: int) -> Iterator[int]:
+            for i in range(3000):
+                if index == 0 and i == 1:
+                    first_row_back.wait(20)  # its first result must come although its source waits
+                yield index * 10_000 + i
+
+        def exchange(index: int) -> list[Any]:
+            out: list[Any] = []
+            with writers[index] as writer:
+                for results in writer.exchange(rows(index)):
+                    out += results
+            return out
+
+        threads = [in_thread(lambda index=index: exchange(index)) for index in range(3)]
+        ended(threads[1][0])
+        ended(threads[2][0])
+        first_row_back.set()
+        ended(threads[0][0])
+        ended(server)
+        assert served == [None]
+        for index, (_, out) in enumerate(threads):
+            assert out == [[("r", index * 10_000 + i) for i in range(3000)]]
+
+
+def test_results_do_not_pile_up_in_the_writer():
+    with Channel.create(memory="1m", slot_bytes="4k", form="rows") as channel:
+        server, _ = in_thread(lambda: serve(channel, lambda rows: rows))
+        with channel.writer() as writer:
+            seen = 0
+            most = 0
+            for results in writer.exchange(iter(range(200_000))):
+                seen += len(results)
+                most = max(most, sum(map(len, writer._results.ready)))
+            assert seen == 200_000
+            assert most < 100_000  # what slots of results hold, not the partition
+        ended(server)
+
+
+def test_results_larger_than_a_slot_and_too_many_results():
+    with Channel.create(memory="64k", slot_bytes="4k", form="rows") as channel:
+        writer = channel.writer()
+        thread, out = in_thread(lambda: list(writer.exchange(iter([(1,), (2,)]))))
+        reader = channel.reader(train_mode=False)
+        rows = reader.next_rows(2)
+        rows += reader.next_rows(2) if len(rows) < 2 else []
+        with pytest.raises(ValueError, match="3 results for 2 rows"):
+            reader.write_results([1, 2, 3])
+        reader.write_results(["x" * 10_000, 2])
+        for _ in range(20):  # the slot is not lost
+            with pytest.raises(RowTooLarge, match="slot_bytes"):
+                reader._results.flush()
+            reader._results.add(0, ["x" * 10_000])
+        with pytest.raises(RowTooLarge):
+            reader.close()
+        ended(thread)
+        assert isinstance(out[0], ChannelClosed)
+        assert "for 2 rows" in str(out[0])
+        writer.close()
+        wait_for(lambda: free(channel) == 16)
+
+
+def exchange_forever(pipe: Any, address: str) -> None:
+    with Channel.attach(address).writer() as writer:
+        for i, _ in enumerate(writer.exchange((j,) for j in range(10**9))):
+            if i == 20:
+                pipe.send("middle")
+
+
+def test_a_writer_killed_in_mid_exchange_leaves_its_slots_and_the_others_go_on():
+    with Channel.create(memory="64k", slot_bytes="4k", form="rows", writers=2) as channel:
+        other = channel.writer()
+        server, served = in_thread(lambda: serve(channel, lambda rows: rows))
+        with child(exchange_forever, channel.address) as victim:
+            assert victim.hear() == "middle"
+            victim.kill()
+        with other as writer:
+            rows = [(i,) for i in range(3000)]
+            assert [row for results in writer.exchange(iter(rows)) for row in results] == rows
+        ended(server)
+        assert isinstance(served[0], WriterDied)  # the victim's partition was left unfinished
+        wait_for(lambda: free(channel) == 16)
+
+
+def test_an_exchange_given_up_and_another_after_it():
+    with Channel.create(memory="64k", slot_bytes="4k", form="rows", writers=2) as channel:
+        server, _ = in_thread(lambda: serve(channel, lambda rows: rows))
+        with channel.writer() as writer:
+            first = writer.exchange((i,) for i in range(5000))
+            next(first)
+            first.close()
+            writer.end_partition()
+            rows = [(i,) for i in range(10_000, 13_000)]
+            assert [row for results in writer.exchange(iter(rows)) for row in results] == rows
+        channel.end_feed()
+        ended(server)
