@@ -258,7 +258,7 @@ def test_tensorflow_mode_is_not_fed(sc, out):
 
 def test_reserve_alone_and_start_later(sc, out):
     with tfos_fast.reserve(sc, 2, **SMALL) as cluster:
-        with pytest.raises(ClusterError, match="start main before feed"):
+        with pytest.raises(ClusterError, match=r"call cluster.start\(main, args\) before feed"):
             cluster.feed(sc.parallelize([1]))
         cluster.start(mains.collect, {"out": out})
         with pytest.raises(ClusterError, match="started already"):
