@@ -19,4 +19,4 @@ TFOS_BUILD=sanitize "$python" -W ignore setup.py -q build_ext --inplace
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
     ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=4 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
     "$python" -m pytest -q --capture=no -p no:cacheprovider \
-    tests/unit/test_{pack,decode,arrow,segment,assembler,broker}.py tests/unit/test_channel*.py "$@"
+    tests/unit/test_{pack,stream,decode,arrow,segment,assembler,broker}.py tests/unit/test_channel*.py "$@"

@@ -50,3 +50,4 @@ cdef struct Slot:
 
 cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) except -1
 cdef int put(ColumnState* column, object value, Slot* slot, Py_ssize_t row) except -1
+cdef int put_bytes(uint32_t* entry, const char* data, Py_ssize_t size, Slot* slot) noexcept

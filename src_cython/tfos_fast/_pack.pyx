@@ -36,12 +36,6 @@ FULL = 1
 MISFIT = 2
 TICK = 3
 
-cdef enum Event:
-    _END = 0
-    _FULL = 1
-    _MISFIT = 2
-    _TICK = 3
-
 cdef object _is_spark_row = _convert.is_spark_row
 cdef object _row_names = _convert.row_names
 
@@ -76,30 +70,6 @@ cdef class RowPacker:
     misfit : int
         After MISFIT the column that did not take its value, -1 when the row's structure is another.
     """
-
-    cdef ColumnState* columns
-    cdef Py_ssize_t count
-    cdef readonly object schema
-    cdef readonly bint exact
-    cdef readonly bint cast
-    cdef readonly object layout
-    cdef readonly Py_ssize_t rows
-    cdef readonly Py_ssize_t misfit
-    cdef readonly bint has_pending
-    cdef object _pending
-    cdef object _structure
-    cdef tuple _names
-    cdef tuple _keys                       # the same strings as the last dict had them
-    cdef object _fields                    # the __fields__ object that was last found to be right,
-    cdef object _row_type                  # and the type it was found at
-    cdef list _keep
-    cdef bint _bare
-    cdef bint _positional                  # the columns are c0, c1, ...
-    cdef Py_buffer _view
-    cdef bint _bound
-    cdef bint _busy
-    cdef Py_ssize_t _capacity
-    cdef Slot _slot
 
     def __cinit__(self, schema, *, exact, cast=False):
         self.schema = schema

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfos_fast._pack import END, FULL, MISFIT, RowPacker
+from tfos_fast._stream import StreamBatch
+from tfos_fast._stream_pack import pack_stream
 from tfos_fast.channel import decode
 from tfos_fast.channel.layout import Layout, plan
 from tfos_fast.channel.schema import Schema, apply_spec, infer, join
@@ -60,10 +62,12 @@ def drive(
     batch: int = 4,
     heap_per_row: float = 50.0,
     spec: dict | None = None,
+    stream: StreamBatch | None = None,
 ) -> list[tuple[Layout, np.ndarray, int]]:
     """Feed rows as a writer does: infer, pack, take a new slot when one is full, widen when a row does not fit.
 
-    Returns the slots: layout, memory and number of rows of each.
+    With ``stream`` the rows come from there, and ``rows`` only gives the first one. Returns the slots: layout, memory and number of
+    rows of each.
     """
 
     def declared(schema: Schema) -> Schema:
@@ -76,13 +80,14 @@ def drive(
         return []
     schema = infer(first, exact=exact)
     packer = RowPacker(declared(schema), exact=exact, cast=spec is not None)
-    packer.set_pending(first)
+    if stream is None:
+        packer.set_pending(first)
     slots = []
     while True:
         layout = plan(packer.schema, slot_bytes, batch=batch, heap_per_row=heap_per_row)
         memory = slot(slot_bytes)
         packer.bind(memory, layout)
-        event = packer.pack_from(iterator, 3600.0)
+        event = packer.pack_from(iterator, 3600.0) if stream is None else pack_stream(packer, stream, 3600.0)
         packer.unbind()
         if packer.rows:
             slots.append((packer.layout, memory, packer.rows))

@@ -6,9 +6,10 @@ slot when none is free: that wait is the backpressure.
 
 from __future__ import annotations
 
+import pickle
 import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tfos_fast._pack import END, FULL, MISFIT, RowPacker, move_rows
@@ -17,8 +18,11 @@ from tfos_fast.channel.connection import Connection, to_exception
 from tfos_fast.channel.layout import Layout, has_heap, plan
 from tfos_fast.channel.results import ResultReader
 from tfos_fast.channel.schema import Schema, infer, join
+from tfos_fast.channel.sources import PickledRows, Rows
 from tfos_fast.channel.table import INPUT
 from tfos_fast.errors import ChannelClosed, Fenced, RowTooLarge, SchemaMismatch
+
+Source = Rows | PickledRows
 
 # How long packing goes on before messages are looked at: short enough to serve a starving reader, long enough to cost nothing.
 _TICK_S = 0.01
@@ -118,8 +122,36 @@ class Writer:
             A row does not fit into a slot.
         ReaderDied, BrokerDied, NodeFailed, Fenced, StallTimeout
         """
+        return self._write(Rows(rows))
+
+    def write_pickled(self, batches: Iterable[bytes], loads: Callable[[bytes], list[Any]] = pickle.loads, skip: int = 0) -> int:
+        """Pack rows from pickled lists, as Spark stores them. What can be read in the stream is never made a Python object.
+
+        The outcome is that of ``write_rows`` with the unpickled rows, in every detail.
+
+        Parameters
+        ----------
+        batches : iterable of bytes
+            Each a pickled list of rows.
+        loads : callable
+            Unpickles a batch in which something else than numbers, text, bytes, arrays and containers of these is found.
+        skip : int
+            Leave out so many rows at the beginning.
+
+        Returns
+        -------
+        int
+            How many rows were taken.
+
+        Raises
+        ------
+        As ``write_rows``.
+        """
+        return self._write(PickledRows(batches, loads, skip))
+
+    def _write(self, source: Source) -> int:
         before = self._position()
-        for _ in self._pack(iter(rows)):
+        for _ in self._pack(source):
             self._wait_slot()
         return self._position() - before
 
@@ -174,7 +206,7 @@ class Writer:
         results = self._results
         results.stream = self._stream
         try:
-            for _ in (step for batch in rows for step in self._copy_arrow(batch)) if arrow else self._pack(iter(rows)):
+            for _ in (step for batch in rows for step in self._copy_arrow(batch)) if arrow else self._pack(Rows(rows)):
                 self._conn.wait(
                     lambda: True if self._granted or results.ready or self.terminated else None, "a free slot or results"
                 )
@@ -224,7 +256,7 @@ class Writer:
 
     # ---- packing -------------------------------------------------------------------------------------------------------------
 
-    def _pack(self, rows: Iterator[Any]) -> Iterator[None]:
+    def _pack(self, source: Source) -> Iterator[None]:
         """Pack until the rows end; yields whenever a slot is needed and none is granted."""
         if self._stream is None:
             self.open_partition()
@@ -233,11 +265,11 @@ class Writer:
         if self._packer is None:
             self._unbind()
             try:
-                first = next(rows)
+                first = source.peek()
             except StopIteration:
                 return
             self._agree(infer(first, exact=self._form.exact), first)
-            self._new_packer(first)
+            self._new_packer()
         while not self.terminated:
             if not self._has_slot():
                 yield
@@ -245,7 +277,7 @@ class Writer:
             packer = self._packer
             assert packer is not None
             try:
-                stopped = packer.pack_from(rows, _TICK_S)
+                stopped = source.pack(packer, _TICK_S)
                 if stopped == FULL:
                     self._publish()
                 elif stopped == MISFIT:
@@ -262,13 +294,12 @@ class Writer:
             if self._results.ready:
                 yield  # an exchange hands its results on at once: they must not pile up here
 
-    def _new_packer(self, row: Any) -> None:
+    def _new_packer(self) -> None:
         assert self._schema is not None
         assert self._inferred is not None
         # The columns are the feed's; how a row holds them (tuple, Row, dict) is this writer's own matter.
         mine = Schema(self._inferred.structure, self._schema.columns)
         self._packer = RowPacker(mine, exact=self._form.exact, cast=bool(self._form.spec))
-        self._packer.set_pending(row)
 
     def _widen(self) -> None:
         assert self._packer is not None
@@ -287,7 +318,8 @@ class Writer:
             expected = before.columns[column] if column >= 0 else before.structure
             raise self._located(SchemaMismatch(f"column {name!r}: expected {expected}, found a value that does not fit"), row)
         self._unbind()
-        self._new_packer(row)
+        self._new_packer()
+        self._packer.set_pending(row)
 
     def _agree(self, wanted: Schema, *cause: Any) -> None:
         """Propose columns to the feed; ``cause``: the row that needs them."""

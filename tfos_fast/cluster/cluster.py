@@ -20,6 +20,7 @@ from tfos_fast.cluster.launch import Handing, pickle_main
 from tfos_fast.cluster.placement import Slots, count_slots
 from tfos_fast.cluster.report import FeedReport
 from tfos_fast.cluster.states import stuck
+from tfos_fast.cluster.stored import loads_of, pickled_batches
 from tfos_fast.errors import ClusterError, ClusterTimeout, TfosError
 
 log = logging.getLogger("tfos_fast.cluster")
@@ -138,7 +139,8 @@ class Cluster:
         Parameters
         ----------
         data : RDD or DataFrame
-            A DataFrame goes as Arrow batches, without passing through Python rows.
+            A DataFrame goes as Arrow batches, without passing through Python rows; an RDD that Spark stores as pickled batches
+            (cached, checkpointed, or from ``parallelize``, ``repartition``, ``union``) is read from these without unpickling.
         epochs : int
         feed_timeout : float
             Seconds without any movement, though rows wait, after which the feed is given up.
@@ -350,4 +352,7 @@ class Cluster:
 def _feed_action(data: Any, feeder: Feeder) -> Callable[[], Any]:
     if is_frame(data):
         return lambda: data.mapInArrow(feeder.batches, "partition int, rows long").collect()
+    batches = pickled_batches(data)
+    if batches is not None:
+        return lambda: batches.mapPartitionsWithIndex(feeder.pickled(loads_of(data))).collect()
     return lambda: data.mapPartitionsWithIndex(feeder.rows).collect()

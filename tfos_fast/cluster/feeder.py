@@ -107,6 +107,14 @@ class Feeder:
 
         yield self._feed(iter(partition), write)
 
+    def pickled(self, loads: Callable[[bytes], list[Any]]) -> Callable[[int, Iterable[bytes]], Iterator[tuple[int, int]]]:
+        """For ``mapPartitionsWithIndex`` over pickled batches: yields (partition, rows written here)."""
+
+        def run(_: int, partition: Iterable[bytes]) -> Iterator[tuple[int, int]]:
+            yield self._feed(iter(partition), lambda writer, batches, skip: writer.write_pickled(batches, loads, skip))
+
+        return run
+
     def batches(self, partition: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """For ``mapInArrow``: yields one record (partition, rows written here)."""
         import pyarrow as pa

@@ -1,0 +1,102 @@
+"""RDDs that Spark stores as pickled batches are fed from these; what arrives is the same."""
+
+from __future__ import annotations
+
+import datetime
+import operator
+import os
+
+import numpy as np
+import pytest
+from pyspark.sql import Row, SparkSession
+
+import tfos_fast
+from tests.spark import mains
+from tests.spark.mains import kept
+from tfos_fast.cluster.stored import pickled_batches
+
+MASTER = "local-cluster[2,1,1024]"
+SMALL = {"memory": "8m"}
+
+
+def plain(i):
+    return (i, [i / 3] * 5, f"n{i}")
+
+
+def odd(i):
+    return (i, datetime.date(2020, 1, 1 + i % 28)) if i % 7 == 0 else (i, np.float32(i))
+
+
+KINDS = {
+    "parallelize": lambda sc, f: sc.parallelize([f(i) for i in range(3000)], 4),
+    "cached": lambda sc, f: sc.parallelize(range(3000), 4).map(f).cache(),
+    "repartition": lambda sc, f: sc.parallelize(range(3000), 3).map(f).repartition(4),
+    "union": lambda sc, f: sc.union([sc.parallelize([f(i) for i in range(k, k + 1000)], 2) for k in (0, 1000, 2000)]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("f", [plain, odd])
+def test_rows_arrive_as_they_were(sc, out, kind, f):
+    rdd = KINDS[kind](sc, f)
+    assert pickled_batches(rdd) is not None
+    with tfos_fast.run(sc, mains.keep, {"out": out}, 2, **SMALL) as cluster:
+        report = cluster.feed(rdd, epochs=2)
+    assert report.rows == 6000
+    rows = kept(out)
+    expected = sorted([f(i) for i in range(3000)] * 2, key=operator.itemgetter(0))
+    assert sorted(rows, key=operator.itemgetter(0)) == expected
+    assert {type(value) for row in rows for value in row} == {type(value) for row in expected for value in row}
+
+
+def test_a_killed_feeder_goes_on_in_the_middle_of_a_batch(sc, out, tmp_path):
+    marker = str(tmp_path / "killed")
+    rdd = sc.parallelize([float(i) for i in range(40_000)], 2).cache()
+    assert rdd.count() == 40_000
+
+    with tfos_fast.run(sc, mains.keep, {"out": out}, 2, memory="256k", slot_bytes="16k") as cluster:
+        batches = pickled_batches(rdd)
+
+        def die(index, partition):
+            for n, batch in enumerate(partition):
+                yield batch
+                if index == 1 and n == 5 and not os.path.exists(marker):
+                    open(marker, "w").close()
+                    os.kill(os.getpid(), 9)
+
+        # The feed's own action, over batches whose worker dies.
+        from tfos_fast.cluster import cluster as module
+
+        original = module.pickled_batches
+        module.pickled_batches = lambda data: batches.mapPartitionsWithIndex(die)
+        try:
+            report = cluster.feed(rdd)
+        finally:
+            module.pickled_batches = original
+    assert os.path.exists(marker)
+    assert report.rows == 40_000
+    assert sorted(kept(out)) == [float(i) for i in range(40_000)]
+
+
+def test_which_rdds_are_stored(sc, tmp_path):
+    numbers = sc.parallelize(list(range(10)), 2)
+    made = numbers.map(plain)
+    (tmp_path / "text").write_text("a\nb\n")
+    not_stored = [
+        made,
+        made.filter(bool),
+        sc.textFile(str(tmp_path / "text")),
+        numbers.zip(numbers),
+        numbers.map(lambda x: (x, x)).reduceByKey(operator.add),
+        made.sortBy(lambda row: row[0]),
+    ]
+    assert [pickled_batches(rdd) for rdd in not_stored] == [None] * len(not_stored)
+    cached = made.map(lambda row: row).cache()
+    stored = [numbers, cached, made.repartition(2), made.coalesce(1), SparkSession(sc).createDataFrame([Row(x=1)]).rdd]
+    for rdd in stored:
+        batches = pickled_batches(rdd)
+        assert batches is not None
+        rows = [row for batch in batches.collect() for row in rdd._jrdd_deserializer.serializer.loads(batch)]
+        assert sorted(rows, key=repr) == sorted(rdd.collect(), key=repr)  # a shuffle has no order of its own
+    cached.unpersist()
+    assert pickled_batches(cached) is None

@@ -1,0 +1,104 @@
+"""Where a writer's rows come from: an iterator of Python objects, or pickled batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from tfos_fast._pack import END, RowPacker
+from tfos_fast._stream import StreamBatch
+from tfos_fast._stream_pack import pack_stream
+
+_NONE: Any = object()
+
+
+class Rows:
+    """Python objects.
+
+    Parameters
+    ----------
+    rows : iterable
+    """
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._rows = iter(rows)
+        self._head = _NONE
+
+    def peek(self) -> Any:
+        """The next row, which stays the next.
+
+        Raises
+        ------
+        StopIteration
+            There is none.
+        """
+        if self._head is _NONE:
+            self._head = next(self._rows)
+        return self._head
+
+    def pack(self, packer: RowPacker, tick_seconds: float) -> int:
+        """Pack rows until something happens: see :meth:`RowPacker.pack_from <tfos_fast._pack.RowPacker.pack_from>`."""
+        if self._head is not _NONE:
+            packer.set_pending(self._head)
+            self._head = _NONE
+        return packer.pack_from(self._rows, tick_seconds)
+
+
+class PickledRows:
+    """Rows in pickled lists, as Spark keeps those of a stored RDD. What the packer can read in the stream is not unpickled.
+
+    Parameters
+    ----------
+    batches : iterable of bytes
+        Each a pickled list.
+    loads : callable
+        Unpickles a batch that holds something else than numbers, text, bytes and arrays.
+    skip : int
+        Rows to leave out at the beginning.
+    """
+
+    def __init__(self, batches: Iterable[bytes], loads: Callable[[bytes], list[Any]], skip: int = 0) -> None:
+        self._batches = iter(batches)
+        self._loads = loads
+        self._skip = skip
+        self._stream = StreamBatch(loads)
+        self._rows: Iterator[Any] | None = None  # of a batch that had to be unpickled
+
+    def peek(self) -> Any:
+        """The next row, which stays the next. Unpickles its batch.
+
+        Raises
+        ------
+        StopIteration
+            There is none.
+        """
+        while True:
+            rest = self._stream.rest() if self._rows is None else list(self._rows)
+            if self._rows is not None:
+                self._rows = iter(rest)
+            if rest:
+                return rest[0]
+            self._load(next(self._batches))
+
+    def pack(self, packer: RowPacker, tick_seconds: float) -> int:
+        """Pack rows until something happens: see :meth:`RowPacker.pack_from <tfos_fast._pack.RowPacker.pack_from>`."""
+        while True:
+            if self._rows is None:
+                event = pack_stream(packer, self._stream, tick_seconds)
+            else:
+                event = packer.pack_from(self._rows, tick_seconds)
+            if event != END:
+                return event
+            try:
+                self._load(next(self._batches))
+            except StopIteration:
+                return END
+
+    def _load(self, batch: bytes) -> None:
+        self._rows = None
+        if self._stream.load(batch):
+            self._skip -= self._stream.skip(self._skip)
+            return
+        rows = self._loads(batch)
+        self._rows = iter(rows[self._skip :] if self._skip else rows)
+        self._skip = max(0, self._skip - len(rows))
