@@ -36,7 +36,7 @@ sanitize: setup ## the compiled modules under the address and undefined-behaviou
 	@scripts/sanitize.sh $(PYTHON_BIN) $(ARGS)
 
 bench: setup ## the benchmarks, each prints ratios and the machine
-	@for program in benchmarks/pack.py benchmarks/channel.py; do echo "== $$program"; $(RUN) $$program $(ARGS) || exit 1; done
+	@for program in benchmarks/pack.py benchmarks/channel.py benchmarks/feed.py; do echo "== $$program"; $(RUN) $$program $(ARGS) || exit 1; done
 
 dist: setup ## sdist and wheel in dist/
 	$(PYTHON_BIN) -m build
