@@ -638,84 +638,82 @@ cdef int step(Machine* m, Py_ssize_t* where) noexcept nogil:
     where[0] = at + argument
 
     if code == c"G":
-        count = 1
-        while count < MAX_COUNT and left >= 9 * count + 9 and p[9 * count - 1] == c"G":
-            count += 1
+        count = run_of_floats(p - 1, min(left + 1, <Py_ssize_t>MAX_COUNT) // 9)
         where[0] = at + 9 * count - 1
         return push(m, FLOATS, count, at - 1)
-    if code == c"K":
+    elif code == c"K":
         return push(m, INT, 1, p[0])
-    if code == c"M":
+    elif code == c"M":
         return push(m, INT, 1, <int64_t>little(p, 2))
-    if code == c"J":
+    elif code == c"J":
         return push(m, INT, 1, <int32_t>little(p, 4))
-    if code == MEMOIZE:
+    elif code == MEMOIZE:
         return remember(m, m.memo.used)
-    if code == c"h":
+    elif code == c"h":
         return recall(m, p[0])
-    if code == c"j":
+    elif code == c"j":
         return recall(m, <Py_ssize_t>little(p, 4))
-    if code == c"q":
+    elif code == c"q":
         return remember(m, p[0])
-    if code == c"r":
+    elif code == c"r":
         return remember(m, <Py_ssize_t>little(p, 4))
-    if code == c"(":
+    elif code == c"(":
         if grow(&m.marks, 1, sizeof(Py_ssize_t)) is NULL:
             return NO_MEMORY
         (<Py_ssize_t*>m.marks.data)[m.marks.used] = m.stack.used
         m.marks.used += 1
         return GO_ON
-    if code == TUPLE1 or code == TUPLE2 or code == TUPLE3:
+    elif code == TUPLE1 or code == TUPLE2 or code == TUPLE3:
         outcome = split(m, code - TUPLE1 + 1, &base)
         return outcome if outcome != GO_ON else tuple_of(m, base)
-    if code == c"t":
+    elif code == c"t":
         outcome = pop_mark(m, &base)
         return outcome if outcome != GO_ON else tuple_of(m, base)
-    if code == c"]" or code == c"}" or code == c")":
+    elif code == c"]" or code == c"}" or code == c")":
         memset(&empty, 0, sizeof(Chunk))
         empty.next = -1
         return push_chunk(m, LIST if code == c"]" else DICT if code == c"}" else TUPLE, &empty)
-    if code == c"e" or code == c"u":
+    elif code == c"e" or code == c"u":
         outcome = pop_mark(m, &base)
         return outcome if outcome != GO_ON else extend(m, base, LIST if code == c"e" else DICT)
-    if code == c"a" or code == c"s":
+    elif code == c"a" or code == c"s":
         outcome = split(m, 1 if code == c"a" else 2, &base)
         return outcome if outcome != GO_ON else extend(m, base, LIST if code == c"a" else DICT)
-    if code == c"N":
+    elif code == c"N":
         return push(m, NOTHING, 1, 0)
-    if code == NEWTRUE:
+    elif code == NEWTRUE:
         return push(m, TRUE, 1, 0)
-    if code == NEWFALSE:
+    elif code == NEWFALSE:
         return push(m, FALSE, 1, 0)
-    if code == LONG1 or code == LONG4:
+    elif code == LONG1 or code == LONG4:
         return big_int(m, where, 1 if code == LONG1 else 4)
-    if code == SHORT_BINUNICODE:
+    elif code == SHORT_BINUNICODE:
         return data(m, TEXT, where, 1)
-    if code == c"X":
+    elif code == c"X":
         return data(m, TEXT, where, 4)
-    if code == BINUNICODE8:
+    elif code == BINUNICODE8:
         return data(m, TEXT, where, 8)
-    if code == c"C":
+    elif code == c"C":
         return data(m, BYTES, where, 1)
-    if code == c"B":
+    elif code == c"B":
         return data(m, BYTES, where, 4)
-    if code == BINBYTES8:
+    elif code == BINBYTES8:
         return data(m, BYTES, where, 8)
-    if code == BYTEARRAY8:
+    elif code == BYTEARRAY8:
         return data(m, BYTEARRAY, where, 8)
-    if code == c"c":
+    elif code == c"c":
         return global_lines(m, where)
-    if code == STACK_GLOBAL:
+    elif code == STACK_GLOBAL:
         return stack_global(m)
-    if code == c"R":
+    elif code == c"R":
         return reduce(m)
-    if code == c"b":
+    elif code == c"b":
         return build(m)
-    if code == FRAME:
+    elif code == FRAME:
         return GO_ON
-    if code == PROTO:
+    elif code == PROTO:
         return GO_ON if p[0] <= 5 else UNKNOWN
-    if code == c".":
+    elif code == c".":
         return DONE
     return UNKNOWN
 
@@ -725,6 +723,22 @@ cdef void memcpy_backwards(Node* target, Node* source, Py_ssize_t count) noexcep
     cdef Py_ssize_t i
     for i in range(count - 1, -1, -1):
         target[i] = source[i]
+
+
+cdef Py_ssize_t run_of_floats(const uint8_t* p, Py_ssize_t room) noexcept nogil:
+    """How many floats lie side by side, of `room` at most."""
+    cdef Py_ssize_t count = 0
+    cdef int other
+    while count + 8 <= room:
+        other = (p[0] ^ c"G") | (p[9] ^ c"G") | (p[18] ^ c"G") | (p[27] ^ c"G")
+        if other | (p[36] ^ c"G") | (p[45] ^ c"G") | (p[54] ^ c"G") | (p[63] ^ c"G"):
+            break
+        count += 8
+        p += 72
+    while count < room and p[0] == c"G":
+        count += 1
+        p += 9
+    return count
 
 
 cdef int dtype_code(const uint8_t* name, Py_ssize_t size, Py_ssize_t* itemsize) noexcept nogil:
