@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -192,3 +193,48 @@ def test_epoch_ends_and_batches():
         assert sorted(v for batch in reader.batches(8) for v in batch["c0"].tolist()) == list(range(200, 220))
         assert reader.ended
         reader.close()
+
+
+class Odd(float):
+    """A number that only the unpickler can make."""
+
+
+@pytest.mark.parametrize("mode", ["columns", "rows"])
+@pytest.mark.parametrize("skip", [0, 1, 700, 1000, 2500])
+def test_pickled_batches_with_odd_ones_and_rows_to_skip(mode: str, skip: int):
+    """Batches that can be read, one that must be unpickled, and an empty one."""
+    batches = [
+        [(float(i), i) for i in range(700)],
+        [(complex(0, 1) if mode == "rows" else Odd(i), i) for i in range(300)],
+        [],
+        [(float(i), i) for i in range(1500)],
+    ]
+    rows = [row for batch in batches for row in batch]
+    with Channel.create(memory="256k", slot_bytes="4k", form=None) as channel:
+        thread, written = in_thread(lambda: write_pickled(channel, [pickle.dumps(batch, 5) for batch in batches], skip))
+        with channel.reader() as reader:
+            if mode == "rows":
+                found = []
+                while not reader.ended:
+                    found += reader.next_rows(64)
+                assert found == rows[skip:]
+            else:
+                found = [pair for batch in reader.batches(64) for pair in zip(*(c.tolist() for c in batch.values()), strict=True)]
+                assert found == rows[skip:]
+        ended(thread)
+        assert written == [len(rows) - skip]
+
+
+def write_pickled(channel: Channel, batches: list[bytes], skip: int) -> int:
+    with channel.writer() as writer:
+        return writer.write_pickled(batches, skip=skip)
+
+
+def test_pickled_batches_and_rows_of_one_partition():
+    with Channel.create(memory="256k", form="rows") as channel:
+        with channel.writer() as writer:
+            writer.write_rows([(1, "a")])
+            writer.write_pickled([pickle.dumps([(2, "b"), (3, None)])])
+            writer.write_rows([(4, "d")])
+        with channel.reader() as reader:
+            assert reader.next_rows(4) == [(1, "a"), (2, "b"), (3, None), (4, "d")]
