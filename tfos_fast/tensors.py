@@ -14,7 +14,7 @@ import numpy as np
 from tfos_fast.channel.assembler import Columns, is_aligned
 from tfos_fast.channel.reader import Reader, Spec
 from tfos_fast.channel.schema import Schema
-from tfos_fast.errors import ChannelClosed, MissingDependency, SchemaMismatch
+from tfos_fast.errors import ChannelClosed, FormError, MissingDependency, SchemaMismatch
 
 
 @functools.cache
@@ -86,8 +86,8 @@ def to_tensor(name: str, array: np.ndarray) -> Any:
         if not kinds <= {str, bytes}:
             found = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise SchemaMismatch(
-                f"column {name!r} holds Python objects ({found}), which are no tensor: its values differ in type or shape; "
-                "feed values of one type and shape, or use next_batch() or batches()"
+                f"column {name!r} holds Python objects ({found}), which are no tensor: values of a type without one, or of "
+                "differing types or shapes; feed values of one type and shape, or use next_batch() or batches()"
             )
         return tf.constant(array, tf.string)
     if array.size and is_aligned(array) and _aliasable(array.dtype.name):
@@ -107,25 +107,35 @@ def row_spec(spec: Any) -> Spec:
     Returns
     -------
     dict
-        Column name -> (dtype name, shape or None).
+        Column name -> (dtype name, shape or None: any).
+
+    Raises
+    ------
+    FormError
     """
     if spec is None:
         return {}
+    if not isinstance(spec, dict | tuple | list):
+        raise FormError(f"a spec is a dict, or a tuple with an entry for each column of tuple rows; {spec!r} is neither")
     items = spec.items() if isinstance(spec, dict) else ((f"c{i}", part) for i, part in enumerate(spec))
-    return {name: _one_spec(part) for name, part in items}
+    return {name: _one_spec(name, part) for name, part in items}
 
 
-def _one_spec(part: Any) -> tuple[str, tuple[int, ...] | None]:
+def _one_spec(name: str, part: Any) -> tuple[str, tuple[int, ...] | None]:
     shape: Any = None
     dtype = part
-    if hasattr(part, "dtype") and hasattr(part, "shape") and not isinstance(part, np.generic):  # a tf.TensorSpec
+    if hasattr(part, "dtype") and hasattr(part, "shape") and not isinstance(part, np.generic | type):  # a tf.TensorSpec
         dtype, shape = part.dtype, part.shape
         shape = None if getattr(shape, "rank", 0) is None else tuple(shape)
     elif isinstance(part, tuple):
         dtype, shape = part
     if hasattr(dtype, "as_numpy_dtype"):
         dtype = dtype.as_numpy_dtype
-    return np.dtype(dtype).name, None if shape is None else tuple(int(size) for size in shape)
+    try:
+        kind = np.dtype(dtype).name
+    except TypeError as error:
+        raise FormError(f"column {name!r}: the spec says {dtype!r}, which is no type of numpy or TensorFlow") from error
+    return kind, None if shape is None else tuple(int(size) for size in np.atleast_1d(np.asarray(shape, dtype=np.int64)))
 
 
 class DataFeed:
@@ -196,8 +206,10 @@ class DataFeed:
     def dataset(self, batch_size: int, spec: Any = None, drop_remainder: bool = False) -> Any:
         """The feed as a ``tf.data.Dataset`` of batches. Memory is not copied for aligned batches of numbers.
 
-        Each new iterator is the next epoch of the feed, so ``cluster.feed(rdd, epochs=3)`` and ``model.fit(ds, epochs=3)`` belong
-        together. An epoch's last batch may be short. Waits for the first rows, unless ``spec`` has every shape.
+        Each new iterator is the next epoch of the feed, or what the iterator before it left of this one. An epoch's last batch may
+        be short. With Keras call ``fit`` once for each epoch: ``model.fit(ds, initial_epoch=e, epochs=e + 1)``. In one call of
+        several epochs Keras takes as many batches in each as the first had, and epochs need not be equal, since Spark deals
+        partitions to the nodes anew. Waits for the first rows, unless ``spec`` has every shape.
 
         Parameters
         ----------
@@ -225,7 +237,10 @@ class DataFeed:
         else:
             schema = self.reader.open_columns(batch_size, declared)
             if schema is None:
-                raise ChannelClosed("the feed ended without a row; dataset(spec=...) says what its elements would have been")
+                raise ChannelClosed(
+                    "the feed ended without a row for this process (fewer partitions than nodes?): repartition the data, or say "
+                    "what its elements would be, with shapes: dataset(..., spec={'x': ('float32', (784,)), 'y': ('int32', ())})"
+                )
             single = {column.name: self._column_spec(column) for column in schema.columns}
             signature, as_dict = _arrange(schema, single), schema.structure not in ("tuple", "list", "bare")
 
@@ -268,8 +283,8 @@ class DataFeed:
         tf = tensorflow()
         if column.kind == "object":
             raise SchemaMismatch(
-                f"column {column.name!r} holds Python objects, which are no tensor: its values differ in type or shape; "
-                "feed values of one type and shape, or use next_batch() or batches()"
+                f"column {column.name!r} holds Python objects, which are no tensor: values of a type without one (None, dates), "
+                "or of differing types or shapes; feed values of one type and shape, or use next_batch() or batches()"
             )
         if column.kind in ("string", "bytes"):
             return tf.TensorSpec((None,), tf.string)

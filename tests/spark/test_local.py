@@ -14,7 +14,7 @@ import tfos_fast
 from tests.spark import mains
 from tests.spark.mains import noted
 from tests.spark.test_local_cluster import check_once_and_in_order, fed, numbered, wait_for
-from tfos_fast.errors import ClusterError, NodeFailed, NodeKilled, NotEnoughSlots, RowTooLarge, StallTimeout, TfosError
+from tfos_fast.errors import ClusterError, FormError, NodeFailed, NodeKilled, NotEnoughSlots, RowTooLarge, StallTimeout, TfosError
 
 MASTER = "local[4]"
 SMALL = {"memory": "8m"}
@@ -148,11 +148,26 @@ def test_the_with_block_says_why_an_inference_failed(sc):
         raise ZeroDivisionError  # an error of the program's own stays as it is
 
 
+def test_an_inference_by_a_main_that_trains_fails_at_once(sc, out):
+    with (
+        pytest.raises(FormError, match=r"ctx.get_data_feed\(train_mode=False\)"),
+        tfos_fast.run(sc, mains.collect, {"out": out}, 1, **SMALL) as cluster,
+    ):
+        cluster.infer(sc.parallelize(range(100), 2)).collect()
+
+
+def test_an_inference_after_the_end_says_so(sc):
+    with tfos_fast.run(sc, mains.square, {}, 1, **SMALL) as cluster:
+        results = cluster.infer(sc.parallelize(range(100), 2))
+    with pytest.raises(Exception, match="was the cluster shut down"):
+        results.collect()
+
+
 def test_what_is_no_rdd_is_refused(sc):
     with tfos_fast.reserve(sc, 1, **SMALL) as cluster:
-        with pytest.raises(TypeError, match=r"feed\(\) takes an RDD or a DataFrame, not a list"):
+        with pytest.raises(TypeError, match=r"feed\(\) takes an RDD or a DataFrame of Spark, not a list"):
             cluster.feed([1, 2, 3])
-        with pytest.raises(TypeError, match=r"infer\(\) takes an RDD or a DataFrame, not a ndarray"):
+        with pytest.raises(TypeError, match=r"infer\(\) takes an RDD or a DataFrame of Spark, not a numpy ndarray"):
             cluster.infer(np.arange(3))
         with pytest.raises(ClusterError, match=r"call cluster.start\(main, args\) before feed"):
             cluster.feed(sc.parallelize([1]))

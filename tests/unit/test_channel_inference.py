@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from tests.unit.helpers import child, ended, free, in_thread, wait_for
 from tfos_fast.channel import Channel
-from tfos_fast.errors import ChannelClosed, RowTooLarge, WriterDied
+from tfos_fast.errors import ChannelClosed, FormError, RowTooLarge, WriterDied
 
 
 def serve(channel: Channel, answer: Callable[[list[Any]], list[Any]], mode: str = "rows") -> None:
@@ -126,3 +127,28 @@ def test_an_exchange_given_up_and_another_after_it():
             assert [row for results in writer.exchange(iter(rows)) for row in results] == rows
         channel.end_feed()
         ended(server)
+
+
+def test_an_exchange_with_a_reader_that_trains_is_refused_at_once():
+    with Channel.create(memory="64k", slot_bytes="4k", form=None, writers=2) as channel:
+        reader = channel.reader()
+        reader.open_columns(64, wait=False)
+        with channel.writer() as writer, pytest.raises(FormError, match="train_mode=False"):
+            next(writer.exchange((i,) for i in range(10)))
+        reader.close()
+
+
+def test_rows_without_a_result_are_told_at_the_end():
+    with Channel.create(memory="64k", slot_bytes="4k", form="rows") as channel:
+        thread, _ = in_thread(lambda: list(itertools.islice(give(channel, 10), 1)))
+        reader = channel.reader(train_mode=False)
+        rows = reader.next_rows(10)
+        reader.write_results(rows[:-1])
+        with pytest.raises(FormError, match="1 rows of an inference were read and got no result"):
+            reader.close()
+        ended(thread)
+
+
+def give(channel: Channel, count: int) -> Iterator[list[int]]:
+    with channel.writer() as writer:
+        yield from writer.exchange(range(count))

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.helpers import child, wait_for, write_images
+from tests.unit.helpers import broker_here, child, ended, in_thread, wait_for, write_images
 from tests.unit.test_channel import inside
 from tfos_fast.channel import Channel
 from tfos_fast.channel.assembler import is_aligned
-from tfos_fast.errors import ChannelClosed, SchemaMismatch
+from tfos_fast.errors import ChannelClosed, FormError, SchemaMismatch
 from tfos_fast.tensors import DataFeed, alias, row_spec
 
 tf = pytest.importorskip("tensorflow")
@@ -129,6 +129,33 @@ def test_each_iterator_is_the_next_epoch():
         reader.close()
 
 
+def test_fit_once_per_epoch_takes_every_row_of_uneven_epochs():
+    model = tf.keras.Sequential([tf.keras.layers.Input((16,)), tf.keras.layers.Dense(10)])
+    model.compile("sgd", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    steps = []
+    count = tf.keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs=None: steps.append(epoch))
+    with broker_here() as broker:
+        channel = Channel.attach(broker.address)
+
+        def write():
+            for rows in (64, 192, 64):
+                with channel.writer() as writer:
+                    writer.write_rows((np.full(16, i / 100, np.float32), i % 10) for i in range(rows))
+                broker.do(broker.end_epoch)
+            broker.do(broker.end_feed)
+
+        thread, _ = in_thread(write)
+        feed = feed_of(channel)
+        dataset = feed.dataset(32)
+        for epoch in range(3):
+            model.fit(dataset, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[count])
+        assert [steps.count(epoch) for epoch in range(3)] == [2, 6, 2]
+        assert feed.should_stop()
+        ended(thread)
+        feed.reader.close()
+        channel.close()
+
+
 def test_structures_follow_the_rows():
     with Channel.create(memory="1m") as channel:
         fill(channel, [{"x": 1.0, "name": "a"}, {"x": 2.0, "name": "é"}])
@@ -153,7 +180,12 @@ def test_specs_are_read():
     expected = {"c0": ("float32", (2,)), "c1": ("int64", None)}
     assert row_spec((tf.TensorSpec((2,), tf.float32), "int64")) == expected
     assert row_spec({"c0": (np.float32, (2,)), "c1": tf.int64}) == expected
+    assert row_spec({"c0": np.float32, "c1": (float, 3)}) == {"c0": ("float32", None), "c1": ("float64", (3,))}
     assert row_spec(None) == {}
+    with pytest.raises(FormError, match="'float32' is neither"):
+        row_spec("float32")
+    with pytest.raises(FormError, match="column 'x': the spec says 'float33'"):
+        row_spec({"x": "float33"})
 
 
 def test_objects_are_no_tensors():

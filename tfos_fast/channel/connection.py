@@ -220,7 +220,7 @@ class Connection:
             if now - moved > self._stall_timeout:
                 raise errors.StallTimeout(
                     f"nothing moved for {now - moved:.0f} s while process {self._pid} waited for {what}. {self._situation()} "
-                    "The setting stall_timeout changes how long this may last."
+                    "The setting stall_timeout (of a cluster: feed_timeout) changes how long this may last."
                 )
 
     def _situation(self) -> str:

@@ -141,6 +141,10 @@ class Feed:
             state.waiting = message
             return
         state.waiting = None
+        if message.exchange and self.reader is not None and self.train:
+            text = "results are wanted of a reader that reads for training: open it with train_mode=False"
+            self._send(peer, m.Refused("FormError", f"{text}, in a main by ctx.get_data_feed(train_mode=False)"))
+            return
         if self.terminated:
             self._send(peer, m.Terminated())
 
@@ -452,7 +456,7 @@ class Feed:
         broken = self._streams.broken()
         if broken is not None and not self.terminated:
             key, pid = broken
-            text = f"process {pid} died in the middle of partition {key}, or left it, and no other writer finished it"
+            text = f"process {pid} died in the middle of partition {key}, or left it without end_partition(); nobody finished it"
             self.ended = True
             self._to_reader(m.FeedEnd("WriterDied", text), None)  # behind the rows that did come
         self.end_feed()

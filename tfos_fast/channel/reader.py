@@ -364,8 +364,14 @@ class Reader:
         """Leave the channel. Arrays handed out stay valid and unchanged: the mapping lives as long as they do.
 
         The feed ends with its reader: writers are told as by ``terminate``, and nothing that this reader had is overwritten.
+
+        Raises
+        ------
+        FormError
+            Inference: rows were handed out and have no result. It is left all the same.
         """
         self._close(flush=True)
+        self._check_answered()
 
     def abandon(self) -> None:
         """Stop reading because the program has failed. Unlike ``close`` this is no orderly end of the feed: writers get an error
@@ -385,6 +391,12 @@ class Reader:
                 self._forget()
                 self._conn.close()
 
+    def _check_answered(self) -> None:
+        missing = sum(rows for _, rows in self._origin)
+        self._origin.clear()
+        if missing and not self._terminated:
+            raise FormError(f"{missing} rows of an inference were read and got no result; give batch_results() one for each row")
+
     def _forget(self) -> None:
         self._inbox.clear()
         self._rows.clear()
@@ -396,6 +408,8 @@ class Reader:
 
     def __exit__(self, kind: object, *exc: object) -> None:
         self._close(flush=kind is None)  # after an error, waiting for feeders to take results would only hide it
+        if kind is None:
+            self._check_answered()
 
     # ---- messages ------------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from tfos_fast.channel import messages as m
 from tfos_fast.channel.connection import Connection, to_exception
 from tfos_fast.channel.layout import Layout, has_heap, plan
 from tfos_fast.channel.results import ResultReader
-from tfos_fast.channel.schema import Schema, infer, join
+from tfos_fast.channel.schema import Schema, describe, infer, join
 from tfos_fast.channel.sources import PickledRows, Rows
 from tfos_fast.channel.table import INPUT
 from tfos_fast.errors import ChannelClosed, Fenced, RowTooLarge, SchemaMismatch
@@ -315,7 +315,7 @@ class Writer:
         if self._schema == before:
             assert before is not None
             name = before.columns[column].name if column >= 0 else "?"
-            expected = before.columns[column] if column >= 0 else before.structure
+            expected = describe(before.columns[column]) if column >= 0 else before.structure
             raise self._located(SchemaMismatch(f"column {name!r}: expected {expected}, found a value that does not fit"), row)
         self._unbind()
         self._new_packer()

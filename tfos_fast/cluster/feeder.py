@@ -14,6 +14,7 @@ from tfos_fast.channel import Channel
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.agent import LOCAL_KEYS
 from tfos_fast.cluster.launch import executor_pid
+from tfos_fast.cluster.machine import host_name
 from tfos_fast.errors import AddressError, ClusterError, Fenced, NoNodeOnHost
 
 if TYPE_CHECKING:
@@ -61,6 +62,12 @@ def choose(nodes: Iterable[m.NodeInfo], partition: int) -> Channel | None:
         for _, channel in found:
             channel.close()
         raise
+    gone = [node.name for node in nodes if node.host == host_name()]
+    if not here and gone:
+        raise NoNodeOnHost(
+            f"{', '.join(gone)} on {host_name()} cannot be reached any more: was the cluster shut down? "
+            "An inference is lazy, and is to be evaluated before that"
+        )
     if not here:
         raise NoNodeOnHost(
             f"partition {partition} is fed on {socket.gethostname()}, where no node of the cluster runs; "
@@ -217,9 +224,10 @@ def to_fields(result: Any, names: list[str]) -> list[Any]:
         result = result.asDict()
     if isinstance(result, dict):
         return [_plain(result.get(name)) for name in names]
-    values = list(result) if isinstance(result, tuple | list) and len(names) == len(result) else [result]
+    values = list(result) if isinstance(result, tuple | list) and (len(names) == len(result) or len(names) > 1) else [result]
     if len(values) != len(names):
-        raise ClusterError(f"a result has {len(values)} values, and the schema has {len(names)} columns: {names}")
+        found = f"a result has {len(values)} values, and the schema has {len(names)} columns"
+        raise ClusterError(f"{found}: {names}; the result is {result!r:.200}")
     return [_plain(value) for value in values]
 
 

@@ -23,7 +23,12 @@ def check_data(data: Any, where: str) -> None:
     TypeError
     """
     if not is_frame(data) and not hasattr(data, "mapPartitionsWithIndex"):
-        raise TypeError(f"{where}() takes an RDD or a DataFrame, not a {type(data).__name__}; sc.parallelize(rows) makes an RDD")
+        kind = type(data)
+        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]} {kind.__name__}"
+        raise TypeError(
+            f"{where}() takes an RDD or a DataFrame of Spark, not a {name}; "
+            "sc.parallelize(rows) or spark.createDataFrame(data) makes one"
+        )
 
 
 def infer_frame(frame: Any, inferrer: Inferrer, schema: Any) -> Any:

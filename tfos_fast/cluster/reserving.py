@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from tfos_fast import errors
+from tfos_fast.channel.segment import parse_bytes
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.cluster import Cluster, InputMode
 from tfos_fast.cluster.coordinator import Coordinator
@@ -33,7 +34,7 @@ def reserve(
 
     Parameters
     ----------
-    sc : SparkContext
+    sc : SparkContext or SparkSession
     num_executors : int
         Number of nodes.
     memory : int or str
@@ -60,6 +61,12 @@ def reserve(
     """
     if num_executors < 1:
         raise ValueError(f"num_executors must be 1 or more, not {num_executors}")
+    sc = getattr(sc, "sparkContext", sc)
+    if not hasattr(sc, "_jsc"):
+        raise TypeError(f"a SparkContext (or SparkSession) is needed, not {sc!r:.200}")
+    parse_bytes(memory)  # said here rather than by each node
+    if slot_bytes is not None:
+        parse_bytes(slot_bytes, "slot_bytes")
     slots = preflight(sc, num_executors, reservation_timeout)
     coordinator = _coordinator(sc)
     task = Reservation(coordinator.keys, this_process(), str(memory), None if slot_bytes is None else str(slot_bytes), log_level)
@@ -104,21 +111,51 @@ def run(
     num_executors: int,
     *,
     input_mode: InputMode = InputMode.SPARK,
-    **settings: Any,
+    memory: int | str = "256m",
+    slot_bytes: int | str | None = None,
+    reservation_timeout: float = 60.0,
+    log_level: str = "WARNING",
 ) -> Cluster:
     """Reserve nodes and start ``main(args, ctx)`` on each.
 
     Parameters
     ----------
-    sc, num_executors
-        As for :func:`reserve`.
-    main, args
-        As for :meth:`Cluster.start`.
+    sc : SparkContext or SparkSession
+    main : callable
+        ``main(args, ctx)``; runs in a process of its own on each node. What it prints is in the executor's stderr (with
+        ``local[N]``, in the driver's).
+    args : object
+        Given to ``main``; a list also becomes its ``sys.argv``.
+    num_executors : int
+        Number of nodes.
     input_mode : InputMode
-    **settings
-        Further settings of :func:`reserve`.
+    memory : int or str
+        Bytes of shared memory of each node, such as ``"256m"``. Taken at once, never more.
+    slot_bytes : int or str, optional
+        Bytes of one slot of that memory; the largest row must fit into one. Default a sixteenth of it, 4 MiB at most.
+    reservation_timeout : float
+        Seconds to wait for executors to register, for the nodes to come up, and for ``main`` to start.
+    log_level : str
+        Of the agents and trainers; their logs are in the executors' stderr.
+
+    Returns
+    -------
+    Cluster
+        Best used in a ``with`` block, which shuts it down.
+
+    Raises
+    ------
+    NotEnoughSlots, NotEnoughMemory, MainNotPicklable, NodeFailed, ClusterTimeout
+        See :func:`reserve` and :meth:`Cluster.start`.
+
+    Examples
+    --------
+    >>> with tfos_fast.run(sc, main, args, num_executors=2, memory="1g") as cluster:   # doctest: +SKIP
+    ...     print(cluster.feed(rdd, epochs=3))
     """
-    cluster = reserve(sc, num_executors, **settings)
+    cluster = reserve(
+        sc, num_executors, memory=memory, slot_bytes=slot_bytes, reservation_timeout=reservation_timeout, log_level=log_level
+    )
     try:
         cluster.start(main, args, input_mode=input_mode)
     except BaseException:
