@@ -8,7 +8,7 @@ PYTHON_BIN = $(VENV)/bin/python
 RUN = env -u SPARK_HOME JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON="$(CURDIR)/$(PYTHON_BIN)" $(PYTHON_BIN)
 ARGS ?=
 
-.PHONY: help setup demo test lint unit build sanitize bench dist test-oldest clean
+.PHONY: help setup demo test lint unit build sanitize fuzz bench dist test-oldest clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -34,6 +34,9 @@ build: setup ## rebuild the compiled modules in place (TFOS_BUILD=debug|sanitize
 
 sanitize: setup ## the compiled modules under the address and undefined-behaviour sanitizers
 	@scripts/sanitize.sh $(PYTHON_BIN) $(ARGS)
+
+fuzz: setup ## mutated pickle streams against the decoder, under the sanitizers (SECONDS=60)
+	@scripts/sanitize.sh $(PYTHON_BIN) --fuzz $(or $(SECONDS),60)
 
 bench: setup ## the benchmarks, each prints ratios and the machine
 	@for program in benchmarks/pack.py benchmarks/channel.py benchmarks/feed.py; do echo "== $$program"; $(RUN) $$program $(ARGS) || exit 1; done

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests of the compiled modules and of the channel with the modules built under the address and undefined-behaviour sanitizers.
-# Happens in build/sanitize, so the modules of this clone stay as they are. $1: the Python to use; the rest goes to pytest.
+# Happens in build/sanitize, so the modules of this clone stay as they are. $1: the Python to use; the rest goes to pytest, or after
+# --fuzz to tests/fuzz/stream.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,7 +17,12 @@ TFOS_BUILD=sanitize "$python" -W ignore setup.py -q build_ext --inplace
 
 # The interpreter itself is not sanitized, so the runtimes come first by force; it also keeps memory until it ends, which is no leak.
 # Freed memory is held back only shortly, as some tests look at how much this process has.
+run=(-m pytest -q --capture=no -p no:cacheprovider
+    tests/unit/test_{pack,stream,decode,arrow,segment,assembler,broker}.py tests/unit/test_channel*.py "$@")
+if [[ "${1:-}" == --fuzz ]]; then
+    run=(-m tests.fuzz.stream "${@:2}")
+fi
+
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
     ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=4 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-    "$python" -m pytest -q --capture=no -p no:cacheprovider \
-    tests/unit/test_{pack,stream,decode,arrow,segment,assembler,broker}.py tests/unit/test_channel*.py "$@"
+    "$python" "${run[@]}"

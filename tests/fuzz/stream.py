@@ -1,0 +1,88 @@
+"""Mutated pickle streams against the decoder: ``make fuzz SECONDS=60`` runs this under the sanitizers.
+
+Streams of common rows are cut, spliced and strewn with opcodes; each is loaded, and what was read of it is packed by packers of
+many schemas. There is nothing to compare: a damaged stream has no meaning, and only must not crash or read beyond its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import pickle
+import random
+import time
+
+from tests.unit.rows import slot
+from tests.unit.test_stream import COMMON
+from tfos_fast._pack import RowPacker
+from tfos_fast._stream import StreamBatch
+from tfos_fast._stream_pack import pack_stream
+from tfos_fast.channel.layout import plan
+from tfos_fast.channel.schema import infer
+
+OPCODES = b"(.0GJKMN]})aesutRbchjqrXCB\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x93\x94\x95\x96"
+SLOT = 1 << 16
+
+
+class Refused(Exception):
+    """Instead of unpickling, which a mutated stream may use for anything."""
+
+
+def refuse(_: bytes) -> list[object]:
+    raise Refused
+
+
+def mutated(streams: list[bytes], random_: random.Random) -> bytes:
+    """One of the streams after a few accidents."""
+    data = bytearray(random_.choice(streams))
+    for _ in range(random_.randint(1, 6)):
+        kind, at = random_.random(), random_.randrange(len(data) + 1)
+        if kind < 0.5:
+            data[at : at + 1] = bytes([random_.randrange(256) if kind < 0.3 else random_.choice(OPCODES)])
+        elif kind < 0.65:
+            data[at:at] = bytes([random_.choice(OPCODES)])
+        elif kind < 0.8:
+            del data[at : at + random_.randint(1, 9)]
+        else:
+            other = data if kind < 0.9 else random_.choice(streams)
+            begin = random_.randrange(len(other) + 1)
+            data[at:at] = other[begin : begin + random_.randint(1, 200)]
+    return bytes(data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("--seed", type=int, default=time.time_ns())
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    random_ = random.Random(options.seed)
+    streams = [pickle.dumps(rows[:count], protocol) for rows in COMMON.values() for protocol in (2, 3, 4, 5) for count in (1, 2, 5)]
+    packers = [
+        (RowPacker(schema, exact=exact), plan(schema, SLOT, batch=1, heap_per_row=64.0))
+        for exact in (False, True)
+        for schema in (infer(rows[0], exact=exact) for rows in COMMON.values())
+    ]
+    memory = slot(SLOT)
+    batch = StreamBatch(refuse)
+    tried = read = rows = 0
+    until = time.monotonic() + options.seconds
+    while time.monotonic() < until:
+        stream = mutated(streams, random_)
+        tried += 1
+        if not batch.load(stream):
+            continue
+        read += 1
+        for packer, layout in random_.sample(packers, 4):
+            batch.load(stream)
+            packer.bind(memory, layout)
+            with contextlib.suppress(Refused):
+                pack_stream(packer, batch, 1.0)
+            rows += packer.rows
+            packer.unbind()
+            packer.take_pending()
+    print(f"{tried} streams, {read} of them read, {rows} rows packed")
+
+
+if __name__ == "__main__":
+    main()
