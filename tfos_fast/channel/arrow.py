@@ -15,6 +15,7 @@ import numpy as np
 
 from tfos_fast._column import dumps
 from tfos_fast._convert import DTYPES, values_fit
+from tfos_fast._copy import copy
 from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.layout import layout as lay_out
 from tfos_fast.channel.schema import Column, Schema, describe, duplicates
@@ -239,8 +240,12 @@ def _numbers(array: Any) -> np.ndarray:
 
 
 def _copy_fixed(region: np.ndarray, array: Any) -> None:
+    values = _numbers(array).reshape(region.shape)
+    if values.dtype == region.dtype and values.flags.c_contiguous:
+        copy(region, values)
+        return
     with np.errstate(over="ignore"):
-        np.copyto(region, _numbers(array).reshape(region.shape), casting="unsafe")  # _check has seen the values
+        np.copyto(region, values, casting="unsafe")  # _check has seen the values
 
 
 def _heap_values(column: Column, array: Any, room: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,3 @@
+from typing import Any
+
+def copy(target: Any, source: Any) -> None: ...
