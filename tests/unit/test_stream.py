@@ -1,4 +1,4 @@
-"""Rows read from a pickle stream: the same bytes in the slots as the unpickled rows give, whatever the stream holds."""
+"""Rows read from a pickle stream: the same layouts and values as the unpickled rows give, whatever the stream holds."""
 
 from __future__ import annotations
 
