@@ -41,8 +41,9 @@ import numpy as np
 from machine import machine, show
 
 from tfos_fast._pack import END, FULL, RowPacker
+from tfos_fast.channel.infer import infer
+from tfos_fast.channel.lattice import apply_spec
 from tfos_fast.channel.layout import Layout, plan
-from tfos_fast.channel.schema import apply_spec, infer
 
 SLOT_BYTES = 4 << 20
 HOT, BATCH = 64, 256

@@ -20,6 +20,7 @@ if not sys.platform.startswith("linux"):
 __version__ = "0.1.0"
 
 _CLUSTER_NAMES = ("Cluster", "InputMode", "reserve", "run")
+_TENSOR_NAMES = ("MASK",)
 
 
 def __getattr__(name: str):
@@ -28,11 +29,15 @@ def __getattr__(name: str):
         from tfos_fast import cluster
 
         return getattr(cluster, name)
+    if name in _TENSOR_NAMES:
+        from tfos_fast import tensors
+
+        return getattr(tensors, name)
     raise AttributeError(f"module 'tfos_fast' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_CLUSTER_NAMES})
+    return sorted({*globals(), *_CLUSTER_NAMES, *_TENSOR_NAMES})
 
 
-__all__ = ["Cluster", "InputMode", "TfosError", "reserve", "run"]
+__all__ = ["MASK", "Cluster", "InputMode", "TfosError", "reserve", "run"]

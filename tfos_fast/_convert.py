@@ -11,16 +11,37 @@ from typing import Any
 
 import numpy as np
 
+from tfos_fast._special import as_number
+from tfos_fast.errors import MissingDependency
+
 #: Element types of fixed columns. Everything else travels as an object.
 DTYPES = frozenset(
     [
         *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-        *("float16", "float32", "float64", "complex64", "complex128"),
+        *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
     ]
 )
 #: What a Python number is taken for.
 LEAVES: dict[type, str] = {float: "float64", int: "int64", bool: "bool"}
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+
+@functools.cache
+def dtype_of(name: str) -> np.dtype:
+    """The numpy type of a name in DTYPES.
+
+    Raises
+    ------
+    MissingDependency
+        It is bfloat16, which numpy knows by the package ml_dtypes alone (TensorFlow brings it along).
+    """
+    if name == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise MissingDependency("numpy has bfloat16 by the package ml_dtypes only: pip install ml_dtypes") from error
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
 
 
 def is_spark_row(row: object) -> bool:
@@ -59,14 +80,14 @@ def encodable(text: str) -> bool:
 
 def is_packable(dtype: np.dtype) -> bool:
     """Whether a fixed column can have this element type, in native byte order."""
-    return dtype.kind in "biufc" and dtype.name in DTYPES
+    return (dtype.kind in "biufc" or dtype.name == "bfloat16") and dtype.name in DTYPES
 
 
 def as_array(value: Any) -> np.ndarray | None:
     """Column mode: the value as an array of native numbers, or None when it is not one.
 
-    Numbers, numpy arrays and scalars, regular lists and tuples of those, and ``array.array``. A masked array is none of
-    them: its mask would be lost. Copies unless the value is an array already.
+    Numbers, numpy arrays and scalars, regular lists and tuples of those, ``array.array``, and what ``_special.py`` names. A masked
+    array is none of them: its mask would be lost. Copies unless the value is an array already.
     """
     if isinstance(value, np.ma.MaskedArray):
         return None
@@ -84,9 +105,9 @@ def as_array(value: Any) -> np.ndarray | None:
         if array.dtype == np.float64 and array.size and np.abs(array).max() >= 2**63 and _only_integers(value):
             return None  # numpy mixes int64 and uint64 into float64, which loses digits
     else:
-        return None
+        return as_number(value)
     if not is_packable(array.dtype):
-        return None
+        return as_number(array) if array.dtype.kind in "Mm" else None
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
@@ -104,18 +125,31 @@ def can_cast(source: str, target: str, *, cast: bool) -> bool:
     if source == target:
         return True
     if not cast:
-        return bool(np.can_cast(source, target, "safe"))
-    a, b = np.dtype(source).kind, np.dtype(target).kind
+        return bool(np.can_cast(dtype_of(source), dtype_of(target), "safe"))
+    a, b = dtype_of(source).kind, dtype_of(target).kind
     if b == "b":
         return False
-    return (a in "iub" and b in "iufc") or bool(np.can_cast(source, target, "same_kind"))
+    return (a in "iub" and b in "iufc") or bool(np.can_cast(dtype_of(source), dtype_of(target), "same_kind"))
+
+
+@functools.cache
+def promote(a: str, b: str) -> str | None:
+    """The smallest element type that holds the numbers of both unchanged; None when integers alone would become floats."""
+    try:
+        promoted = np.promote_types(dtype_of(a), dtype_of(b))
+    except TypeError:  # bfloat16 meets only few
+        return None
+    integers = {dtype_of(a).kind, dtype_of(b).kind} <= set("biu")
+    if promoted.name not in DTYPES or (integers and promoted.kind not in "biu"):
+        return None
+    return promoted.name if all(can_cast(name, promoted.name, cast=False) for name in (a, b)) else None
 
 
 def values_fit(array: np.ndarray, dtype: str, *, cast: bool) -> bool:
     """Whether every value of the array may be written as this type; see :func:`can_cast`."""
     if not can_cast(array.dtype.name, dtype, cast=cast):
         return False
-    target = np.dtype(dtype)
+    target = dtype_of(dtype)
     if array.dtype.kind in "iu" and target.kind in "iu" and array.size and not np.can_cast(array.dtype, target, "safe"):
         bounds = np.iinfo(target)
         return bounds.min <= int(array.min()) and int(array.max()) <= bounds.max
@@ -128,4 +162,16 @@ def cast_values(array: np.ndarray, dtype: str, *, cast: bool) -> np.ndarray | No
         return None
     with np.errstate(over="ignore"):  # float64 to float32 may give inf, as a C cast does
         # Not ascontiguousarray: that makes a 0-d array one-dimensional.
-        return np.asarray(array, dtype=dtype, order="C")
+        return np.asarray(array, dtype=dtype_of(dtype), order="C")
+
+
+def fill_bytes(kind: str, dtype: str, shape: tuple[int, ...], fill: Any) -> bytes:
+    """What is written for None into a column of this kind; see ``channel/schema.py``."""
+    if kind == "string":
+        return (fill or "").encode()
+    if kind == "bytes":
+        return (fill or "").encode("latin-1")
+    if kind == "fixed":
+        value = np.zeros((), dtype_of(dtype)) if fill is None else np.asarray(fill).astype(dtype_of(dtype))
+        return np.broadcast_to(value, shape).tobytes()
+    return b""

@@ -11,10 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from tfos_fast.channel.assembler import Columns, is_aligned
+from tfos_fast._convert import dtype_of
+from tfos_fast._nested import ANY_LENGTH, TEXTS
+from tfos_fast.channel.aligned import Values, is_aligned
+from tfos_fast.channel.assembler import Columns
+from tfos_fast.channel.lattice import EVERY, Nulls
+from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.reader import Reader, Spec
-from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.errors import ChannelClosed, FormError, MissingDependency, SchemaMismatch
+
+
+class _Mask:
+    """The policy for nulls that keeps them: zeros, and a column of bools that says which rows have a value."""
+
+    def __repr__(self) -> str:
+        return "MASK"
+
+
+#: For ``nulls=``: a column of bools, called ``<name>_mask``, says which rows have a value; the others hold zeros.
+MASK = _Mask()
 
 
 @functools.cache
@@ -72,8 +88,18 @@ def alias(array: np.ndarray) -> Any:
     return tensorflow().experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
-def to_tensor(name: str, array: np.ndarray) -> Any:
+def to_tensor(name: str, array: Values) -> Any:
     """A column as an eager tensor: aliased when it can be, else copied (strings always are).
+
+    Parameters
+    ----------
+    name : str
+        Of the column, for messages.
+    array : ndarray or Ragged
+
+    Returns
+    -------
+    tf.Tensor or tf.RaggedTensor
 
     Raises
     ------
@@ -81,17 +107,23 @@ def to_tensor(name: str, array: np.ndarray) -> Any:
         The column holds Python objects of no tensor type.
     """
     tf = tensorflow()
+    if isinstance(array, Ragged):
+        splits = [tf.constant(split) for split in array.splits]
+        return tf.RaggedTensor.from_nested_row_splits(to_tensor(name, array.values), splits, validate=False)
     if array.dtype.hasobject:
         kinds = {type(value) for value in array}
         if not kinds <= {str, bytes}:
             found = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise SchemaMismatch(
-                f"column {name!r} holds Python objects ({found}), which are no tensor: values of a type without one, or of "
-                "differing types or shapes; feed values of one type and shape, or use next_batch() or batches()"
+                f"column {name!r} holds Python objects ({found}), which are no tensor: None without a policy (nulls=...), values "
+                "of a type without one, or of differing types; feed values of one type, or use next_batch() or batches()"
             )
         return tf.constant(array, tf.string)
-    if array.size and is_aligned(array) and _aliasable(array.dtype.name):
-        return alias(array)
+    if array.size and is_aligned(array):
+        if _aliasable(array.dtype.name):
+            return alias(array)
+        if array.dtype.name == "bfloat16":  # numpy does not export it; the bits are the same
+            return tf.bitcast(alias(array.view(np.uint16)), tf.bfloat16)
     return tf.constant(array)
 
 
@@ -101,8 +133,9 @@ def row_spec(spec: Any) -> Spec:
     Parameters
     ----------
     spec : None, dict or tuple
-        Column name -> what one row's value is: a ``tf.TensorSpec``, a dtype, or (dtype, shape). In a tuple the n-th entry is for
-        column ``c<n>``.
+        Column name -> what one row's value is: a ``tf.TensorSpec``, a dtype, or (dtype, shape), where None is the length of a
+        dimension that differs from row to row. A ``tf.RaggedTensorSpec`` is that of a whole batch: its first dimension is the rows.
+        In a tuple the n-th entry is for column ``c<n>``.
 
     Returns
     -------
@@ -124,18 +157,77 @@ def row_spec(spec: Any) -> Spec:
 def _one_spec(name: str, part: Any) -> tuple[str, tuple[int, ...] | None]:
     shape: Any = None
     dtype = part
-    if hasattr(part, "dtype") and hasattr(part, "shape") and not isinstance(part, np.generic | type):  # a tf.TensorSpec
+    if hasattr(part, "ragged_rank"):  # a tf.RaggedTensorSpec
+        dtype, shape = part.dtype, _ragged_shape(name, part)
+    elif hasattr(part, "dtype") and hasattr(part, "shape") and not isinstance(part, np.generic | type):  # a tf.TensorSpec
         dtype, shape = part.dtype, part.shape
         shape = None if getattr(shape, "rank", 0) is None else tuple(shape)
+        if shape is not None and None in shape:
+            raise FormError(
+                f"column {name!r}: the spec says {part!r}, and rows of different lengths make no tensor: give one row's shape, "
+                "or a tf.RaggedTensorSpec"
+            )
     elif isinstance(part, tuple):
         dtype, shape = part
-    if hasattr(dtype, "as_numpy_dtype"):
-        dtype = dtype.as_numpy_dtype
-    try:
-        kind = np.dtype(dtype).name
-    except TypeError as error:
-        raise FormError(f"column {name!r}: the spec says {dtype!r}, which is no type of numpy or TensorFlow") from error
-    return kind, None if shape is None else tuple(int(size) for size in np.atleast_1d(np.asarray(shape, dtype=np.int64)))
+    if getattr(dtype, "name", "") == "string" or dtype is str or dtype is bytes:
+        kind = dtype.__name__ if isinstance(dtype, type) else "string"
+    elif hasattr(dtype, "as_numpy_dtype"):
+        kind = np.dtype(dtype.as_numpy_dtype).name
+    elif dtype in TEXTS:
+        kind = dtype
+    else:
+        try:
+            kind = dtype_of(dtype).name if isinstance(dtype, str) else np.dtype(dtype).name
+        except TypeError as error:
+            raise FormError(f"column {name!r}: the spec says {dtype!r}, which is no type of numpy or TensorFlow") from error
+    if shape is None:
+        return kind, None
+    lengths = (shape,) if isinstance(shape, int) or shape is None else tuple(shape)
+    return kind, tuple(ANY_LENGTH if length is None else int(length) for length in lengths)
+
+
+def _ragged_shape(name: str, spec: Any) -> tuple[int | None, ...]:
+    lengths = spec.shape
+    if lengths.rank is None or lengths.rank < 2 or spec.ragged_rank < 1:
+        raise FormError(f"column {name!r}: the spec says {spec!r}; it is that of a batch: give it a shape of [None, None] or more")
+    inner = tuple(lengths)[1 + spec.ragged_rank :]
+    if None in inner:
+        raise FormError(f"column {name!r}: the spec says {spec!r}, whose last dimensions have no length")
+    return (None,) * spec.ragged_rank + inner
+
+
+def null_policies(nulls: Any) -> dict[str, Nulls]:
+    """Read what becomes of None.
+
+    Parameters
+    ----------
+    nulls : None, dict, MASK or a value
+        Column name -> a number or text that stands for None, or :data:`MASK`. What is no dict is meant for every column.
+
+    Returns
+    -------
+    dict
+        Column name, or ``"*"`` for every other column -> policy.
+
+    Raises
+    ------
+    FormError
+    """
+    if nulls is None:
+        return {}
+    return {name: _policy(name, value) for name, value in (nulls if isinstance(nulls, dict) else {EVERY: nulls}).items()}
+
+
+def _policy(name: str, value: Any) -> Nulls:
+    if value is MASK:
+        return Nulls(mask=True)
+    if isinstance(value, bytes):
+        return Nulls(fill=value.decode("latin-1"))
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool | int | float | str):
+        return Nulls(fill=value)
+    raise FormError(f"column {name!r}: nulls can become a number, a text or tfos_fast.MASK, not {value!r}")
 
 
 class DataFeed:
@@ -169,7 +261,7 @@ class DataFeed:
         """
         return self.reader.next_rows(n)
 
-    def batches(self, n: int, spec: Any = None) -> Iterator[Columns]:
+    def batches(self, n: int, spec: Any = None, *, nulls: Any = None) -> Iterator[Columns]:
         """Batches of ``n`` rows as numpy arrays, until the feed ends. Memory is not copied for aligned batches.
 
         Parameters
@@ -178,16 +270,27 @@ class DataFeed:
             Rows in a batch. Multiples of 64 keep every column aligned.
         spec : dict or tuple, optional
             See :func:`row_spec`: casts are done while packing.
+        nulls : optional
+            See :func:`null_policies`. Without one, columns with None are object arrays.
 
         Yields
         ------
         dict
             Column name -> array of shape ``(n, *shape)``. The arrays may be kept: their memory is not reused before they are gone.
+            Lists whose lengths differ are a :class:`~tfos_fast.channel.ragged.Ragged`.
         """
-        return self.reader.batches(n, spec=row_spec(spec))
+        self._open(n, spec, nulls, tensors=False)
+        return self.reader.batches(n)
 
-    def tensors(self, n: int, spec: Any = None) -> Iterator[Any]:
+    def tensors(self, n: int, spec: Any = None, *, nulls: Any = None) -> Iterator[Any]:
         """Batches of ``n`` rows as eager tensors, until the feed ends. Memory is not copied for aligned batches of numbers.
+
+        Parameters
+        ----------
+        n, spec
+            As for ``batches``.
+        nulls : optional
+            See :func:`null_policies`. Without one, None in a row is an error of the feed.
 
         Yields
         ------
@@ -195,15 +298,17 @@ class DataFeed:
             A tuple where rows are tuples or lists, a dict where their columns have names, one tensor where they are bare values.
             First dimension: ``n``, or what is left at the end.
         """
-        for columns in self.batches(n, spec):
+        self._open(n, spec, nulls)
+        for columns in self.reader.batches(n):
             yield self._structure(columns)
 
-    def poll(self, n: int, timeout: float, spec: Any = None) -> Any:
+    def poll(self, n: int, timeout: float, spec: Any = None, *, nulls: Any = None) -> Any:
         """One batch as ``tensors`` gives it, or None when there is none within ``timeout`` seconds (see ``should_stop``)."""
-        batch = self.reader.next_batch(n, spec=row_spec(spec), timeout=timeout)
+        self._open(n, spec, nulls)
+        batch = self.reader.next_batch(n, timeout=timeout)
         return None if batch is None else self._structure(batch.columns)
 
-    def dataset(self, batch_size: int, spec: Any = None, drop_remainder: bool = False) -> Any:
+    def dataset(self, batch_size: int, spec: Any = None, drop_remainder: bool = False, *, nulls: Any = None) -> Any:
         """The feed as a ``tf.data.Dataset`` of batches. Memory is not copied for aligned batches of numbers.
 
         Each new iterator is the next epoch of the feed, or what the iterator before it left of this one. An epoch's last batch may
@@ -219,6 +324,8 @@ class DataFeed:
             See :func:`row_spec`.
         drop_remainder : bool
             Leave out the short batch at an epoch's end.
+        nulls : optional
+            See :func:`null_policies`. Without one, None in a row is an error of the feed.
 
         Raises
         ------
@@ -229,29 +336,31 @@ class DataFeed:
         """
         tf = tensorflow()
         declared = row_spec(spec)
-        if declared and all(shape is not None for _, shape in declared.values()):
-            self.reader.open_columns(batch_size, declared, wait=False)
-            single = {name: tf.TensorSpec((None, *(shape or ())), dtype) for name, (dtype, shape) in declared.items()}
+        known = bool(declared) and not nulls and all(shape is not None for _, shape in declared.values())
+        schema = self._open(batch_size, spec, nulls, wait=not known)
+        if known:
+            single = {name: self._column_spec(_declared(name, *part)) for name, part in declared.items()}
             signature: Any = single if isinstance(spec, dict) else tuple(single.values())
             as_dict = isinstance(spec, dict)
         else:
-            schema = self.reader.open_columns(batch_size, declared)
             if schema is None:
                 raise ChannelClosed(
                     "the feed ended without a row for this process (fewer partitions than nodes?): repartition the data, or say "
                     "what its elements would be, with shapes: dataset(..., spec={'x': ('float32', (784,)), 'y': ('int32', ())})"
                 )
-            single = {column.name: self._column_spec(column) for column in schema.columns}
+            single = {column.name: self._column_spec(column) for column in schema.outputs}
             signature, as_dict = _arrange(schema, single), schema.structure not in ("tuple", "list", "bare")
 
         def epoch() -> Iterator[Any]:
-            while (batch := self.reader.next_batch(batch_size, spec=declared, epoch_ends=True)) is not None:
+            while (batch := self.reader.next_batch(batch_size, epoch_ends=True)) is not None:
                 if drop_remainder and batch.rows < batch_size:
                     continue
+                # from_generator takes arrays without a copy, but of ragged columns only tensors.
+                columns = {n: to_tensor(n, v) if isinstance(v, Ragged) else v for n, v in batch.columns.items()}
                 if as_dict:
-                    yield batch.columns
+                    yield columns
                 else:
-                    values = tuple(batch.columns[name] for name in single)
+                    values = tuple(columns[name] for name in single)
                     yield values if isinstance(signature, tuple) else values[0]
 
         dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
@@ -274,21 +383,36 @@ class DataFeed:
         """Want no more rows: feeding to this node ends soon, what is queued is dropped."""
         self.reader.terminate()
 
+    def _open(self, n: int, spec: Any, nulls: Any, *, tensors: bool = True, wait: bool = False) -> Schema | None:
+        return self.reader.open_columns(n, row_spec(spec), nulls=null_policies(nulls), tensors=tensors, wait=wait)
+
     def _structure(self, columns: Columns) -> Any:
         assert self.reader.schema is not None
         return _arrange(self.reader.schema, {name: to_tensor(name, array) for name, array in columns.items()})
 
     @staticmethod
-    def _column_spec(column: Any) -> Any:
+    def _column_spec(column: Column) -> Any:
         tf = tensorflow()
         if column.kind == "object":
             raise SchemaMismatch(
-                f"column {column.name!r} holds Python objects, which are no tensor: values of a type without one (None, dates), "
-                "or of differing types or shapes; feed values of one type and shape, or use next_batch() or batches()"
+                f"column {column.name!r} holds Python objects, which are no tensor: None without a policy (nulls=...), values of a "
+                "type without one, or of differing types; feed values of one type, or use next_batch() or batches()"
             )
-        if column.kind in ("string", "bytes"):
+        if column.kind in TEXTS:
             return tf.TensorSpec((None,), tf.string)
-        return tf.TensorSpec((None, *column.shape), tf.as_dtype(np.dtype(column.dtype)))
+        dtype = tf.string if column.dtype in TEXTS else tf.as_dtype(dtype_of(column.dtype))
+        if column.kind == "ragged":
+            shape = tuple(None if length == ANY_LENGTH else length for length in column.shape)
+            return tf.RaggedTensorSpec((None, *shape), dtype, ragged_rank=column.ragged_dims)
+        return tf.TensorSpec((None, *column.shape), dtype)
+
+
+def _declared(name: str, dtype: str, shape: tuple[int, ...] | None) -> Column:
+    """The column that a whole spec declares."""
+    shape = shape or ()
+    if dtype in ("object", "str", *TEXTS) and not shape:
+        return Column(name, {"str": "string"}.get(dtype, dtype))  # type: ignore[arg-type]
+    return Column(name, "ragged" if ANY_LENGTH in shape else "fixed", dtype, shape)
 
 
 def _arrange(schema: Schema, values: dict[str, Any]) -> Any:
@@ -299,4 +423,4 @@ def _arrange(schema: Schema, values: dict[str, Any]) -> Any:
     return values
 
 
-__all__ = ["DataFeed", "alias", "row_spec", "to_tensor"]
+__all__ = ["MASK", "DataFeed", "alias", "null_policies", "row_spec", "to_tensor"]

@@ -17,10 +17,12 @@ cdef enum Kind:
     ARRAY           # row mode: a numpy array
     SCALAR          # row mode: a numpy scalar
     ANY             # column mode: whatever gives numbers of this type and shape
-    STRING
+    NULLS           # column mode: nothing but None
+    STRING          # from here on the values lie in the heap
     BYTES
     BYTEARRAY       # row mode; in column mode it is BYTES
     OBJECT
+    RAGGED          # column mode: lists whose lengths differ
 
 cdef enum:
     MAX_DIMS = 16
@@ -42,6 +44,12 @@ cdef struct ColumnState:
     PyObject* definition                    # the schema's Column; borrowed from `keep`
     Py_ssize_t row_bytes                    # bytes of a row in the region
     char* region                            # while a slot is bound
+    bint nulls                              # None is taken:
+    const char* fill                        # these bytes are written for it; borrowed from `keep`
+    Py_ssize_t fill_bytes
+    char* mask                              # while a slot is bound; NULL: it has none
+    Py_ssize_t inner                        # ragged, numbers of one ragged dimension: how many an item has, and their bytes; else 0
+    Py_ssize_t itemsize
 
 cdef struct Slot:
     char* start
@@ -50,4 +58,5 @@ cdef struct Slot:
 
 cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) except -1
 cdef int put(ColumnState* column, object value, Slot* slot, Py_ssize_t row) except -1
+cdef int put_null(ColumnState* column, Slot* slot, Py_ssize_t row) noexcept
 cdef int put_bytes(uint32_t* entry, const char* data, Py_ssize_t size, Slot* slot) noexcept

@@ -8,7 +8,7 @@ import pickle
 
 import numpy as np
 
-from tfos_fast import _convert
+from tfos_fast import _convert, _nested
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Check, PyByteArray_CheckExact, PyByteArray_GET_SIZE
@@ -36,6 +36,7 @@ cdef dict TAKES = {"float": TAKES_FLOAT, "int": TAKES_INT, "bool": TAKES_BOOL}
 cdef type _ndarray = np.ndarray
 cdef object _as_array = _convert.as_array
 cdef object _cast_values = _convert.cast_values
+cdef object _encode = _nested.encode
 cdef object _dumps = pickle.dumps
 
 
@@ -75,13 +76,29 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
         state.kind = BYTEARRAY if exact and column.python == "bytearray" else BYTES
     elif column.kind == "object":
         state.kind = OBJECT
-    if column.kind != "fixed":
+    elif column.kind == "null":
+        state.kind = NULLS
+    elif column.kind == "ragged":
+        state.kind = RAGGED
+    if column.nulls == "fill" or column.nulls == "mask":
+        state.nulls = True
+        fill = _convert.fill_bytes(column.kind, column.dtype, column.shape, column.fill)
+        keep.append(fill)
+        state.fill = PyBytes_AS_STRING(fill)
+        state.fill_bytes = len(fill)
+    if column.kind == "ragged" and column.dtype in _convert.DTYPES and column.shape.count(-1) == 1:
+        state.inner = 1
+        for length in column.shape[1:]:
+            state.inner *= length
+        state.itemsize = _convert.dtype_of(column.dtype).itemsize
+    elif column.kind != "fixed":
         return 0
-    dtype = np.dtype(column.dtype)
-    formats = FORMATS.get(column.dtype) or (memoryview(np.empty(0, dtype)).format.encode(),)
-    keep.append(formats)
-    for i in range(len(formats)):
-        state.formats[i] = PyBytes_AS_STRING(formats[i])
+    dtype = _convert.dtype_of(column.dtype)
+    if column.dtype != "bfloat16":  # the buffer protocol has no name for it: numpy does it
+        formats = FORMATS.get(column.dtype) or (memoryview(np.empty(0, dtype)).format.encode(),)
+        keep.append(formats)
+        for i in range(len(formats)):
+            state.formats[i] = PyBytes_AS_STRING(formats[i])
     state.code = CODES.get(column.dtype, NO_CODE)
     state.dims = len(column.shape)
     step = dtype.itemsize
@@ -90,10 +107,12 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
         state.shape[i] = column.shape[i]
         state.steps[i] = step
         step *= state.shape[i]
-    keep.append(dtype.type)
-    state.scalar = <PyTypeObject*>dtype.type
+    if column.dtype != "bfloat16":
+        keep.append(dtype.type)
+        state.scalar = <PyTypeObject*>dtype.type
     if not exact:
-        state.kind = ANY
+        if column.kind == "fixed":
+            state.kind = ANY
         state.takes = TAKES_SUBCLASS
         for leaf, name in _convert.LEAVES.items():
             if _convert.can_cast(name, column.dtype, cast=cast):
@@ -122,6 +141,27 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
 
 cdef int put(ColumnState* column, object value, Slot* slot, Py_ssize_t row) except -1:
     """Write one value; anything but OK leaves the slot's heap as it was."""
+    cdef int outcome
+    if column.nulls and value is None:
+        return put_null(column, slot, row)
+    outcome = put_value(column, value, slot, row)
+    if column.mask is not NULL:
+        column.mask[row] = 1
+    return outcome
+
+
+cdef int put_null(ColumnState* column, Slot* slot, Py_ssize_t row) noexcept:
+    """Write what stands for None, in a column that takes it."""
+    cdef char* out = column.region + row * column.row_bytes
+    if column.mask is not NULL:
+        column.mask[row] = 0
+    if column.kind >= STRING:
+        return put_bytes(<uint32_t*>out, column.fill, column.fill_bytes, slot)
+    memcpy(out, column.fill, column.row_bytes)
+    return OK
+
+
+cdef int put_value(ColumnState* column, object value, Slot* slot, Py_ssize_t row) except -1:
     cdef char* out = column.region + row * column.row_bytes
     cdef PyObject* pointer = <PyObject*>value
     cdef Kind kind = column.kind
@@ -168,7 +208,31 @@ cdef int put(ColumnState* column, object value, Slot* slot, Py_ssize_t row) exce
     if kind == OBJECT:
         data = dumps(value)
         return put_bytes(<uint32_t*>out, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), slot)
+    if kind == RAGGED:
+        return put_ragged(column, value, slot, <uint32_t*>out)
     return UNFIT
+
+
+cdef int put_ragged(ColumnState* column, object value, Slot* slot, uint32_t* entry) except -1:
+    """Lists of numbers of one level are written in place, all else goes through ``_nested.encode``."""
+    cdef PyObject* pointer = <PyObject*>value
+    cdef PyTypeObject* kind = Py_TYPE(pointer)
+    cdef Py_ssize_t top = (slot.top + 7) & ~<Py_ssize_t>7  # numbers are written where they are aligned
+    cdef Py_ssize_t count
+    if column.inner == 1 and column.dims == 1 and (kind is &PyList_Type or kind is &PyTuple_Type):
+        count = Py_SIZE(pointer)
+        if count * column.itemsize > slot.size - top:
+            return NO_ROOM
+        if fill_any(column.code, slot.start + top, tfos_items(pointer), count, column.takes):
+            entry[0] = <uint32_t>top
+            entry[1] = <uint32_t>(count * column.itemsize)
+            slot.top = top + count * column.itemsize
+            return OK
+    definition = <object>column.definition
+    data = _encode(value, definition.dtype, definition.shape, cast=column.cast)
+    if data is None:
+        return UNFIT
+    return put_bytes(entry, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), slot)
 
 
 cdef int put_bytes(uint32_t* entry, const char* data, Py_ssize_t size, Slot* slot) noexcept:
@@ -293,6 +357,8 @@ cdef int put_by_numpy(ColumnState* column, object value, char* out) except -1:
     array = _cast_values(array, definition.dtype, cast=column.cast)
     if array is None:
         return UNFIT
+    if array.dtype.kind == "V":
+        array = array.view(np.uint16)  # bfloat16
     PyObject_GetBuffer(array, &view, PyBUF_C_CONTIGUOUS)
     if view.len == column.row_bytes:
         memcpy(out, view.buf, column.row_bytes)

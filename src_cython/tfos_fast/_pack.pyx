@@ -4,7 +4,7 @@ One copy, from the Python object to the slot; ``_column.pyx`` knows how each val
 all its columns are: one that does not fit leaves nothing behind but bytes that the next row overwrites.
 """
 
-from tfos_fast import _convert
+from tfos_fast import _convert, _nested
 from tfos_fast.errors import RowTooLarge
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -145,6 +145,9 @@ cdef class RowPacker:
         cdef Py_ssize_t i
         for i in range(self.count):
             self.columns[i].region = self._slot.start + <Py_ssize_t>layout.offsets[i]
+            self.columns[i].mask = NULL
+            if layout.masks[i] >= 0:
+                self.columns[i].mask = self._slot.start + <Py_ssize_t>layout.masks[i]
         self.layout = layout
         self._capacity = layout.capacity
         self._slot.top = layout.heap
@@ -369,12 +372,16 @@ cdef class RowPacker:
         values = (self._pending,) if self._bare else self._open(self._pending)
         for column, value in zip(self.schema.columns, values):
             row_bytes += column.row_bytes
-            if column.kind == "string":
+            if value is None and column.nulls in ("fill", "mask"):
+                heap_bytes += len(_convert.fill_bytes(column.kind, column.dtype, column.shape, column.fill)) if column.in_heap else 0
+            elif column.kind == "string":
                 heap_bytes += len(value.encode())
             elif column.kind == "bytes":
                 heap_bytes += len(value)
             elif column.kind == "object":
                 heap_bytes += len(dumps(value))
+            elif column.kind == "ragged":
+                heap_bytes += 7 + len(_nested.encode(value, column.dtype, column.shape, cast=self.cast))  # it may begin at a multiple of 8
         roomier = self.layout.roomier(heap_bytes)
         if self._slot.size - roomier.heap < heap_bytes or self.layout.heap <= roomier.heap:
             raise RowTooLarge(
@@ -424,11 +431,14 @@ cdef Py_ssize_t _move(layout_src, char* src, Py_ssize_t start, Py_ssize_t stop, 
     cdef Py_ssize_t row, size, top = layout_dst.heap, room = layout_dst.slot_bytes, limit = layout_src.slot_bytes
     cdef uint32_t* source
     cdef uint32_t* target
+    for a, b in zip(layout_src.masks, layout_dst.masks):
+        if a >= 0:
+            memcpy(dst + <Py_ssize_t>b, src + <Py_ssize_t>a + start, stop - start)
     for column, a, b in zip(layout_src.schema.columns, layout_src.offsets, layout_dst.offsets):
         size = column.row_bytes
         source = <uint32_t*>(src + <Py_ssize_t>a + start * size)
         target = <uint32_t*>(dst + <Py_ssize_t>b)
-        if column.kind == "fixed":
+        if not column.in_heap:
             memcpy(target, source, (stop - start) * size)
             continue
         for row in range(stop - start):

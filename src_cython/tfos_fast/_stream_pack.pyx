@@ -13,11 +13,11 @@ from libc.string cimport memcmp, memcpy
 
 from tfos_fast._column cimport (
     ANY, ARRAY as ARRAY_COLUMN, BYTEARRAY as BYTEARRAY_COLUMN, BYTES as BYTES_COLUMN, ColumnState, MAX_DIMS, NESTED, NO_ROOM, NUMBER,
-    OK, SCALAR as SCALAR_COLUMN, STRING, Slot, UNFIT, put_bytes,
+    OK, RAGGED as RAGGED_COLUMN, SCALAR as SCALAR_COLUMN, STRING, Slot, UNFIT, put_bytes, put_null,
 )
 from tfos_fast._pack cimport RowPacker, _END, _FULL, _MISFIT, _TICK, _now
 from tfos_fast._stream cimport (
-    ARRAY, Array, BYTEARRAY, BYTES, Chunk, DICT, FALSE, FLOATS, INT, LIST, Node, ROW, SCALAR, StreamBatch, TEXT, TRUE, TUPLE, chunk_of,
+    ARRAY, Array, BYTEARRAY, BYTES, Chunk, DICT, FALSE, FLOATS, INT, LIST, NOTHING, Node, ROW, SCALAR, StreamBatch, TEXT, TRUE, TUPLE, chunk_of,
     children_of,
 )
 from tfos_fast._values cimport (
@@ -137,7 +137,6 @@ cdef int put_row(RowPacker packer, StreamBatch batch, Names* names) except -1:
     """OK, NO_ROOM, or UNFIT: it must be unpickled."""
     cdef Node* node = batch.node
     cdef Node* values
-    cdef Chunk* chunk
     cdef Py_ssize_t i, within = 0, step = 1
     cdef int outcome
     if packer._bare:
@@ -234,6 +233,18 @@ cdef bint same_keys(RowPacker packer, StreamBatch batch, Node* pairs, Names* nam
 # ---- values ------------------------------------------------------------------------------------------------------------------
 
 cdef int put_value(ColumnState* column, StreamBatch batch, Node* node, Py_ssize_t within, Slot* slot, Py_ssize_t row) except -1:
+    cdef int outcome
+    if column.nulls and node.kind == NOTHING:
+        return put_null(column, slot, row)
+    outcome = put_something(column, batch, node, within, slot, row)
+    if column.mask is not NULL:
+        column.mask[row] = 1
+    return outcome
+
+
+cdef int put_something(
+    ColumnState* column, StreamBatch batch, Node* node, Py_ssize_t within, Slot* slot, Py_ssize_t row
+) except -1:
     cdef char* out = column.region + row * column.row_bytes
     cdef int kind = column.kind
     cdef Array* array
@@ -249,6 +260,8 @@ cdef int put_value(ColumnState* column, StreamBatch batch, Node* node, Py_ssize_
         return OK if node.kind == ARRAY and put_array(column, batch, node, out) else UNFIT
     if kind == SCALAR_COLUMN:
         return OK if node.kind == SCALAR and put_scalar(column, batch, node, out) else UNFIT
+    if kind == RAGGED_COLUMN:
+        return put_ragged(column, batch, node, slot, <uint32_t*>out)
     if kind == STRING:
         if node.kind != TEXT or not is_utf8(batch, node):
             return UNFIT
@@ -280,7 +293,7 @@ cdef bint put_nested(ColumnState* column, StreamBatch batch, Node* node, int lev
     """Nested lists and tuples of numbers of the column's shape; 0 when they are anything else."""
     cdef Chunk* chunk
     cdef Node* child
-    cdef Py_ssize_t i, at = 0, count
+    cdef Py_ssize_t i, at = 0
     if node.kind != LIST and node.kind != TUPLE:
         return 0
     if column.levels[level] is not NULL and column.levels[level] is not (&PyList_Type if node.kind == LIST else &PyTuple_Type):
@@ -288,19 +301,63 @@ cdef bint put_nested(ColumnState* column, StreamBatch batch, Node* node, int lev
     chunk = chunk_of(&batch.machine, node)
     if chunk.items != column.shape[level]:
         return 0
+    if level == column.dims - 1:
+        return put_items(column, batch, chunk, out)
+    while True:
+        child = children_of(&batch.machine, chunk)
+        for i in range(chunk.nodes):
+            if child[i].kind == FLOATS or not put_nested(column, batch, &child[i], level + 1, out + at * column.steps[level]):
+                return 0
+            at += 1
+        if chunk.next < 0:
+            return 1
+        chunk = <Chunk*>batch.machine.chunks.data + chunk.next
+
+
+cdef bint put_items(ColumnState* column, StreamBatch batch, Chunk* chunk, char* out) noexcept nogil:
+    """The numbers of one list, one behind the other; 0 when they are anything else."""
+    cdef Node* child
+    cdef Py_ssize_t i, at = 0, count
     while True:
         child = children_of(&batch.machine, chunk)
         for i in range(chunk.nodes):
             count = child[i].count if child[i].kind == FLOATS else 1
-            if level < column.dims - 1:
-                if not put_nested(column, batch, &child[i], level + 1, out + at * column.steps[level]):
-                    return 0
-            elif not put_numbers(column.code, out, at, batch, &child[i], 0, count, column.takes):
+            if not put_numbers(column.code, out, at, batch, &child[i], 0, count, column.takes):
                 return 0
             at += count
         if chunk.next < 0:
             return 1
         chunk = <Chunk*>batch.machine.chunks.data + chunk.next
+
+
+cdef int put_ragged(ColumnState* column, StreamBatch batch, Node* node, Slot* slot, uint32_t* entry) noexcept:
+    """A list or array of numbers of one dimension, as ``_column.put_ragged`` writes it; deeper ones are unpickled."""
+    cdef Py_ssize_t top = (slot.top + 7) & ~<Py_ssize_t>7
+    cdef Py_ssize_t count
+    cdef Chunk* chunk = NULL
+    cdef Array* array = NULL
+    if column.inner != 1 or column.dims != 1:
+        return UNFIT
+    if node.kind == LIST or node.kind == TUPLE:
+        chunk = chunk_of(&batch.machine, node)
+        count = chunk.items
+    elif node.kind == ARRAY:
+        array = <Array*>batch.machine.arrays.data + node.at
+        if not array.whole or array.dims != 1 or array.code != column.code:
+            return UNFIT
+        count = array.shape[0]
+    else:
+        return UNFIT
+    if count * column.itemsize > slot.size - top:
+        return NO_ROOM
+    if array is not NULL:
+        memcpy(slot.start + top, batch.machine.bytes + array.data, array.size)
+    elif not put_items(column, batch, chunk, slot.start + top):
+        return UNFIT
+    entry[0] = <uint32_t>top
+    entry[1] = <uint32_t>(count * column.itemsize)
+    slot.top = top + count * column.itemsize
+    return OK
 
 
 cdef bint put_numbers(

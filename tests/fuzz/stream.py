@@ -17,8 +17,8 @@ from tests.unit.test_stream import COMMON
 from tfos_fast._pack import RowPacker
 from tfos_fast._stream import StreamBatch
 from tfos_fast._stream_pack import pack_stream
+from tfos_fast.channel.infer import infer
 from tfos_fast.channel.layout import plan
-from tfos_fast.channel.schema import infer
 
 OPCODES = b"(.0GJKMN]})aesutRbchjqrXCB\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x93\x94\x95\x96"
 SLOT = 1 << 16

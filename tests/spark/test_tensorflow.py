@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_partitions_ten_times_the_segment_with_flat_memory(sc, out):
 
 def read_tensors(args, ctx):
     for _ in ctx.get_data_feed().tensors(64):
-        pass
+        Path(args["out"], "first batch").touch()
 
 
 @pytest.mark.parametrize(("bad", "found"), [((1.0, 2.0, 3.0), r"\(1.0, 2.0, 3.0\)"), ("text", "'text'")])
@@ -100,11 +101,13 @@ def test_rows_that_change_in_mid_partition_are_named(sc, out, bad, found):
     def partition(p):
         for i in range(5000):
             yield ([1.0, 2.0], i)
+        while not Path(out, "first batch").exists():  # before that, lists of another length would be a ragged column
+            time.sleep(0.01)
         yield (bad, 5000)
 
     rows = sc.parallelize(range(1), 1).flatMap(partition)
     with (
-        tfos_fast.run(sc, read_tensors, None, 1, memory="1m", slot_bytes="16k") as cluster,
+        tfos_fast.run(sc, read_tensors, {"out": out}, 1, memory="1m", slot_bytes="16k") as cluster,
         pytest.raises(SchemaMismatch, match=rf"partition .*, row 5000: column 'c0': expected float64\[2\], found .*{found}"),
     ):
         cluster.feed(rows)

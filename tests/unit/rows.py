@@ -18,8 +18,11 @@ from tfos_fast._pack import END, FULL, MISFIT, RowPacker
 from tfos_fast._stream import StreamBatch
 from tfos_fast._stream_pack import pack_stream
 from tfos_fast.channel import decode
+from tfos_fast.channel.infer import infer
+from tfos_fast.channel.lattice import Nulls, apply_nulls, apply_spec, join
 from tfos_fast.channel.layout import Layout, plan
-from tfos_fast.channel.schema import Schema, apply_spec, infer, join
+from tfos_fast.channel.ragged import Ragged
+from tfos_fast.channel.schema import Schema
 
 Point = namedtuple("Point", ["x", "y"])
 
@@ -40,6 +43,8 @@ def same(a: Any, b: Any) -> bool:
         if a.dtype.hasobject:
             return equal and all(map(same, a.ravel().tolist(), b.ravel().tolist()))
         return equal and a.tobytes() == b.tobytes()
+    if isinstance(a, Ragged):
+        return same(a.values, b.values) and same(list(a.splits), list(b.splits))
     if isinstance(a, np.generic):
         return a.dtype == b.dtype and a.tobytes() == b.tobytes()
     if isinstance(a, float):
@@ -62,6 +67,7 @@ def drive(
     batch: int = 4,
     heap_per_row: float = 50.0,
     spec: dict | None = None,
+    nulls: dict[str, Nulls] | None = None,
     stream: StreamBatch | None = None,
 ) -> list[tuple[Layout, np.ndarray, int]]:
     """Feed rows as a writer does: infer, pack, take a new slot when one is full, widen when a row does not fit.
@@ -71,7 +77,9 @@ def drive(
     """
 
     def declared(schema: Schema) -> Schema:
-        return schema if spec is None else apply_spec(schema, spec)
+        if exact:
+            return schema
+        return apply_nulls(schema if spec is None else apply_spec(schema, spec), nulls or {})
 
     iterator = iter(rows)
     nothing = object()

@@ -15,8 +15,11 @@ from tests.unit.rows import same, slot
 from tfos_fast._pack import END, RowPacker
 from tfos_fast.channel import decode
 from tfos_fast.channel.arrow import from_arrow, pack_batch
+from tfos_fast.channel.arrow_types import flatten_batch
+from tfos_fast.channel.infer import infer
+from tfos_fast.channel.lattice import Nulls, apply_nulls, apply_spec, join
 from tfos_fast.channel.layout import Layout, layout, plan
-from tfos_fast.channel.schema import Column, Schema, apply_spec, infer, join
+from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
 
 pa = pytest.importorskip("pyarrow")
@@ -27,7 +30,13 @@ thorough = settings(max_examples=200, deadline=None, suppress_health_check=list(
 
 
 def feed(
-    batches: list[Any], *, exact: bool, slot_bytes: int = 4096, heap_per_row: float = 30.0, spec: dict | None = None
+    batches: list[Any],
+    *,
+    exact: bool,
+    slot_bytes: int = 4096,
+    heap_per_row: float = 30.0,
+    spec: dict | None = None,
+    nulls: dict | None = None,
 ) -> list[tuple[Layout, np.ndarray, int]]:
     """Copy batches into slots as a writer does; a new slot whenever one is full or the schema widens."""
     slots: list[tuple[Layout, np.ndarray, int]] = []
@@ -35,6 +44,7 @@ def feed(
     form: Layout | None = None
     memory, rows, heap = slot(1), 0, 0
     for batch in batches:
+        batch = batch if exact else flatten_batch(batch)
         found = from_arrow(batch.schema, batch, exact=exact)
         wider = found if schema is None else join(schema, found, exact=exact)
         if wider != schema:
@@ -44,7 +54,7 @@ def feed(
         start = 0
         while start < batch.num_rows:
             if form is None:
-                declared = schema if spec is None else apply_spec(schema, spec)
+                declared = schema if exact else apply_nulls(apply_spec(schema, spec or {}), nulls or {})
                 form = plan(declared, slot_bytes, batch=4, heap_per_row=heap_per_row)
                 memory, rows, heap = slot(slot_bytes), 0, 0
             done, heap = pack_batch(form, memory, rows, heap, batch, start, exact=exact)
@@ -167,12 +177,72 @@ def test_columns_without_objects(array: Any, expected: Column) -> None:
     ids=lambda value: str(getattr(value, "type", "")),
 )
 def test_everything_else_arrives_as_spark_collects_it(array: Any, values: list[Any]) -> None:
-    for exact in (True, False):
-        assert one(array, exact=exact) == Column("a", "object")
+    assert one(array) == Column("a", "object")
     batch = pa.record_batch([array], names=["a"])
     assert same(rows_of(feed([batch], exact=True)), [types.Row("a")(value) for value in values])
-    slots = feed([batch], exact=False)
-    assert same(column_of(slots), values)
+
+
+SPARSE = pa.array(
+    [
+        {"type": 1, "size": None, "indices": None, "values": [1.0, 2.0, 3.0]},
+        {"type": 0, "size": 3, "indices": [0, 2], "values": [4.0, 5.0]},
+        {"type": 0, "size": 3, "indices": [], "values": []},
+    ],
+    pa.struct([("type", pa.int8()), ("size", pa.int32()), ("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64()))]),
+)
+UTC = datetime.timezone.utc
+
+
+@pytest.mark.parametrize(
+    ("array", "columns"),
+    [
+        (pa.array([1, None]), {"a": [1, None]}),  # nulls without a policy are objects
+        (pa.array(["a", None]), {"a": ["a", None]}),
+        (pa.array([None, None]), {"a": [None, None]}),
+        (pa.array([[1], None]), {"a": [[1], None]}),
+        (pa.array([[1, None], [1, 2]]), {"a": [[1, None], [1, 2]]}),
+        (pa.array([[1], [], [1, 2]]), {"a": [[1], [], [1, 2]]}),
+        (pa.array([[[1], []], [], [[2, 3]]]), {"a": [[[1], []], [], [[2, 3]]]}),
+        (pa.array([[[1, 2]], [[3, 4], [5, 6]]]), {"a": [[[1, 2]], [[3, 4], [5, 6]]]}),
+        (pa.array([["a"], ["é", "c"]]), {"a": [["a"], ["é", "c"]]}),
+        (pa.array([[b"a"], [b"b"]]), {"a": [[b"a"], [b"b"]]}),
+        (pa.array([datetime.date(1970, 1, 3)]), {"a": [2]}),
+        (pa.array([datetime.date(1970, 1, 3)], pa.date64()), {"a": [2]}),
+        (pa.array([[datetime.date(1970, 1, 3)], []]), {"a": [[2], []]}),
+        (pa.array([decimal.Decimal("1.25")]), {"a": [1.25]}),
+        (pa.array([datetime.datetime(1970, 1, 1, 0, 0, 1)]), {"a": [1_000_000]}),
+        (pa.array([datetime.datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)], pa.timestamp("ns", "Asia/Tokyo")), {"a": [1_000_000]}),
+        (pa.array([datetime.timedelta(seconds=1)], pa.duration("s")), {"a": [1_000_000]}),
+        (pa.array([{"x": 1, "y": {"z": "u"}}, {"x": 2, "y": {"z": "v"}}]), {"a.x": [1, 2], "a.y.z": ["u", "v"]}),
+        (pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int32())), {"a.key": [["k"], []], "a.value": [[1], []]}),
+        (SPARSE, {"a": [[1, 2, 3], [4, 0, 5], [0, 0, 0]]}),
+        (SPARSE.slice(1, 1), {"a": [[4, 0, 5]]}),
+        (SPARSE.slice(0, 1), {"a": [[1, 2, 3]]}),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_column_mode_has_columns_for_most_types(array: Any, columns: dict[str, list[Any]]) -> None:
+    batch = pa.record_batch([array], names=["a"])
+    slots = feed([batch, batch], exact=False)
+    assert {name: column_of(slots, name) for name in slots[0][0].schema.names} == {n: v + v for n, v in columns.items()}
+
+
+def test_nulls_of_every_kind_of_column_follow_their_policy() -> None:
+    batch = pa.RecordBatch.from_pydict({
+        "i": pa.array([1, None, 3]), "s": pa.array(["a", None, "c"]), "b": pa.array([None, b"x", b""]),
+        "v": pa.array([[1.0, 2.0], None, [3.0, 4.0]]), "r": pa.array([[1], None, [2, 3]]), "n": pa.array([None, None, None]),
+        "t": pa.array([["a"], None, []]), "d": pa.array([{"x": 1}, None, {"x": 3}]),
+    })  # fmt: skip
+    fills = {"i": -1, "s": "?", "b": "\xff", "v": 0.5, "n": 7, "d.x": 9}
+    nulls = {name: Nulls(fill=value) for name, value in fills.items()} | {"*": Nulls(mask=True)}
+    for size in (2048, 700):  # the second takes one or two rows in a slot
+        slots = feed([batch, batch.slice(1)], exact=False, nulls=nulls, slot_bytes=size, heap_per_row=30)
+        got = {name: column_of(slots, name)[:3] for name in ("i", "s", "b", "v", "r", "t", "d.x")}
+        assert got == {
+            "i": [1, -1, 3], "s": ["a", "?", "c"], "b": [b"\xff", b"x", b""], "v": [[1.0, 2.0], [0.5, 0.5], [3.0, 4.0]],
+            "r": [[1], [], [2, 3]], "t": [["a"], [], []], "d.x": [1, 9, 3],
+        }  # fmt: skip
+        assert column_of(slots, "r_mask") == column_of(slots, "t_mask") == [True, False, True, False, True]
 
 
 def test_string_and_binary_views() -> None:

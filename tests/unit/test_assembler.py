@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfos_fast.channel.assembler import Assembler, Batch, Slot, aligned_copy, aligned_empty, is_aligned
+from tfos_fast.channel.aligned import aligned_copy, aligned_empty, is_aligned
+from tfos_fast.channel.assembler import Assembler, Batch, Slot
 
 
 def slot_of(stream: int, first: int, rows: int, alias: bool = True) -> Slot:

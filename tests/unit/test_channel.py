@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.helpers import child, wait_for
 from tfos_fast.channel import Channel
-from tfos_fast.channel.assembler import is_aligned
+from tfos_fast.channel.aligned import is_aligned
 from tfos_fast.errors import (
     AddressError,
     BrokerDied,

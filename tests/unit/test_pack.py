@@ -21,8 +21,10 @@ from tests.unit.rows import drive, feeds, rows_of, same, slot
 from tfos_fast._column import dumps
 from tfos_fast._pack import END, FULL, MISFIT, TICK, RowPacker, move_rows
 from tfos_fast.channel import decode
+from tfos_fast.channel.infer import infer
+from tfos_fast.channel.lattice import apply_spec
 from tfos_fast.channel.layout import Layout, layout, plan
-from tfos_fast.channel.schema import Column, Schema, apply_spec, infer
+from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.errors import RowTooLarge
 
 relaxed = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

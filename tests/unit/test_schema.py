@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import array
+import datetime
+import decimal
+import re
 from typing import Any
 
 import msgspec
@@ -11,19 +14,14 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.rows import Point, anything, arrays, flat, numbers, scalars, slot, values
+from tests.unit.rows import Point, anything, arrays, drive, flat, numbers, same, scalars, slot, values
 from tfos_fast._convert import DTYPES, as_array, can_cast, cast_values
 from tfos_fast._pack import END, RowPacker
+from tfos_fast.channel import decode
+from tfos_fast.channel.infer import infer
+from tfos_fast.channel.lattice import Nulls, apply_nulls, apply_spec, join, settle
 from tfos_fast.channel.layout import plan
-from tfos_fast.channel.schema import (
-    OBJECT_ROWS,
-    Column,
-    Schema,
-    apply_spec,
-    describe,
-    infer,
-    join,
-)
+from tfos_fast.channel.schema import OBJECT_ROWS, Column, Schema, describe
 from tfos_fast.errors import SchemaMismatch
 
 relaxed = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -37,7 +35,8 @@ def only(row: Any, *, exact: bool) -> Column:
 
 
 def accepts(schema: Schema, row: Any, *, exact: bool, cast: bool = False) -> bool:
-    """Whether the packer takes the row."""
+    """Whether the packer takes the row. Columns with nulls and no policy hold objects."""
+    schema = schema if exact else apply_nulls(schema, {})
     packer = RowPacker(schema, exact=exact, cast=cast)
     form = plan(schema, 1 << 16, batch=1, heap_per_row=1000)
     packer.bind(slot(1 << 16), form)
@@ -102,9 +101,7 @@ def test_what_would_not_come_back_equal_is_an_object_in_row_mode(value: Any) -> 
 @pytest.mark.parametrize(
     "value",
     [
-        None,
         [1, "a"],
-        [[1], [1, 2]],
         [None, 1.0],
         2**63,
         [2**70],
@@ -112,9 +109,7 @@ def test_what_would_not_come_back_equal_is_an_object_in_row_mode(value: Any) -> 
         {1: 2},
         {"a"},
         "\ud800",
-        np.array(["a"]),
         np.array([None]),
-        np.array("2020-01-01", "M8[D]"),
         np.zeros(1, [("a", "f4")]),
         np.ma.masked_array([1.0, 2.0], [True, False]),
         np.longdouble(1),
@@ -201,6 +196,91 @@ def test_the_packer_takes_a_row_only_if_join_changes_nothing(a: Any, b: Any, exa
         assert join(schema, infer((b,), exact=exact), exact=exact) != schema
 
 
+LISTS = [
+    ([[1], [1, 2]], Column("c0", "ragged", "int64", (-1, -1))),
+    ([[1], []], Column("c0", "ragged", "int64", (-1, -1))),
+    ([[[1, 2]], [[3, 4], [5, 6]]], Column("c0", "ragged", "int64", (-1, -1, 2))),
+    ([[1], [0.5, True]], Column("c0", "ragged", "float64", (-1, -1))),
+    (["a", "b"], Column("c0", "ragged", "string", (-1,))),
+    (np.array(["a"]), Column("c0", "ragged", "string", (-1,))),
+    ([[b"a"], [b"", b"c"]], Column("c0", "ragged", "bytes", (-1, -1))),
+]
+
+
+@pytest.mark.parametrize(("value", "column"), LISTS, ids=repr)
+def test_lists_of_different_lengths_are_ragged_columns(value: Any, column: Column) -> None:
+    assert infer((value,), exact=False).columns == (column,)
+    assert infer((value,), exact=True).columns[0].kind in ("object", "fixed")
+
+
+def test_special_values_have_documented_numbers() -> None:
+    day, hour = datetime.date(1970, 1, 3), datetime.timedelta(hours=1)
+    instant = datetime.datetime(1970, 1, 1, 1, tzinfo=datetime.timezone(hour))
+    vectors = pytest.importorskip("pyspark.ml.linalg")
+    for value, number in [
+        (day, np.int32(2)),
+        (instant, np.int64(0)),
+        (instant.astimezone().replace(tzinfo=None), np.int64(0)),
+        (hour, np.int64(3_600_000_000)),
+        (decimal.Decimal("1.25"), np.float64(1.25)),
+        (np.datetime64("1970-01-02", "D"), np.int64(86_400_000_000)),
+        (np.array(["1970-01-01T00:00:01"], "M8[s]"), np.array([1_000_000])),
+        (vectors.Vectors.dense([1, 2]), np.array([1.0, 2.0])),
+        (vectors.Vectors.sparse(3, [1], [5.0]), np.array([0.0, 5.0, 0.0])),
+    ]:
+        assert infer((value,), exact=True).columns[0].kind == "object"
+        ((form, memory, count),) = drive([(value,)], exact=False)
+        got = decode.columns(form, memory, 0, count)["c0"][0]
+        assert same(np.asarray(got), np.asarray(number)), value
+    assert infer((np.datetime64("NaT"),), exact=False).columns[0].kind == "object"
+
+
+def test_nulls_follow_their_policy() -> None:
+    some = join(infer((None, 1), exact=False), infer((1.5, None), exact=False), exact=False)
+    assert [(c.kind, c.dtype, c.nulls) for c in some.columns] == [("fixed", "float64", "seen"), ("fixed", "int64", "seen")]
+    assert [c.kind for c in apply_nulls(some, {}).columns] == ["object", "object"]
+    ruled = apply_nulls(some, {"c0": Nulls(mask=True), "*": Nulls(fill=-1)})
+    assert [(c.nulls, c.fill) for c in ruled.columns] == [("mask", None), ("fill", -1)]
+    assert [c.name for c in ruled.outputs] == ["c0", "c0_mask", "c1"]
+    assert join(ruled, infer((1, 2), exact=False), exact=False) == join(ruled, ruled, exact=False) == ruled
+    unseen = apply_nulls(infer((None, "x"), exact=False), {"*": Nulls(fill=7)})
+    assert [(c.kind, c.nulls) for c in unseen.columns] == [("null", "fill"), ("string", "")], "7 is no text, and no text was null"
+    assert settle(unseen).columns[0] == Column("c0", "fixed", "int64", nulls="fill", fill=7)
+
+
+@pytest.mark.parametrize(
+    ("row", "policies", "message"),
+    [
+        ((1, None), {"c7": Nulls()}, "nulls names 'c7'; the feed has the columns c0, c1"),
+        ((1, None), {"c0": Nulls(fill=0.5)}, "column 'c0': its nulls are to become 0.5, the rows have int64"),
+        ((1, None), {"c0": Nulls(fill="x")}, "its nulls are to become 'x'"),
+        (([1, 2], [[1], []]), {"c1": Nulls(fill=0)}, "column 'c1': its nulls are to become 0, the rows have int64"),
+        ({"a": None, "a_mask": 1}, {"a": Nulls(mask=True)}, "the mask of a column would be called 'a_mask'"),
+    ],
+)
+def test_a_wrong_policy_says_what_is_wrong(row: Any, policies: dict, message: str) -> None:
+    with pytest.raises(SchemaMismatch, match=re.escape(message)):
+        apply_nulls(infer(row, exact=False), policies)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "dtype", "shape"),
+    [
+        ([1], [1, 2], "int64", (-1,)),
+        ([1], [0.5, 1], "float64", (-1,)),
+        ([], [1, 2], "int64", (-1,)),
+        ([[1, 2]], [[1, 2], [3, 4]], "int64", (-1, 2)),
+        ([[1, 2]], [[1, 2, 3]], "int64", (-1, -1)),
+        ([[1], [1, 2]], [[1]], "int64", (-1, -1)),
+        (["a"], [], "string", (-1,)),
+    ],
+)
+def test_lengths_that_differ_make_a_column_ragged(a: Any, b: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    for x, y in ((a, b), (b, a)):
+        (column,) = join(infer((x,), exact=False), infer((y,), exact=False), exact=False).columns
+        assert column == Column("c0", "ragged", dtype, shape)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "dtype"),
     [
@@ -216,9 +296,9 @@ def test_the_packer_takes_a_row_only_if_join_changes_nothing(a: Any, b: Any, exa
         (np.int8(1), np.uint64(1), ""),
         (1, "x", ""),
         (1, [1], ""),
-        ([1], [1, 2], ""),
         ("x", b"x", ""),
-        (None, 1, ""),
+        (["x"], [1], ""),
+        ([[1]], [1], ""),
     ],
 )
 def test_columns_promote_only_where_it_is_safe(a: Any, b: Any, dtype: str) -> None:
@@ -260,6 +340,11 @@ def test_a_spec_casts() -> None:
     assert apply_spec(schema, {"image": ("object", None)}).columns[0].kind == "object"
     assert apply_spec(schema, {"label": ("f4", None)}).columns[1].dtype == "float32"
     assert apply_spec(schema, {}) == schema
+    assert apply_spec(schema, {"image": ("float32", (-1,))}).columns[0] == Column("image", "ragged", "float32", (-1,))
+    lists = infer(([[1], [2, 3]], ["a"], [], None), exact=False)
+    declared = apply_spec(lists, {"c0": ("int8", None), "c1": ("string", (-1,)), "c2": ("string", (-1,)), "c3": ("bfloat16", (2,))})
+    assert [describe(c) for c in declared.columns] == ["int8[?,?]", "string[?]", "string[?]", "bfloat16[2]"]
+    assert apply_spec(infer(b"x", exact=False), {"c0": ("string", None)}).columns[0].kind == "bytes"
 
 
 @pytest.mark.parametrize(
@@ -273,6 +358,8 @@ def test_a_spec_casts() -> None:
         ({"label": ("bytes", None)}, "the spec says bytes, the rows have int64"),
         ({"label": ("flaot32", None)}, "which is none of"),
         ({"label": ("M8[s]", None)}, "which is none of"),
+        ({"image": ("float32", (-1, 2))}, r"the spec says float32\[\?,2\], the rows have float64\[4\]"),
+        ({"image": ("string", (-1,))}, r"the spec says string\[\?\], the rows have float64\[4\]"),
     ],
 )
 def test_a_wrong_spec_says_what_is_wrong(spec: dict, message: str) -> None:

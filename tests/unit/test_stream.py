@@ -18,8 +18,9 @@ from tfos_fast._pack import END, FULL, TICK, RowPacker
 from tfos_fast._stream import StreamBatch
 from tfos_fast._stream_pack import pack_stream
 from tfos_fast.channel import decode
+from tfos_fast.channel.infer import infer
+from tfos_fast.channel.lattice import apply_spec
 from tfos_fast.channel.layout import layout
-from tfos_fast.channel.schema import apply_spec, infer
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
 
 relaxed = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.helpers import broker_here, child, ended, in_thread, wait_for, write_images
 from tests.unit.test_channel import inside
 from tfos_fast.channel import Channel
-from tfos_fast.channel.assembler import is_aligned
+from tfos_fast.channel.aligned import is_aligned
 from tfos_fast.errors import ChannelClosed, FormError, SchemaMismatch
 from tfos_fast.tensors import DataFeed, alias, row_spec
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from tfos_fast._convert import DTYPES
+from tfos_fast._nested import TEXTS
+from tfos_fast.channel.lattice import apply_nulls, apply_spec, join, settle
 from tfos_fast.channel.messages import Form
-from tfos_fast.channel.schema import DTYPES, Schema, apply_spec, join
+from tfos_fast.channel.schema import ANY_LENGTH, Column, Schema, describe
 from tfos_fast.errors import FormError, SchemaMismatch
 
 _FIXED = "a feed's columns are fixed when its first batch is read (rows of any kind pass through next_batch)"
@@ -47,29 +48,46 @@ class Agreement:
         SchemaMismatch
             The rows do not fit the spec, the other writers' rows, or what the reader has begun to read.
         """
-        if form.spec:
-            schema = apply_spec(schema, form.spec)
-        if not form.exact and self._current is not None:
-            current = self._schemas[self._current]
-            joined = join(current, schema, exact=False)
-            if form.spec:
-                joined = apply_spec(joined, form.spec)
+        if form.exact:
+            return self.number(schema), schema
+        schema = _declared(schema, form)
+        current = None if self._current is None else self._schemas[self._current]
+        if current is not None:
+            joined = _declared(join(current, schema, exact=False), form)
             if joined.columns == current.columns:
                 joined = current  # how a writer's rows hold the columns is the writer's own matter
             elif self._pinned:
                 raise SchemaMismatch(_difference(current, joined))
             schema = joined
-        number = self.number(schema)
-        if not form.exact:
-            self._current = number
-        return number, schema
+        if form.tensors:
+            _check_tensors(current, schema)
+        self._current = self.number(schema)
+        return self._current, schema
 
     def pin(self) -> tuple[int, Schema] | None:
         """Nothing wider from here on; None when nobody has proposed anything."""
         if self._current is None:
             return None
         self._pinned = True
+        self._current = self.number(settle(self._schemas[self._current]))
         return self._current, self._schemas[self._current]
+
+
+def _declared(schema: Schema, form: Form) -> Schema:
+    schema = apply_spec(schema, form.spec) if form.spec else schema
+    return apply_nulls(schema, form.nulls)
+
+
+def _check_tensors(before: Schema | None, schema: Schema) -> None:
+    """Refuse columns of Python objects, while it is known which rows brought them."""
+    for i, column in enumerate(schema.columns):
+        if column.kind == "object":
+            expected = f"expected {describe(before.columns[i])}, found" if before is not None else "it holds"
+            raise SchemaMismatch(
+                f"column {column.name!r}: {expected} values that only fit as Python objects, which are no tensor: None without a "
+                "policy (nulls=...), a type without a tensor, or differing types; feed values of one type, or use next_batch() or "
+                "batches()"
+            )
 
 
 def check_form(form: Form) -> None:
@@ -91,18 +109,23 @@ def check_form(form: Form) -> None:
 
 def is_sound(schema: Schema) -> bool:
     """Whether a schema from a socket says something that could be laid out."""
-    return all(
-        column.kind != "fixed" or (column.dtype in DTYPES and all(length >= 0 for length in column.shape))
-        for column in schema.columns
-    )
+    return all(map(_is_sound, schema.columns))
+
+
+def _is_sound(column: Column) -> bool:
+    if column.kind == "fixed":
+        return column.dtype in DTYPES and all(length >= 0 for length in column.shape)
+    if column.kind == "ragged":
+        inner = column.shape[column.ragged_dims :]
+        text = column.dtype in TEXTS and not inner
+        sizes = all(length == ANY_LENGTH for length in column.shape[: column.ragged_dims]) and all(length > 0 for length in inner)
+        return column.ragged_dims > 0 and sizes and (column.dtype in DTYPES or text)
+    return True
 
 
 def _difference(current: Schema, joined: Schema) -> str:
     for before, after in zip(current.columns, joined.columns, strict=False):
         if before != after:
-            return f"column {before.name!r}: expected {_form(before)}, found values that need {_form(after)}; {_FIXED}"
+            found = "None" if after.nulls and not before.nulls else f"values that need {describe(after)}"
+            return f"column {before.name!r}: expected {describe(before)}, found {found}; {_FIXED}"
     return f"expected columns {list(current.names)}, found {list(joined.names)}; {_FIXED}"
-
-
-def _form(column: Any) -> str:
-    return f"{column.dtype}{list(column.shape)}" if column.kind == "fixed" else column.kind

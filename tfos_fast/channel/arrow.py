@@ -1,7 +1,7 @@
 """Arrow batches into slots. Values are copied once, from Arrow's buffers to the slot, without making Python objects.
 
-What has no column of its own (nulls, lists of different lengths, dates, structs, ...) becomes an *object* column of the
-Python values that ``DataFrame.collect()`` gives.
+What has no column of its own becomes an *object* column of the Python values that ``DataFrame.collect()`` gives: in row mode
+nulls, lists of different lengths, dates, structs; column mode has columns for these (see ``arrow_types.py``).
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfos_fast import _nested
 from tfos_fast._column import dumps
-from tfos_fast._convert import DTYPES, values_fit
+from tfos_fast._convert import DTYPES, dtype_of, fill_bytes, values_fit
 from tfos_fast._copy import copy
+from tfos_fast.channel.infer import duplicates, nested_column
 from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.layout import layout as lay_out
-from tfos_fast.channel.schema import Column, Schema, describe, duplicates
+from tfos_fast.channel.schema import ANY_LENGTH, Column, Schema, describe
 from tfos_fast.errors import MissingDependency, RowTooLarge, SchemaMismatch
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ def from_arrow(pa_schema: pa.Schema, first_batch: pa.RecordBatch, *, exact: bool
     pa_schema : pyarrow.Schema
         Names and types of the columns.
     first_batch : pyarrow.RecordBatch
-        Says which columns have nulls and how long lists are; of an empty batch, list columns are objects.
+        Says which columns have nulls and how long lists are. For column mode it went through
+        :func:`tfos_fast.channel.arrow_types.flatten_batch`.
     exact : bool
         True for row mode: rows come back as pyspark Rows with the values of ``DataFrame.collect()``.
 
@@ -117,7 +120,7 @@ def pack_batch(
     heaps = {
         i: _heap_values(column, array, room)
         for i, (column, array) in enumerate(zip(schema.columns, arrays, strict=True))
-        if column.kind != "fixed"
+        if column.in_heap
     }
     if heaps:
         # ends[k]: heap bytes of the first k rows, over all columns.
@@ -137,8 +140,13 @@ def pack_batch(
         size = column.row_bytes
         first = layout.offsets[i] + rows_already * size
         region = slot[first : first + count * size]
+        if layout.masks[i] >= 0:
+            mask = layout.masks[i] + rows_already
+            slot[mask : mask + count] = np.asarray(arrays[i].slice(0, count).is_valid())
         if column.kind == "fixed":
-            _copy_fixed(region.view(column.dtype).reshape(count, *column.shape), arrays[i].slice(0, count))
+            _copy_fixed(column, region.view(dtype_of(column.dtype)).reshape(count, *column.shape), arrays[i].slice(0, count))
+            continue
+        if column.kind == "null":
             continue
         offsets, data = heaps[i]
         entries = region.view(np.uint32).reshape(count, 2)
@@ -174,35 +182,57 @@ def _views(pa: Any, name: str) -> list[Any]:
 
 def _column(name: str, array: Any, exact: bool) -> Column:
     number = _dtype(array.type)
-    if number is not None:  # asked for every batch, and so the common case is short
-        return Column(name, "object") if array.null_count else Column(name, "fixed", number, (), _tag(number, 0, exact))
-    pa = _arrow()
+    if number is not None and not array.null_count:  # asked for every batch, and so the common case is short
+        return Column(name, "fixed", number, (), _tag(number, 0, exact))
     array = _plain(array)
-    if array.null_count:
+    if not array.null_count:
+        return _whole_column(name, array, exact)
+    if exact:
         return Column(name, "object")
+    column = _whole_column(name, array.drop_null(), exact)
+    return Column(name, column.kind, column.dtype, column.shape, nulls="" if column.kind == "object" else "seen")
+
+
+def _whole_column(name: str, array: Any, exact: bool) -> Column:
+    """The column of an array without nulls."""
+    pa = _arrow()
+    if pa.types.is_null(array.type):
+        return Column(name, "null")
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         return Column(name, "string")
     if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
         return Column(name, "bytes", python="bytearray" if exact and _collects_bytearrays() else "")
+    rows = len(array)
     shape: list[int] = []
     while True:
         if pa.types.is_fixed_size_list(array.type):
             length = array.type.list_size
         elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
             lengths = np.diff(array.offsets.to_numpy())
-            if not lengths.size or (lengths != lengths[0]).any():
-                return Column(name, "object")
-            length = int(lengths[0])
+            length = int(lengths[0]) if lengths.size and (lengths == lengths[0]).all() else ANY_LENGTH
         else:
             break
         shape.append(length)
         array = array.flatten()
         if array.null_count:
             return Column(name, "object")
-    dtype = _dtype(array.type)
+    if exact and ANY_LENGTH in shape:
+        return Column(name, "object")
+    if shape and not rows and not exact:
+        return Column(name, "null", nulls="seen")  # no list is there to say how long they are
+    dtype = _dtype(array.type) or (_text(array.type) if shape and not exact else None)
     if dtype is None:
         return Column(name, "object")
-    return Column(name, "fixed", dtype, tuple(shape), _tag(dtype, len(shape), exact))
+    if exact:
+        return Column(name, "fixed", dtype, tuple(shape), _tag(dtype, len(shape), exact))
+    return nested_column(name, dtype, tuple(shape))
+
+
+def _text(kind: Any) -> str | None:
+    pa = _arrow()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "string"
+    return "bytes" if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else None
 
 
 @functools.cache
@@ -221,12 +251,28 @@ def _dtype(kind: Any) -> str | None:
 
 def _check(column: Column, array: Any, exact: bool) -> None:
     found = _column(column.name, array, exact)
-    if column.kind == "object" or found == column:
-        return
-    comparable = not exact and found.kind == column.kind and found.shape == column.shape
-    if comparable and (found.dtype == column.dtype or values_fit(_numbers(array), column.dtype, cast=True)):
+    if column.kind == "object" or found == column or (not exact and _takes(column, found, array)):
         return
     raise SchemaMismatch(f"column {column.name!r}: expected {describe(column)}, the batch has {describe(found)}")
+
+
+def _takes(column: Column, found: Column, array: Any) -> bool:
+    """Column mode: whether the values can be written into a column that is not their own."""
+    if found.nulls and not column.nulls:
+        return False
+    if found.kind == "null":
+        return True
+    if column.kind == "ragged" and found.kind in ("fixed", "ragged") and len(found.shape) == len(column.shape):
+        depth = column.ragged_dims
+        inner = column.shape[depth:]
+        same = found.shape[depth:] == inner and found.ragged_dims <= depth
+    else:
+        same = found.kind == column.kind and found.shape == column.shape
+    if not same or found.dtype == column.dtype:
+        return same
+    if column.dtype in _nested.TEXTS or found.dtype in _nested.TEXTS:
+        return False
+    return values_fit(_numbers(array.drop_null()), column.dtype, cast=True)
 
 
 # ---- copies ----
@@ -239,7 +285,15 @@ def _numbers(array: Any) -> np.ndarray:
     return array.to_numpy(zero_copy_only=False)
 
 
-def _copy_fixed(region: np.ndarray, array: Any) -> None:
+def _copy_fixed(column: Column, region: np.ndarray, array: Any) -> None:
+    if array.null_count:
+        valid = np.asarray(array.is_valid())
+        fill = fill_bytes(column.kind, column.dtype, column.shape, column.fill)
+        region[~valid] = np.frombuffer(fill, region.dtype).reshape(column.shape)
+        values = _numbers(array.drop_null()).reshape(-1, *column.shape)
+        with np.errstate(over="ignore"):
+            region[valid] = values.astype(region.dtype)
+        return
     values = _numbers(array).reshape(region.shape)
     if values.dtype == region.dtype and values.flags.c_contiguous:
         copy(region, values)
@@ -254,8 +308,14 @@ def _heap_values(column: Column, array: Any, room: int) -> tuple[np.ndarray, np.
     Objects are pickled only as far as there is room, and one more.
     """
     if column.kind == "object":
-        return _pickled(array, room)
+        return _encoded(array, room, _to_pickle(array.type))
+    if column.kind == "ragged":
+        return _ragged_values(column, array, room)
     pa = _arrow()
+    if array.null_count:
+        fill = fill_bytes(column.kind, "", (), column.fill)
+        value = fill.decode() if column.kind == "string" else fill
+        array = pa.array([value] * len(array)) if pa.types.is_null(array.type) else array.fill_null(value)
     _, offsets, data = array.buffers()
     width = np.int64 if pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type) else np.int32
     ends = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1].astype(np.int64)
@@ -266,16 +326,42 @@ def _heap_values(column: Column, array: Any, room: int) -> tuple[np.ndarray, np.
     return ends, np.frombuffer(data, np.uint8)[start : start + int(ends[-1])]
 
 
-def _pickled(array: Any, room: int) -> tuple[np.ndarray, np.ndarray]:
+def _ragged_values(column: Column, array: Any, room: int) -> tuple[np.ndarray, np.ndarray]:
+    depth = column.ragged_dims
+    if depth > 1 or column.dtype in _nested.TEXTS:
+
+        def encode(value: Any) -> bytes:
+            data = _nested.encode([] if value is None else value, column.dtype, column.shape, cast=True)
+            assert data is not None  # _check has seen the values
+            return data
+
+        return _encoded(array, room, encode)
+    import pyarrow.compute as pc
+
+    if _arrow().types.is_null(array.type):
+        return np.zeros(len(array) + 1, np.int64), np.empty(0, np.uint8)
+    dtype = dtype_of(column.dtype)
+    ends = np.zeros(len(array) + 1, np.int64)
+    np.cumsum(np.asarray(pc.fill_null(pc.list_value_length(array), 0)), out=ends[1:])
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(_numbers(array), dtype)
+    return ends * dtype.itemsize * int(np.prod(column.shape[1:], dtype=np.int64)), values.reshape(-1).view(np.uint8)
+
+
+def _encoded(array: Any, room: int, encode: Callable[[Any], bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Values one by one, only as far as there is room, and one more."""
     ends, pieces = [0], []
-    convert = _converter(array.type)
     for scalar in array:
-        value = scalar.as_py()
-        pieces.append(dumps(value if convert is None or value is None else convert(value)))
+        pieces.append(encode(scalar.as_py()))
         ends.append(ends[-1] + len(pieces[-1]))
         if ends[-1] > room:
             break
     return np.array(ends, dtype=np.int64), np.frombuffer(b"".join(pieces), np.uint8)
+
+
+def _to_pickle(kind: Any) -> Callable[[Any], bytes]:
+    convert = _converter(kind)
+    return lambda value: dumps(value if convert is None or value is None else convert(value))
 
 
 def _check_size(form: Layout, heaps: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -14,33 +14,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from tfos_fast.channel.aligned import Values, aligned_copy, join, may_alias
 
-ALIGNMENT = 64
-
-Columns = dict[str, np.ndarray]
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A new C-contiguous array whose first byte lies at a multiple of 64."""
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    shift = -raw.ctypes.data % ALIGNMENT
-    return np.ndarray(shape, dtype, buffer=raw, offset=shift)  # a slice would not keep the address of an empty array
-
-
-def is_aligned(array: np.ndarray) -> bool:
-    """Whether DLPack may have it: C-contiguous and at a multiple of 64 bytes."""
-    return array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous
-
-
-def aligned_copy(array: np.ndarray) -> np.ndarray:
-    """A copy at a multiple of 64 bytes. Object arrays are copied as they are."""
-    if array.dtype.hasobject:
-        return array.copy()
-    copy = aligned_empty(array.shape, array.dtype)
-    copy[...] = array
-    return copy
+Columns = dict[str, Values]
 
 
 @dataclass
@@ -146,7 +122,7 @@ class Assembler:
         self._advance(slot, n)
         copied = False
         for name, array in columns.items():
-            if not alias or not (is_aligned(array) or array.dtype.hasobject):
+            if not alias or not may_alias(array):
                 columns[name] = aligned_copy(array)
                 copied = True
         if copied:
@@ -181,17 +157,7 @@ class Assembler:
                 pieces[0] = Piece(piece.stream, piece.rows - used, {k: v[used:] for k, v in piece.columns.items()})
             need -= used
         self.copied += 1
-        return Batch({name: _join([part[name] for part in parts], n) for name in parts[0]}, n, origin)
-
-
-def _join(arrays: list[np.ndarray], rows: int) -> np.ndarray:
-    first = arrays[0]
-    out = np.empty((rows,), object) if first.dtype.hasobject else aligned_empty((rows, *first.shape[1:]), first.dtype)
-    at = 0
-    for array in arrays:
-        out[at : at + len(array)] = array
-        at += len(array)
-    return out
+        return Batch({name: join([part[name] for part in parts], n) for name in parts[0]}, n, origin)
 
 
 def _count(pieces: deque[Piece]) -> int:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tfos_fast import _unpack
-from tfos_fast._convert import cast_values
+from tfos_fast import _nested, _ragged, _unpack
+from tfos_fast._convert import cast_values, dtype_of, fill_bytes
+from tfos_fast.channel.aligned import Values, aligned_empty
 from tfos_fast.channel.layout import Layout
+from tfos_fast.channel.ragged import Ragged, deepen, from_array
 from tfos_fast.channel.schema import Column, Schema, describe
 from tfos_fast.errors import MissingDependency, SchemaMismatch
 
 
-def columns(layout: Layout, buffer: Any, start: int, stop: int) -> dict[str, np.ndarray]:
-    """Give rows of a slot as arrays. Fixed columns are not copied.
+def columns(layout: Layout, buffer: Any, start: int, stop: int) -> dict[str, Values]:
+    """Give rows of a slot as arrays. Fixed columns and masks are not copied.
 
     Parameters
     ----------
@@ -28,9 +31,10 @@ def columns(layout: Layout, buffer: Any, start: int, stop: int) -> dict[str, np.
 
     Returns
     -------
-    dict of str to numpy.ndarray
-        Fixed columns: shape ``(stop - start, *column.shape)``, read-only when the buffer is. Others: new
-        one-dimensional object arrays of ``str``, ``bytes`` or whatever was pickled.
+    dict of str to numpy.ndarray or Ragged
+        Fixed columns: shape ``(stop - start, *column.shape)``, read-only when the buffer is. Ragged columns: a new
+        :class:`~tfos_fast.channel.ragged.Ragged`. Others: new one-dimensional object arrays of ``str``, ``bytes`` or whatever
+        was pickled. A column's mask follows it: bools, True where the row has a value.
 
     Raises
     ------
@@ -38,12 +42,19 @@ def columns(layout: Layout, buffer: Any, start: int, stop: int) -> dict[str, np.
         When the rows are not in the slot or the slot is damaged.
     """
     slot = _slot(layout, buffer, start, stop)
-    out = {}
+    out: dict[str, Values] = {}
     for index, column in enumerate(layout.schema.columns):
         if column.kind == "fixed":
             out[column.name] = _fixed(layout, slot, index, start, stop)
+        elif column.kind == "ragged":
+            out[column.name] = _lists(layout, slot, index, start, stop)
+        elif column.kind == "null":
+            out[column.name] = np.full(stop - start, None, object)
         else:
             out[column.name] = _objects(_heap(layout, slot, index, start, stop))
+        if column.mask:
+            mask = layout.masks[index]
+            out[column.mask] = slot[mask + start : mask + stop].view(np.bool_)
     return out
 
 
@@ -87,8 +98,8 @@ def rows(layout: Layout, buffer: Any, start: int, stop: int) -> list[Any]:
     return _unpack.make_dicts(schema.names, values)
 
 
-def convert(batch: dict[str, np.ndarray], src: Schema, dst: Schema) -> dict[str, np.ndarray]:
-    """Widen a batch of an older schema to a newer one that :func:`tfos_fast.channel.schema.join` made from it.
+def convert(batch: dict[str, Values], src: Schema, dst: Schema) -> dict[str, Values]:
+    """Widen a batch of an older schema to a newer one that :func:`tfos_fast.channel.lattice.join` made from it.
 
     Columns that stay as they are come back themselves; others are copied. Numbers that become objects are Python
     numbers when they are scalars, arrays of their own otherwise.
@@ -103,21 +114,61 @@ def convert(batch: dict[str, np.ndarray], src: Schema, dst: Schema) -> dict[str,
     if sorted(src.names) != sorted(dst.names):
         raise SchemaMismatch(f"columns {', '.join(src.names)} cannot become {', '.join(dst.names)}")
     older = {column.name: column for column in src.columns}
-    return {column.name: _widen(batch[column.name], older[column.name], column) for column in dst.columns}
+    out: dict[str, Values] = {}
+    for column in dst.columns:
+        before = older[column.name]
+        out[column.name] = _widen(batch[column.name], before, column)
+        if column.mask:
+            out[column.mask] = batch[before.mask] if before.mask else np.ones(len(batch[column.name]), np.bool_)
+    return out
 
 
-def _widen(values: np.ndarray, src: Column, dst: Column) -> np.ndarray:
+def _widen(values: Values, src: Column, dst: Column) -> Values:
     if src.kind == dst.kind and src.dtype == dst.dtype and src.shape == dst.shape:
         return values
+    widened: Values | None = None
+    if src.kind == "null":
+        return _filled(dst, len(values))
     if dst.kind == "object":
-        if src.kind != "fixed":
-            return values.copy()
-        return _objects(values.tolist() if src.shape == () else [value.copy() for value in values])
-    if src.kind == "fixed" and dst.kind == "fixed" and src.shape == dst.shape:
-        widened = cast_values(values, dst.dtype, cast=True)
-        if widened is not None:
-            return widened
-    raise SchemaMismatch(f"column {src.name!r} of {describe(src)} cannot become {describe(dst)}")
+        if src.kind == "fixed":
+            return _objects(values.tolist() if src.shape == () else [value.copy() for value in values])
+        return _objects(values.tolist()) if isinstance(values, Ragged) else values.copy()
+    if isinstance(values, np.ndarray) and dst.kind == "ragged" and values.size == 0 and len(src.shape) <= len(dst.shape):
+        # Lists without items: of any type and depth.
+        kind = object if dst.dtype in _nested.TEXTS else dtype_of(dst.dtype)
+        shape = (*src.shape, *(0 if length < 0 else length for length in dst.shape[len(src.shape) :]))
+        return from_array(np.empty((len(values), *shape), kind), dst.ragged_dims)
+    comparable = len(src.shape) == len(dst.shape)
+    if isinstance(values, np.ndarray) and src.kind == "fixed" and dst.kind in ("fixed", "ragged") and comparable:
+        numbers = None if dst.dtype in _nested.TEXTS else cast_values(values, dst.dtype, cast=True)
+        if numbers is not None and dst.kind == "ragged":
+            widened = from_array(numbers, dst.ragged_dims)
+        elif src.shape == dst.shape:
+            widened = numbers
+    elif isinstance(values, Ragged) and dst.kind == "ragged" and comparable:
+        same = src.dtype == dst.dtype or values.values.size == 0
+        cast = values if same else values.cast(dst.dtype)
+        widened = None if cast is None else deepen(cast, dst.ragged_dims)
+    if widened is None:
+        raise SchemaMismatch(f"column {src.name!r} of {describe(src)} cannot become {describe(dst)}")
+    return widened
+
+
+def _filled(column: Column, rows: int) -> Values:
+    """Rows of nothing but nulls."""
+    if column.kind == "object":
+        return np.full(rows, None, object)
+    fill = fill_bytes(column.kind, column.dtype, column.shape, column.fill)
+    if column.kind == "fixed":
+        one = np.frombuffer(fill, dtype_of(column.dtype)).reshape(column.shape)
+        return np.broadcast_to(one, (rows, *column.shape)).copy()
+    if column.kind == "ragged":
+        kind = object if column.dtype in _nested.TEXTS else dtype_of(column.dtype)
+        depth = column.ragged_dims
+        return Ragged(
+            np.empty((0, *column.shape[depth:]), kind), [np.zeros(rows + 1 if i == 0 else 1, np.int64) for i in range(depth)]
+        )
+    return np.full(rows, fill.decode() if column.kind == "string" else fill, object)
 
 
 def _slot(layout: Layout, buffer: Any, start: int, stop: int) -> np.ndarray:
@@ -132,7 +183,7 @@ def _slot(layout: Layout, buffer: Any, start: int, stop: int) -> np.ndarray:
 
 def _fixed(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) -> np.ndarray:
     column = layout.schema.columns[index]
-    dtype = np.dtype(column.dtype)
+    dtype = dtype_of(column.dtype)
     shape = (stop - start, *column.shape)
     size = dtype.itemsize
     for length in column.shape:
@@ -144,6 +195,21 @@ def _fixed(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) 
 def _heap(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) -> list[Any]:
     column = layout.schema.columns[index]
     return _unpack.heap_values(slot, layout.slot_bytes, layout.offsets[index], start, stop, column.python or column.kind)
+
+
+def _lists(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) -> Ragged:
+    column = layout.schema.columns[index]
+    offset = layout.offsets[index]
+    inner = column.shape[column.ragged_dims :]
+    if column.ragged_dims > 1 or column.dtype in _nested.TEXTS:
+        rows = _unpack.heap_values(slot, layout.slot_bytes, offset, start, stop, "bytes")
+        return Ragged(*_nested.decode(rows, column.dtype, column.shape))
+    dtype = dtype_of(column.dtype)
+    item_bytes = dtype.itemsize * math.prod(inner)
+    splits = _ragged.sizes(slot, layout.slot_bytes, offset, start, stop, item_bytes)
+    values = aligned_empty((int(splits[-1]), *inner), dtype)
+    _ragged.gather(slot, layout.slot_bytes, offset, start, stop, values.reshape(-1).view(np.uint8))
+    return Ragged(values, [splits])
 
 
 def _objects(values: list[Any]) -> np.ndarray:

@@ -306,7 +306,7 @@ class Feed:
             form = message.form
         elif form.mode == message.form.mode:
             # Writers have begun by this form: their spec stays, and the reader casts for itself.
-            form = m.Form(form.mode, message.form.batch, form.spec)
+            form = m.Form(form.mode, message.form.batch, form.spec, form.nulls, form.tensors)
         else:
             text = f"the feed is open in {form.mode} mode, and {message.form.mode} was asked for; use one of them per feed"
             if self.reader is None:

@@ -6,7 +6,8 @@
           ^ multiple of 64           ^ multiple of 64                 ^ grows upward
 
 A region holds ``capacity`` rows: of a fixed column the values themselves in C order, of any other column pairs of
-uint32 (offset from the slot's start, length) that point into the heap.
+uint32 (offset from the slot's start, length) that point into the heap. Behind the columns' regions come those of masks,
+a byte for each row: 1 where the row has a value.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Layout(msgspec.Struct, frozen=True):
         Rows for which the regions have room.
     offsets : tuple of int
         Bytes from the slot's start to each column's region.
+    masks : tuple of int
+        The same for each column's mask; -1 where it has none.
     heap : int
         Bytes from the slot's start to the heap.
     slot_bytes : int
@@ -46,6 +49,7 @@ class Layout(msgspec.Struct, frozen=True):
     schema: Schema
     capacity: int
     offsets: tuple[int, ...]
+    masks: tuple[int, ...]
     heap: int
     slot_bytes: int
 
@@ -64,7 +68,7 @@ class Layout(msgspec.Struct, frozen=True):
 
 def has_heap(schema: Schema) -> bool:
     """Whether any column keeps its values in the heap."""
-    return any(column.kind != "fixed" for column in schema.columns)
+    return any(column.in_heap for column in schema.columns)
 
 
 def _aligned(position: int) -> int:
@@ -103,10 +107,18 @@ def layout(schema: Schema, capacity: int, slot_bytes: int) -> Layout:
         raise ValueError(f"capacity must not be negative, is {capacity}")
     if not 0 < slot_bytes <= MAX_SLOT_BYTES:
         raise ValueError(f"slot_bytes must be between 1 and {MAX_SLOT_BYTES}, is {slot_bytes}")
-    offsets, heap = _regions([column.row_bytes for column in schema.columns], capacity)
+    regions, heap = _regions(_sizes(schema), capacity)
     if heap > slot_bytes:
         raise RowTooLarge(f"{capacity} rows need {heap} bytes, a slot has {slot_bytes}; make slot_bytes larger")
-    return Layout(schema, capacity, offsets, heap, slot_bytes)
+    columns = len(schema.columns)
+    rest = iter(regions[columns:])
+    masks = tuple(next(rest) if column.mask else -1 for column in schema.columns)
+    return Layout(schema, capacity, regions[:columns], masks, heap, slot_bytes)
+
+
+def _sizes(schema: Schema) -> list[int]:
+    """Bytes of a row in each region: the columns', then the masks'."""
+    return [column.row_bytes for column in schema.columns] + [1 for column in schema.columns if column.mask]
 
 
 def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) -> Layout:
@@ -128,7 +140,7 @@ def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) ->
     RowTooLarge
         When the regions of a single row are larger than the slot.
     """
-    sizes = [column.row_bytes for column in schema.columns]
+    sizes = _sizes(schema)
     _, single = _regions(sizes, 1)
     if single > slot_bytes:
         raise RowTooLarge(f"one row needs {single} bytes, a slot has {slot_bytes}; make slot_bytes at least {_aligned(single)}")

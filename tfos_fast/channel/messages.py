@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from tfos_fast.channel.lattice import Declared, Nulls
 from tfos_fast.channel.schema import Schema
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -28,11 +29,17 @@ class Form(msgspec.Struct, frozen=True):
         Rows in a batch; slots of column mode are filled with whole batches. 0: not known.
     spec : dict
         Column name -> (dtype name, shape of one row's value or None): declared casts, done while packing.
+    nulls : dict
+        Column name, or ``"*"`` for every other one -> what becomes of None.
+    tensors : bool
+        Tensors are to be made: columns of Python objects are refused when rows bring them.
     """
 
     mode: Literal["rows", "columns"]
     batch: Count = 0
-    spec: dict[str, tuple[str, tuple[int, ...] | None]] = {}
+    spec: dict[str, Declared] = {}
+    nulls: dict[str, Nulls] = {}
+    tensors: bool = False
 
     @property
     def exact(self) -> bool:

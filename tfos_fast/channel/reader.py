@@ -17,15 +17,16 @@ from tfos_fast.channel.assembler import Assembler, Batch, Columns, Slot
 from tfos_fast.channel.connection import STARVE_AFTER_MS, Connection, to_exception
 from tfos_fast.channel.decode import columns as decode_columns
 from tfos_fast.channel.decode import convert
+from tfos_fast.channel.lattice import Declared, Nulls, apply_spec
 from tfos_fast.channel.layout import layout
 from tfos_fast.channel.results import ResultWriter
 from tfos_fast.channel.rowbuffer import RowBuffer
-from tfos_fast.channel.schema import Schema, apply_spec
+from tfos_fast.channel.schema import Schema
 from tfos_fast.errors import FormError
 
 _KEEP_FREE = 2  # slots that a hoarding reader must leave in motion
 _LINGER_S = 0.02  # inference: a short batch goes out when nothing came for so long
-Spec = dict[str, tuple[str, tuple[int, ...] | None]]
+Spec = dict[str, Declared]
 
 
 class Reader:
@@ -163,7 +164,8 @@ class Reader:
         Yields
         ------
         dict
-            Column name -> array of shape ``(n, *shape)``; object arrays for strings, bytes and objects.
+            Column name -> array of shape ``(n, *shape)``; object arrays for strings, bytes and objects; a
+            :class:`~tfos_fast.channel.ragged.Ragged` for lists whose lengths differ.
         """
         while True:
             batch = self.next_batch(n, spec=spec)
@@ -171,12 +173,37 @@ class Reader:
                 return
             yield batch.columns
 
-    def open_columns(self, n: int, spec: Spec | None = None, *, wait: bool = True) -> Schema | None:
-        """Declare column mode; with ``wait`` return the schema of the first rows once they came (None: the feed ended first)."""
+    def open_columns(
+        self,
+        n: int,
+        spec: Spec | None = None,
+        *,
+        nulls: dict[str, Nulls] | None = None,
+        tensors: bool = False,
+        wait: bool = True,
+    ) -> Schema | None:
+        """Declare column mode; the first declaration counts.
+
+        Parameters
+        ----------
+        n, spec
+            As for ``batches``.
+        nulls : dict, optional
+            Column name, or ``"*"`` for all others -> what becomes of None.
+        tensors : bool
+            Columns of Python objects are refused where rows bring them.
+        wait : bool
+            Wait for the first rows.
+
+        Returns
+        -------
+        Schema or None
+            With ``wait`` that of the first rows; None when the feed ended before they came.
+        """
         with self._lock:
             if self._terminated:
                 return self.schema
-            self._declare(m.Form("columns", n, spec or {}))
+            self._declare(m.Form("columns", n, spec or {}, nulls or {}, tensors))
             if wait and self.schema is None:
                 self._pin(n, None)
             return self.schema

@@ -9,8 +9,10 @@ from tfos_fast._pack import END, FULL, MISFIT, RowPacker
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.connection import Connection
 from tfos_fast.channel.decode import rows
+from tfos_fast.channel.infer import infer
+from tfos_fast.channel.lattice import join
 from tfos_fast.channel.layout import layout, plan
-from tfos_fast.channel.schema import Schema, infer, join
+from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.table import OUTPUT
 

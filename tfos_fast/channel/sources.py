@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -35,6 +36,12 @@ class Rows:
         if self._head is _NONE:
             self._head = next(self._rows)
         return self._head
+
+    def objects(self) -> Iterator[Any]:
+        """All rows that are left."""
+        head = [] if self._head is _NONE else [self._head]
+        self._head = _NONE
+        return itertools.chain(head, self._rows)
 
     def pack(self, packer: RowPacker, tick_seconds: float) -> int:
         """Pack rows until something happens: see :meth:`RowPacker.pack_from <tfos_fast._pack.RowPacker.pack_from>`."""
@@ -79,6 +86,16 @@ class PickledRows:
             if rest:
                 return rest[0]
             self._load(next(self._batches))
+
+    def objects(self) -> Iterator[Any]:
+        """All rows that are left, unpickled."""
+        while True:
+            yield from self._stream.rest() if self._rows is None else self._rows
+            try:
+                self._load(next(self._batches))
+            except StopIteration:
+                self._rows = iter(())
+                return
 
     def pack(self, packer: RowPacker, tick_seconds: float) -> int:
         """Pack rows until something happens: see :meth:`RowPacker.pack_from <tfos_fast._pack.RowPacker.pack_from>`."""

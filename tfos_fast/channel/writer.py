@@ -15,10 +15,13 @@ from typing import Any
 from tfos_fast._pack import END, FULL, MISFIT, RowPacker, move_rows
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.connection import Connection, to_exception
+from tfos_fast.channel.infer import infer
+from tfos_fast.channel.lattice import join
 from tfos_fast.channel.layout import Layout, has_heap, plan
 from tfos_fast.channel.results import ResultReader
-from tfos_fast.channel.schema import Schema, describe, infer, join
+from tfos_fast.channel.schema import Schema, describe
 from tfos_fast.channel.sources import PickledRows, Rows
+from tfos_fast.channel.structs import flatten, has_structs
 from tfos_fast.channel.table import INPUT
 from tfos_fast.errors import ChannelClosed, Fenced, RowTooLarge, SchemaMismatch
 
@@ -57,6 +60,7 @@ class Writer:
         self._schema: Schema | None = None  # what the feed agreed on
         self._schema_id = -1
         self._packer: RowPacker | None = None
+        self._flat: bool | None = None  # rows hold structs, whose fields become columns; None: no row was seen
         self._slot: int | None = None
         self._window: Any = None
         self._layout: Layout | None = None
@@ -268,8 +272,15 @@ class Writer:
                 first = source.peek()
             except StopIteration:
                 return
+            if self._flat is None:
+                self._flat = not self._form.exact and has_structs(first)
+            if self._flat:
+                source = Rows(flatten(source.objects()))
+                first = source.peek()
             self._agree(infer(first, exact=self._form.exact), first)
             self._new_packer()
+        elif self._flat:
+            source = Rows(flatten(source.objects()))
         while not self.terminated:
             if not self._has_slot():
                 yield
@@ -341,17 +352,20 @@ class Writer:
 
     def _forget_schema(self) -> None:
         self._unbind()
-        self._packer, self._schema, self._inferred = None, None, None
+        self._packer, self._schema, self._inferred, self._flat = None, None, None, None
 
     # ---- Arrow ---------------------------------------------------------------------------------------------------------------
 
     def _copy_arrow(self, batch: Any) -> Iterator[None]:
         from tfos_fast.channel.arrow import from_arrow, pack_batch
+        from tfos_fast.channel.arrow_types import flatten_batch
 
         if self._stream is None:
             self.open_partition()
         if batch.num_rows == 0:
             return
+        if not self._form.exact:
+            batch = flatten_batch(batch)
         if self._packer is not None:
             self._publish(whole=True)
             self._forget_schema()

@@ -1,0 +1,193 @@
+"""Lists in a row's value whose lengths differ: how they are measured, and the bytes that hold one row of them.
+
+The bytes of a row (a *ragged* column's, see ``channel/schema.py``), where D dimensions differ in length::
+
+    D = 1, numbers:   | values |
+    otherwise:        | n | n lengths of the second dimension | their sum of lengths of the third | ... | values |
+
+Lengths are uint32, values lie in C order; of text and bytes the last lengths are those of the values themselves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from typing import Any
+
+import numpy as np
+
+from tfos_fast._convert import as_array, cast_values, dtype_of, encodable, promote
+
+ANY_LENGTH = -1
+TEXTS = ("string", "bytes")
+#: (element type, shape with ANY_LENGTH where lengths differ)
+Form = tuple[str, tuple[int, ...]]
+
+
+def measure(value: Any) -> Form | None:
+    """Element type and lengths of a list of numbers, text or bytes; None when it is none, or not all of one depth and type."""
+    if isinstance(value, str):
+        return ("string", ()) if encodable(value) else None
+    if isinstance(value, bytes | bytearray):
+        return "bytes", ()
+    array = as_array(value)
+    if array is not None:
+        return array.dtype.name, array.shape
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OUS" and value.ndim:
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        return None
+    inner: Form | None = None
+    for item in value:
+        found = measure(item)
+        inner = found if inner is None else found and meet(inner, found)
+        if inner is None:
+            return None
+    return None if inner is None else (inner[0], (len(value), *inner[1]))
+
+
+def meet(a: Form, b: Form) -> Form | None:
+    """The form that holds both; None when they differ in depth, or no type holds the numbers of both unchanged.
+
+    Lists without items may be of any type, and hold lists of any depth.
+    """
+    a, b = _deepened(a, b), _deepened(b, a)
+    if len(a[1]) != len(b[1]):
+        return None
+    shape = tuple(x if x == y else ANY_LENGTH for x, y in zip(a[1], b[1], strict=True))
+    if 0 in a[1] or 0 in b[1]:
+        return (b if 0 in a[1] else a)[0], shape  # nothing in it: the other one says the type
+    if a[0] == b[0]:
+        return a[0], shape
+    if a[0] in TEXTS or b[0] in TEXTS:
+        return None
+    dtype = promote(a[0], b[0])
+    return None if dtype is None else (dtype, shape)
+
+
+def _deepened(form: Form, other: Form) -> Form:
+    dtype, shape = form
+    return (dtype, shape + other[1][len(shape) :]) if shape and shape[-1] == 0 else form
+
+
+def ragged(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape with every dimension outside of a ragged one ragged as well, as TensorFlow has them (and of one without items)."""
+    last = max((i for i, length in enumerate(shape) if length in (ANY_LENGTH, 0)), default=-1)
+    return (ANY_LENGTH,) * (last + 1) + shape[last + 1 :]
+
+
+def encode(value: Any, dtype: str, shape: tuple[int, ...], *, cast: bool) -> bytes | None:
+    """One row of a ragged column as bytes; None when the value does not fit.
+
+    Parameters
+    ----------
+    value : list, tuple or array
+    dtype : str
+        Element type, or ``"string"``, ``"bytes"``.
+    shape : tuple of int
+        Of the column: some times ANY_LENGTH, then fixed lengths.
+    cast : bool
+        See :func:`tfos_fast._convert.can_cast`.
+    """
+    depth = shape.count(ANY_LENGTH)
+    level: list[Any] = [value]
+    lengths: list[list[int]] = []
+    text = dtype in TEXTS
+    for _ in range(depth if text else depth - 1):
+        below: list[Any] = []
+        for item in level:
+            if not isinstance(item, list | tuple | np.ndarray) or (isinstance(item, np.ndarray) and not item.ndim):
+                return None
+            below.extend(item)
+        lengths.append([len(item) for item in level])
+        level = below
+    if text:
+        return _texts(level, lengths, dtype) if depth == len(shape) else None
+    parts = [_numbers(item, dtype, shape[depth:], cast) for item in level]
+    if None in parts:
+        return None
+    lengths.append([count for count, _ in parts])  # type: ignore[misc]
+    values = b"".join([data for _, data in parts])  # type: ignore[misc]
+    return values if depth == 1 else _header(lengths) + values
+
+
+def _numbers(value: Any, dtype: str, inner: tuple[int, ...], cast: bool) -> tuple[int, bytes] | None:
+    """How many items the list has, and their bytes; None when they do not fit."""
+    array = as_array(value)
+    if array is None:
+        return None
+    if array.ndim == 0 or (array.size == 0 and array.ndim == 1):
+        return None if array.ndim == 0 else (0, b"")
+    if array.shape[1:] != inner:
+        return None
+    fitting = cast_values(array, dtype, cast=cast)
+    return None if fitting is None else (len(array), fitting.tobytes())
+
+
+def _header(lengths: list[list[int]]) -> bytes:
+    flat = [count for counts in lengths for count in counts]
+    return struct.pack(f"<{len(flat)}I", *flat)
+
+
+def _texts(values: list[Any], lengths: list[list[int]], dtype: str) -> bytes | None:
+    if dtype == "string":
+        if not all(isinstance(value, str) and encodable(value) for value in values):
+            return None
+        data = [value.encode() for value in values]
+    else:
+        if not all(isinstance(value, bytes | bytearray) for value in values):
+            return None
+        data = [bytes(value) for value in values]
+    return _header([*lengths, [len(each) for each in data]]) + b"".join(data)
+
+
+def decode(rows: list[bytes], dtype: str, shape: tuple[int, ...]) -> tuple[Any, list[np.ndarray]]:
+    """Rows of a ragged column of several ragged dimensions, or of text, from their bytes.
+
+    Returns
+    -------
+    values, splits
+        The values of all rows (an array ``(n, *inner)``, or an object array of ``str`` or ``bytes``), and for each ragged dimension
+        its row splits, an int64 array.
+
+    Raises
+    ------
+    ValueError
+        The bytes do not hold what they should.
+    """
+    depth = shape.count(ANY_LENGTH)
+    inner = shape[depth:]
+    text = dtype in TEXTS
+    levels: list[list[np.ndarray]] = [[] for _ in range(depth + text)]
+    bodies: list[bytes] = []
+    for row in rows:
+        at, count = 0, 1
+        for level in levels:
+            if at + 4 * count > len(row):
+                raise ValueError("a ragged row is shorter than its lengths say: the slot is damaged")
+            lengths = np.frombuffer(row, "<u4", count, at)
+            level.append(lengths)
+            at += 4 * count
+            count = int(lengths.sum())
+        bodies.append(row[at:])
+    splits = [splits_of(np.concatenate(level) if level else np.empty(0, np.uint32)) for level in levels]
+    body = b"".join(bodies)
+    if text:
+        ends = splits.pop()
+        if len(body) != ends[-1]:
+            raise ValueError("the text of a ragged row is not as long as its lengths say: the slot is damaged")
+        values = np.empty(len(ends) - 1, object)
+        values[:] = [body[a:b].decode() if dtype == "string" else body[a:b] for a, b in itertools.pairwise(ends.tolist())]
+        return values, splits
+    kind = dtype_of(dtype)
+    items = int(np.prod(inner, dtype=np.int64)) * kind.itemsize
+    if len(body) != int(splits[-1][-1]) * items:
+        raise ValueError("the values of a ragged row are not as many as its lengths say: the slot is damaged")
+    return np.frombuffer(bytearray(body), kind).reshape(-1, *inner), splits
+
+
+def splits_of(lengths: np.ndarray) -> np.ndarray:
+    """Row splits of the lengths: int64, one more than they are, from 0."""
+    splits = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=splits[1:])
+    return splits

@@ -1,0 +1,6 @@
+from typing import Any
+
+import numpy as np
+
+def sizes(buffer: Any, slot_bytes: int, offset: int, start: int, stop: int, item_bytes: int) -> np.ndarray: ...
+def gather(buffer: Any, slot_bytes: int, offset: int, start: int, stop: int, target: Any) -> None: ...

@@ -1,0 +1,228 @@
+"""Two views of a feed's columns joined; what is declared of them: types (a spec), and what becomes of nulls.
+
+Feeders infer from their first rows and may differ; :func:`join` gives a schema that holds both. It is commutative (up
+to the order of the columns) and idempotent, and what fitted one side fits the result.
+
+========================  ===============================  =========================================================
+difference                row mode                         column mode
+========================  ===============================  =========================================================
+none                      the same                         the same
+two numeric types         *object*                         the promoted type when numpy calls both casts safe
+                                                           (int64 + float64 -> float64, bool + int -> int);
+                                                           *object* when integers alone would become floats
+                                                           (int64 + uint64)
+lengths                   *object*                         *ragged*; lists without items take the other's type
+None and something        *object*                         something, and what the policy for nulls says
+depth, or kind of column  *object*                         *object*
+number or names of        one bare *object* column         :class:`~tfos_fast.errors.SchemaMismatch`
+columns
+structure                 one bare *object* column         the same when the names are, however rows hold them
+========================  ===============================  =========================================================
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tfos_fast import _nested
+from tfos_fast._convert import DTYPES, as_array, can_cast, cast_values, dtype_of
+from tfos_fast.channel.infer import infer, nested_column
+from tfos_fast.channel.schema import OBJECT_ROWS, Column, Fill, Schema, describe
+from tfos_fast.errors import SchemaMismatch
+
+#: What a row's value is declared to be: element type and shape (None: any).
+Declared = tuple[str, tuple[int, ...] | None]
+
+
+class Nulls(msgspec.Struct, frozen=True):
+    """What becomes of None in a column: a value, and with ``mask`` also a column of bools that says which rows have one."""
+
+    fill: Fill = None
+    mask: bool = False
+
+
+#: The policy under this name is for every column without one of its own.
+EVERY = "*"
+
+
+def join(a: Schema, b: Schema, *, exact: bool) -> Schema:
+    """Give the smallest schema that holds the rows of both; see the lattice at the top of this module.
+
+    Raises
+    ------
+    SchemaMismatch
+        In column mode, when number or names of the columns differ. Tuples, Rows and dicts with the same names go together,
+        in the order of the first.
+    """
+    if a == b:
+        return a
+    if a.structure != b.structure or a.names != b.names:
+        if exact:
+            return OBJECT_ROWS
+        if "bare" in (a.structure, b.structure) or sorted(a.names) != sorted(b.names):
+            raise SchemaMismatch(f"rows differ in structure: {_outline(a)} and {_outline(b)}")
+        by_name = {column.name: column for column in b.columns}
+        b = Schema(b.structure, tuple(by_name[name] for name in a.names))
+    structure = a.structure if a.structure == b.structure else "row"
+    pairs = zip(a.columns, b.columns, strict=True)
+    return Schema(structure, tuple(_join_columns(x, y, exact) for x, y in pairs))
+
+
+def _outline(schema: Schema) -> str:
+    if schema.structure == "bare":
+        return f"a bare {describe(schema.columns[0])}"
+    names = schema.names
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"a {schema.structure} of {len(names)} ({shown})"
+
+
+def _join_columns(a: Column, b: Column, exact: bool) -> Column:
+    if a == b:
+        return a
+    if exact:
+        return Column(a.name, "object")
+    ruled = a if a.nulls in ("fill", "mask") else b
+    nulls = ruled.nulls or a.nulls
+    joined = _join_values(a, b)
+    return msgspec.structs.replace(joined, nulls="" if joined.kind == "object" else nulls, fill=ruled.fill)
+
+
+def _join_values(a: Column, b: Column) -> Column:
+    if "null" in (a.kind, b.kind):
+        return b if a.kind == "null" else a
+    if a.kind == b.kind and a.kind in ("string", "bytes"):
+        return a
+    if {a.kind, b.kind} <= {"fixed", "ragged"}:
+        form = _nested.meet((a.dtype, a.shape), (b.dtype, b.shape))
+        if form is not None:
+            return nested_column(a.name, *form)
+    return Column(a.name, "object")
+
+
+# ---- what is declared ----
+
+
+def apply_spec(schema: Schema, spec: dict[str, Declared]) -> Schema:
+    """Apply declared element types; the cast then happens while rows are packed.
+
+    Parameters
+    ----------
+    schema : Schema
+        As inferred, in column mode.
+    spec : dict of str to (str, tuple of int or None)
+        For some columns the numpy type name (or ``"string"``, ``"bytes"``, ``"object"``) and the shape of one row's
+        value, None to take the shape as it is; ANY_LENGTH (-1) for dimensions that differ from row to row.
+
+    Returns
+    -------
+    Schema
+
+    Raises
+    ------
+    SchemaMismatch
+        When the spec names a column that is not there, another shape, or a cast that :func:`can_cast` does not allow.
+    """
+    unknown = [name for name in spec if name not in schema.names]
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        raise SchemaMismatch(f"the spec names {names}; the feed has the columns {', '.join(schema.names)}")
+    return Schema(schema.structure, tuple(_declare(column, spec.get(column.name)) for column in schema.columns))
+
+
+def _declare(column: Column, declared: Declared | None) -> Column:
+    if declared is None:
+        return column
+    dtype, shape = declared
+    dtype = {"str": "string"}.get(dtype, dtype)
+    where = f"column {column.name!r}: the spec says"
+    if dtype == "object":
+        return Column(column.name, "object")
+    if dtype in _nested.TEXTS and not shape and not (shape is None and column.kind == "ragged"):
+        if column.kind not in (dtype, "null") and not (dtype == "string" and column.kind == "bytes"):
+            raise SchemaMismatch(f"{where} {dtype}, the rows have {describe(column)}")
+        return column if column.kind != "null" else msgspec.structs.replace(column, kind=dtype)
+    if dtype not in DTYPES and dtype not in _nested.TEXTS:
+        try:
+            dtype = dtype_of(dtype).name
+        except TypeError:
+            dtype = ""
+    if dtype not in DTYPES and dtype not in _nested.TEXTS:
+        raise SchemaMismatch(f"{where} {declared[0]!r}, which is none of {', '.join(sorted(DTYPES))}, string, bytes, object")
+    target = nested_column(column.name, dtype, column.shape if shape is None else tuple(shape))
+    target = msgspec.structs.replace(target, nulls=column.nulls, fill=column.fill)
+    if column.kind == "null":
+        return target
+    if column.kind not in ("fixed", "ragged") or not _holds(target.shape, column.shape):
+        hint = "; tf.RaggedTensorSpec, or a length of None, takes lists of any length" if column.kind == "ragged" else ""
+        raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}{hint}")
+    if dtype != column.dtype and 0 not in column.shape and (dtype in _nested.TEXTS or column.dtype in _nested.TEXTS):
+        raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}")
+    if 0 not in column.shape and dtype not in _nested.TEXTS and not can_cast(column.dtype, dtype, cast=True):
+        raise SchemaMismatch(f"{where} {dtype}, the rows have {column.dtype}, which would lose values")
+    return target
+
+
+def _holds(target: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    if shape and shape[-1] == 0:  # lists without items are of any depth
+        shape += target[len(shape) :]
+    return len(target) == len(shape) and all(a in (b, _nested.ANY_LENGTH) for a, b in zip(target, shape, strict=True))
+
+
+def apply_nulls(schema: Schema, policies: dict[str, Nulls]) -> Schema:
+    """Apply what is declared of nulls. A column whose rows have None and that has no policy becomes one of objects.
+
+    Raises
+    ------
+    SchemaMismatch
+        A policy names a column that is not there, its value is none that the column takes, or its mask's name is taken.
+    """
+    unknown = [name for name in policies if name not in schema.names and name != EVERY]
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        raise SchemaMismatch(f"nulls names {names}; the feed has the columns {', '.join(schema.names)}")
+    ruled = Schema(schema.structure, tuple(_rule(c, policies.get(c.name), policies.get(EVERY)) for c in schema.columns))
+    outputs = [column.name for column in ruled.outputs]
+    taken = sorted({name for name in outputs if outputs.count(name) > 1})
+    if taken:
+        raise SchemaMismatch(
+            f"the mask of a column would be called {taken[0]!r}, as another column is: rename that, or fill the nulls"
+        )
+    return ruled
+
+
+def _rule(column: Column, own: Nulls | None, common: Nulls | None) -> Column:
+    policy = own or common
+    if column.nulls in ("fill", "mask") or column.kind == "object":
+        return column
+    if policy is not None:
+        ruled = msgspec.structs.replace(column, nulls="mask" if policy.mask else "fill", fill=policy.fill)
+        if fits(ruled):
+            return ruled
+        if own is not None or column.nulls:
+            found = f"its nulls are to become {policy.fill!r}, the rows have {describe(column)}"
+            raise SchemaMismatch(f"column {column.name!r}: {found}")
+    return Column(column.name, "object") if column.nulls else column
+
+
+def fits(column: Column) -> bool:
+    """Whether the column takes the value that stands for its nulls."""
+    if column.fill is None or column.kind in ("null", "object"):
+        return True
+    if column.kind == "ragged":
+        return False  # a null is a list without items there
+    if column.kind in ("string", "bytes"):
+        return isinstance(column.fill, str)
+    value = as_array(column.fill)
+    return value is not None and cast_values(value, column.dtype, cast=True) is not None
+
+
+def settle(schema: Schema) -> Schema:
+    """Columns that have had nothing but nulls take the type of what stands for them (without one: float64)."""
+    return Schema(schema.structure, tuple(_settled(column) for column in schema.columns))
+
+
+def _settled(column: Column) -> Column:
+    if column.kind != "null":
+        return column
+    like = infer(0.0 if column.fill is None else column.fill, exact=False).columns[0]
+    return msgspec.structs.replace(like, name=column.name, nulls=column.nulls, fill=column.fill)
