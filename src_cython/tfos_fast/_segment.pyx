@@ -35,9 +35,11 @@ cdef extern from *:
     """
     #include <stdint.h>
     static inline uint64_t tfos_fetch_or(uint64_t *word, uint64_t bits) { return __atomic_fetch_or(word, bits, __ATOMIC_ACQ_REL); }
+    static inline uint64_t tfos_look(uint64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
     static inline uint64_t tfos_take(uint64_t *word) { return __atomic_exchange_n(word, 0, __ATOMIC_ACQ_REL); }
     """
     uint64_t tfos_fetch_or(uint64_t* word, uint64_t bits) nogil
+    uint64_t tfos_look(uint64_t* word) nogil
     uint64_t tfos_take(uint64_t* word) nogil
 
 
@@ -152,6 +154,15 @@ cdef class ReleaseSet:
         # One wake-up is enough until somebody drains: a set bit means that the eventfd was rung already.
         if tfos_fetch_or(&self.words[slot >> 6], (<uint64_t> 1) << (slot & 63)) == 0:
             eventfd_write(self.fd, 1)
+
+    @property
+    def pending(self):
+        """Whether ``drain`` would find something (bool). No system call: readers ask before every batch."""
+        cdef size_t word
+        for word in range(self.n_words):
+            if tfos_look(&self.words[word]):
+                return True
+        return False
 
     def drain(self):
         """Take all slots released since the last call.

@@ -36,16 +36,19 @@ class Slot:
     rows: int
     cut: Any
     alias: bool  # False: a hoarding reader gets copies, so that the slot comes back
+    grain: int = 0  # cuts that start at a multiple of so many rows are aligned; 0: look at each column
     cursor: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Batch:
     """Columns of some rows, and whose rows they are: (stream, rows) in order."""
 
     columns: Columns
     rows: int
     origin: list[tuple[int, int]] = field(default_factory=list)
+    plain: bool = False  # every column is aligned and of a fixed shape
+    aliased: bool = False  # some column may lie in a slot
 
 
 class Assembler:
@@ -83,24 +86,39 @@ class Assembler:
         """Nothing more comes of this stream: its tail goes to the carry."""
         self._carry.extend(self._pending.pop(stream, ()))
 
-    def take(self, n: int) -> Batch | None:
-        """The next batch of ``n`` rows, or None when more slots are needed. A finished slot is let go at once."""
-        if _count(self._carry) >= n:
+    def take(self, n: int, most: int = 1) -> Batch | None:
+        """The next batch of ``n`` rows, or None when more slots are needed. A finished slot is let go at once.
+
+        With ``most`` up to so many batches come together as one, if they lie behind each other in one slot.
+        """
+        if self._carry and _count(self._carry) >= n:
             return self._merge(self._carry, n)
         slot = self._slot
         if slot is None:
             return None
         left = slot.rows - slot.cursor
-        pending = self._pending.get(slot.stream)
+        pending = self._pending.get(slot.stream) if self._pending else None
         if pending:
             need = min(left, n - _count(pending) % n if _count(pending) < n else 0)
             if need:
                 self._to_pending(slot, need)
             return self._merge(self._pending[slot.stream], n) if _count(self._pending[slot.stream]) >= n else None
         if left >= n:
-            return self._cut(slot, n)
+            return self._cut(slot, n, min(most, left // n))
         self._to_pending(slot, left)
         return None
+
+    def run(self) -> Batch | None:
+        """All rows that are left of the slot, aligned or not, or None when a slot is needed. Their order is not kept."""
+        slot = self._slot
+        if slot is None:
+            return None
+        rows = slot.rows - slot.cursor
+        columns = slot.cut(slot.cursor, slot.rows)
+        if not slot.alias:
+            columns = {name: array.copy() for name, array in columns.items()}
+        self._advance(slot, rows)
+        return Batch(columns, rows, [(slot.stream, rows)], aliased=slot.alias)
 
     def rest(self, n: int) -> Batch | None:
         """The last rows, at most ``n`` at a time: what is in the carry and in streams that will not go on."""
@@ -115,21 +133,26 @@ class Assembler:
         self._carry.clear()
         self._pending.clear()
 
-    def _cut(self, slot: Slot, n: int) -> Batch:
-        columns = slot.cut(slot.cursor, slot.cursor + n)
+    def _cut(self, slot: Slot, n: int, batches: int) -> Batch:
+        start = slot.cursor
+        n *= batches
+        columns = slot.cut(start, start + n)
         stream = slot.stream
         alias = slot.alias
         self._advance(slot, n)
+        if alias and slot.grain and not start % slot.grain:
+            self.aliased += batches
+            return Batch(columns, n, [(stream, n)], plain=True, aliased=True)
         copied = False
         for name, array in columns.items():
             if not alias or not may_alias(array):
                 columns[name] = aligned_copy(array)
                 copied = True
         if copied:
-            self.copied += 1
+            self.copied += batches
         else:
-            self.aliased += 1
-        return Batch(columns, n, [(stream, n)])
+            self.aliased += batches
+        return Batch(columns, n, [(stream, n)], aliased=alias)
 
     def _to_pending(self, slot: Slot, n: int) -> None:
         columns = slot.cut(slot.cursor, slot.cursor + n)

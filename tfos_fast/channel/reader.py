@@ -15,8 +15,7 @@ from tfos_fast._segment import ReleaseSet
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.assembler import Assembler, Batch, Columns, Slot
 from tfos_fast.channel.connection import STARVE_AFTER_MS, Connection, to_exception
-from tfos_fast.channel.decode import columns as decode_columns
-from tfos_fast.channel.decode import convert
+from tfos_fast.channel.cutter import Cutter
 from tfos_fast.channel.lattice import Declared, Nulls, apply_spec
 from tfos_fast.channel.layout import layout
 from tfos_fast.channel.results import ResultWriter
@@ -57,7 +56,7 @@ class Reader:
         self._current: int | None = None  # the slot that the assembler cuts
         self._epoch_ends = False  # epochs matter to who reads
         self._assembler = Assembler()
-        self._rows = RowBuffer()
+        self._rows = RowBuffer(origins=not train)
         self._row_slot = -1  # the slot that rows are made from
         self._origin: deque[tuple[int, int]] = deque()  # whose rows were handed out and have no result yet
         self._leased: set[int] = set()  # slots delivered and not released
@@ -99,6 +98,11 @@ class Reader:
         return {"aliased": self._assembler.aliased, "copied": self._assembler.copied, "hoarded": self._hoarded}
 
     @property
+    def train(self) -> bool:
+        """Whether rows are for training: no results go back."""
+        return self._train
+
+    @property
     def segment(self) -> Any:
         """The mapped segment."""
         return self._conn.segment
@@ -111,14 +115,14 @@ class Reader:
         Waits for ``n`` rows. Fewer come only at the end of the feed, and in inference when nothing more has come for a moment.
         """
         with self._lock:
-            if len(self._rows) < n:
+            if len(self._rows.ready) < n:
                 self._check_open()
                 if not self._terminated:
                     self._declare(m.Form("rows"))
                     self._fill_rows(n)
+                self._send_done()
             rows, origin = self._rows.take(n)
-            self._send_done()
-            if not self._train:
+            if origin:
                 self._origin.extend(origin)
             return rows
 
@@ -209,7 +213,14 @@ class Reader:
             return self.schema
 
     def next_batch(
-        self, n: int, *, spec: Spec | None = None, epoch_ends: bool = False, timeout: float | None = None
+        self,
+        n: int,
+        *,
+        spec: Spec | None = None,
+        epoch_ends: bool = False,
+        timeout: float | None = None,
+        most: int = 1,
+        runs: bool = False,
     ) -> Batch | None:
         """The next batch of ``n`` rows with its columns.
 
@@ -220,7 +231,11 @@ class Reader:
         epoch_ends : bool
             Also give the short batch, then None, at the end of an epoch of the feed.
         timeout : float, optional
-            Seconds after which None is returned although the feed goes on.
+            Seconds after which None is returned although the feed goes on; with ``epoch_ends`` a batch without rows instead.
+        most : int
+            Up to so many batches may come together as one, if they lie behind each other in one slot.
+        runs : bool
+            Not batches of ``n``, but the rows of each slot together, for who draws from them in an order of his own.
 
         Returns
         -------
@@ -233,21 +248,23 @@ class Reader:
             self._check_open()
             if self._terminated:
                 return None
-            self._declare(m.Form("columns", n, spec or {}))
+            if self.schema is None or self._form is None or self._form.mode != "columns":
+                self._declare(m.Form("columns", n, spec or {}))
             deadline = None if timeout is None else time.monotonic() + timeout
             self._epoch_ends = self._epoch_ends or epoch_ends
-            if self.schema is None and not self._terminated and not self._pin(n, deadline):
-                return None
-            batch = self._next_columns(n, epoch_ends, deadline)
+            if self.schema is None and not self._pin(n, deadline):
+                return Batch({}, 0) if epoch_ends and not self._leaving else None
+            batch = self._next_columns(n, epoch_ends, deadline, most, runs)
             if batch is not None and not self._train:
                 self._origin.extend(batch.origin)
-            self._send_done()
+            if self._taken or self._ended or self._released.pending:
+                self._send_done()
             return batch
 
-    def _next_columns(self, n: int, epoch_ends: bool, deadline: float | None) -> Batch | None:
+    def _next_columns(self, n: int, epoch_ends: bool, deadline: float | None, most: int, runs: bool) -> Batch | None:
         quiet_since: float | None = None
         while not self._leaving:
-            batch = self._assembler.take(n)
+            batch = self._assembler.run() if runs else self._assembler.take(n, most)
             if batch is not None:
                 self._retire()
                 return batch
@@ -262,14 +279,14 @@ class Reader:
                 if impatient and now - quiet_since > _LINGER_S:
                     return self._assembler.rest(n)
                 if deadline is not None and now >= deadline:
-                    return None
+                    return Batch({}, 0) if epoch_ends else None
                 self._pause(_LINGER_S if deadline is None else min(_LINGER_S if impatient else 0.1, deadline - now))
             elif isinstance(item, m.Deliver):
                 quiet_since = None
                 if self.schema is None:  # an epoch without rows came before
                     self._inbox.appendleft(item)
                     if not self._pin(n, deadline):
-                        return None
+                        return Batch({}, 0) if epoch_ends and not self._leaving else None
                 else:
                     self._push(item)
             elif isinstance(item, m.StreamEnd):
@@ -284,23 +301,16 @@ class Reader:
     def _push(self, message: m.Deliver) -> None:
         self._collect()
         lease = self._lease(message)
-        schema = self._schemas[message.schema_id]
-        where = layout(schema, message.capacity, self._conn.segment.slot_bytes)
+        where = layout(self._schemas[message.schema_id], message.capacity, self._conn.segment.slot_bytes)
         # Leases never stop progress: who keeps all but two slots gets copies from then on. Slots in the hands of writers that wait
         # for their rows do not move either, so one more than these must stay.
         alias = len(self._leased) <= self._quota - max(_KEEP_FREE, message.granted + 1)
         if not alias:
             self._hoarded += 1
-
-        pinned = self.schema
-        assert pinned is not None
-
-        def cut(start: int, stop: int) -> Columns:
-            columns = decode_columns(where, lease, start, stop)
-            return columns if schema == pinned else convert(columns, schema, pinned)
-
+        assert self.schema is not None
         self._current = message.slot
-        self._assembler.push(Slot(message.stream, message.rows, cut, alias))
+        cut = Cutter(where, lease, message.rows, self.schema)
+        self._assembler.push(Slot(message.stream, message.rows, cut, alias, cut.grain))
 
     def _pin(self, n: int, deadline: float | None) -> bool:
         """Fix the schema once the first batch lies in the inbox; False when the deadline came first.

@@ -12,16 +12,28 @@ _AT_ONCE = 256  # rows made into Python objects in one go
 
 
 class RowBuffer:
-    """Rows that were made and not yet handed out, and the slot that more of them come from."""
+    """Rows that were made and not yet handed out, and the slot that more of them come from.
 
-    def __init__(self) -> None:
-        self._rows: deque[Any] = deque()
+    Parameters
+    ----------
+    origins : bool
+        Remember whose rows were handed out (inference).
+
+    Attributes
+    ----------
+    ready : deque
+        Rows that were made and not yet handed out.
+    """
+
+    def __init__(self, *, origins: bool = True) -> None:
+        self.ready: deque[Any] = deque()
+        self._origins = origins
         self._made: deque[tuple[int, int]] = deque()  # whose rows these are: (stream, rows)
         self._slot: tuple[Layout, Any, int, int] | None = None  # layout, lease, stream, rows
         self._at = 0
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.ready)
 
     @property
     def wants_slot(self) -> bool:
@@ -37,8 +49,9 @@ class RowBuffer:
         assert self._slot is not None
         where, lease, stream, rows = self._slot
         stop = min(rows, self._at + _AT_ONCE)
-        self._rows.extend(decode_rows(where, lease, self._at, stop))
-        self._made.append((stream, stop - self._at))
+        self.ready.extend(decode_rows(where, lease, self._at, stop))
+        if self._origins:
+            self._made.append((stream, stop - self._at))
         self._at = stop
         if stop == rows:
             self._slot = None
@@ -46,8 +59,11 @@ class RowBuffer:
 
     def take(self, n: int) -> tuple[list[Any], list[tuple[int, int]]]:
         """Up to ``n`` rows, and whose they are."""
-        left = count = min(n, len(self._rows))
-        origin = []
+        next_row = self.ready.popleft
+        count = min(n, len(self.ready))
+        rows_out = [next_row() for _ in range(count)] if count != 1 else [next_row()]
+        origin: list[tuple[int, int]] = []
+        left = count if self._origins else 0
         while left:
             stream, rows = self._made.popleft()
             used = min(left, rows)
@@ -55,10 +71,10 @@ class RowBuffer:
                 self._made.appendleft((stream, rows - used))
             origin.append((stream, used))
             left -= used
-        return [self._rows.popleft() for _ in range(count)], origin
+        return rows_out, origin
 
     def clear(self) -> None:
         """Drop everything."""
-        self._rows.clear()
+        self.ready.clear()
         self._made.clear()
         self._slot = None

@@ -1,0 +1,55 @@
+"""Cuts a delivered slot into batches: its columns are decoded once, and a batch is then a slice of each.
+
+Small batches are bound by what a batch costs beside its memory: finding the columns, their types and whether they are aligned is
+done once for a slot here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tfos_fast.channel.assembler import ALIGNMENT, Columns, is_aligned
+from tfos_fast.channel.decode import columns as decode_columns
+from tfos_fast.channel.decode import convert
+from tfos_fast.channel.layout import Layout
+from tfos_fast.channel.schema import Schema
+
+
+class Cutter:
+    """The rows of one slot.
+
+    Parameters
+    ----------
+    where : Layout
+    lease : buffer
+        The slot. Held until the cutter and all arrays made by it are gone.
+    rows : int
+        Rows in the slot.
+    pinned : Schema
+        What the columns must be; rows of an older schema are converted.
+
+    Attributes
+    ----------
+    grain : int
+        A cut that starts at a multiple of so many rows has every column at a multiple of 64 bytes. 0: look at each.
+    """
+
+    def __init__(self, where: Layout, lease: Any, rows: int, pinned: Schema) -> None:
+        self.grain = 0
+        self._where, self._lease, self._pinned = where, lease, pinned
+        self._whole: list[tuple[str, Any]] | None = None
+        if where.schema == pinned and all(column.kind == "fixed" for column in pinned.columns):
+            whole = decode_columns(where, lease, 0, rows)
+            self._whole = list(whole.items())
+            if all(is_aligned(array) for array in whole.values()):
+                # Powers of two: the largest is a multiple of the others.
+                self.grain = max((ALIGNMENT // math.gcd(array.strides[0], ALIGNMENT) for array in whole.values()), default=1)
+
+    def __call__(self, start: int, stop: int) -> Columns:
+        """Columns of some rows. Memory is not copied where columns are fixed."""
+        if self._whole is not None:
+            return {name: array[start:stop] for name, array in self._whole}
+        columns = decode_columns(self._where, self._lease, start, stop)
+        schema = self._where.schema
+        return columns if schema == self._pinned else convert(columns, schema, self._pinned)
