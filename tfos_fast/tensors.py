@@ -6,15 +6,16 @@ TensorFlow is imported only by the methods that need it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from tfos_fast import datasets, specs
 from tfos_fast._convert import dtype_of
 from tfos_fast._nested import ANY_LENGTH, TEXTS
 from tfos_fast.channel.aligned import Values, is_aligned
-from tfos_fast.channel.assembler import Columns
+from tfos_fast.channel.assembler import Batch, Columns
 from tfos_fast.channel.lattice import EVERY, Nulls
 from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.reader import Reader, Spec
@@ -135,7 +136,7 @@ def row_spec(spec: Any) -> Spec:
     spec : None, dict or tuple
         Column name -> what one row's value is: a ``tf.TensorSpec``, a dtype, or (dtype, shape), where None is the length of a
         dimension that differs from row to row. A ``tf.RaggedTensorSpec`` is that of a whole batch: its first dimension is the rows.
-        In a tuple the n-th entry is for column ``c<n>``.
+        In a tuple the n-th entry is for column ``c<n>``. Nested: see :mod:`tfos_fast.specs`.
 
     Returns
     -------
@@ -146,12 +147,7 @@ def row_spec(spec: Any) -> Spec:
     ------
     FormError
     """
-    if spec is None:
-        return {}
-    if not isinstance(spec, dict | tuple | list):
-        raise FormError(f"a spec is a dict, or a tuple with an entry for each column of tuple rows; {spec!r} is neither")
-    items = spec.items() if isinstance(spec, dict) else ((f"c{i}", part) for i, part in enumerate(spec))
-    return {name: _one_spec(name, part) for name, part in items}
+    return {name: _one_spec(name, part) for name, part in specs.leaves(spec).items()}
 
 
 def _one_spec(name: str, part: Any) -> tuple[str, tuple[int, ...] | None]:
@@ -249,10 +245,11 @@ class DataFeed:
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
+        self._shuffled: datasets.Shuffled | None = None
 
     def should_stop(self) -> bool:
         """Whether the feed has ended and all rows were handed out. Does not wait."""
-        return self.reader.ended
+        return self.reader.ended and not (self._shuffled is not None and self._shuffled.waiting_rows)
 
     def next_batch(self, n: int) -> list[Any]:
         """The next ``n`` rows as they were fed, Python types included. Values are copied.
@@ -295,35 +292,61 @@ class DataFeed:
         Yields
         ------
         tuple, dict or tensor
-            A tuple where rows are tuples or lists, a dict where their columns have names, one tensor where they are bare values.
-            First dimension: ``n``, or what is left at the end.
+            A tuple where rows are tuples or lists, a dict where their columns have names, one tensor where they are bare values;
+            the spec's structure where that is nested. First dimension: ``n``, or what is left at the end.
         """
         self._open(n, spec, nulls)
-        for columns in self.reader.batches(n):
-            yield self._structure(columns)
+        make = None
+        while (batch := self.reader.next_batch(n)) is not None:
+            make = make or self._tensor_maker(spec)
+            out = make(batch)
+            batch = None  # the wait for the next one must not hold this one's slot
+            yield out
+            out = None
 
     def poll(self, n: int, timeout: float, spec: Any = None, *, nulls: Any = None) -> Any:
         """One batch as ``tensors`` gives it, or None when there is none within ``timeout`` seconds (see ``should_stop``)."""
         self._open(n, spec, nulls)
         batch = self.reader.next_batch(n, timeout=timeout)
-        return None if batch is None else self._structure(batch.columns)
+        return None if batch is None else self._tensor_maker(spec)(batch)
 
-    def dataset(self, batch_size: int, spec: Any = None, drop_remainder: bool = False, *, nulls: Any = None) -> Any:
-        """The feed as a ``tf.data.Dataset`` of batches. Memory is not copied for aligned batches of numbers.
+    def dataset(
+        self,
+        batch_size: int,
+        spec: Any = None,
+        drop_remainder: bool = False,
+        shuffle: int = 0,
+        seed: int | None = None,
+        prefetch: int = 2,
+        *,
+        nulls: Any = None,
+    ) -> Any:
+        """The feed as a ``tf.data.Dataset`` of batches. Memory is not copied for large aligned batches of numbers.
 
         Each new iterator is the next epoch of the feed, or what the iterator before it left of this one. An epoch's last batch may
         be short. With Keras call ``fit`` once for each epoch: ``model.fit(ds, initial_epoch=e, epochs=e + 1)``. In one call of
         several epochs Keras takes as many batches in each as the first had, and epochs need not be equal, since Spark deals
-        partitions to the nodes anew. Waits for the first rows, unless ``spec`` has every shape.
+        partitions to the nodes anew. Waits for the first rows, unless ``spec`` has every shape. Several nodes that train one model
+        need :func:`tfos_fast.distributed.distribute`.
 
         Parameters
         ----------
         batch_size : int
             Rows in a batch of this node. Multiples of 64 keep every column aligned.
         spec : dict or tuple, optional
-            See :func:`row_spec`.
+            See :func:`row_spec`. A nested one, such as Keras's ``(features, labels)`` with a dict of features, gives batches its
+            structure; columns that it does not name are left out. So does a flat one with every shape.
         drop_remainder : bool
             Leave out the short batch at an epoch's end.
+        shuffle : int
+            Draw rows at random from a window of so many rows; 0: in the order of feeding. They are gathered straight from the slots
+            where they lie: one copy in all. The window ends with the epoch.
+        seed : int, optional
+            The same seed draws the same rows if they come in the same order (from one partition at a time).
+        prefetch : int
+            Batches made ready ahead of the program; ``tf.data.AUTOTUNE`` lets TensorFlow choose. Batches that alias a slot hold it
+            meanwhile. What was read ahead is lost with an iterator that is given up in mid-epoch (``take``, ``break``); so are
+            small batches that were read together with the last one. With 0 nothing is read ahead.
         nulls : optional
             See :func:`null_policies`. Without one, None in a row is an error of the feed.
 
@@ -333,41 +356,77 @@ class DataFeed:
             A column holds Python objects, which are no tensor.
         ChannelClosed
             The feed ended without a row and ``spec`` does not say what rows would have been.
+        FormError
+            The spec is none, or rows of an inference are to be shuffled.
         """
+        return self._dataset(
+            batch_size, spec, drop_remainder=drop_remainder, shuffle=shuffle, seed=seed, prefetch=prefetch, idle=None, nulls=nulls
+        )
+
+    def _dataset(
+        self,
+        batch_size: int,
+        spec: Any,
+        *,
+        drop_remainder: bool,
+        shuffle: int,
+        seed: int | None,
+        prefetch: int,
+        idle: float | None,
+        nulls: Any = None,
+    ) -> Any:
+        """With ``idle`` a batch without rows comes whenever none has come for so many seconds."""
         tf = tensorflow()
         declared = row_spec(spec)
+        arrange = functools.partial(specs.arrange, specs.outline(spec))
+        if shuffle < 0:
+            raise ValueError(f"shuffle={shuffle}: a window has some rows, or 0 for none")
+        if shuffle and not self.reader.train:
+            raise FormError("rows of an inference are not shuffled: results go back in their order")
         known = bool(declared) and not nulls and all(shape is not None for _, shape in declared.values())
-        schema = self._open(batch_size, spec, nulls, wait=not known)
+        schema = self._open(batch_size, spec, nulls, wait=not known and idle is None)
         if known:
             single = {name: self._column_spec(_declared(name, *part)) for name, part in declared.items()}
-            signature: Any = single if isinstance(spec, dict) else tuple(single.values())
-            as_dict = isinstance(spec, dict)
         else:
+            if idle is not None:
+                raise FormError(
+                    "nodes in step need a spec with every dtype and shape, and no nulls, since one of them may have no rows: "
+                    f"such as {{'x': ('float32', (784,)), 'y': ('int32', ())}}, not {spec!r}"
+                )
             if schema is None:
                 raise ChannelClosed(
                     "the feed ended without a row for this process (fewer partitions than nodes?): repartition the data, or say "
                     "what its elements would be, with shapes: dataset(..., spec={'x': ('float32', (784,)), 'y': ('int32', ())})"
                 )
-            single = {column.name: self._column_spec(column) for column in schema.outputs}
-            signature, as_dict = _arrange(schema, single), schema.structure not in ("tuple", "list", "bare")
+            nested = specs.is_nested(spec)
+            wanted = [column for column in schema.outputs if not nested or column.name in declared]
+            single = {column.name: self._column_spec(column) for column in wanted}
+            if not nested:
+                arrange = functools.partial(_arrange, schema)
+        if not self.reader.train:
+            prefetch = 0  # a thread that waits for rows would keep results from going back
+        return datasets.make(
+            tf,
+            self._source(batch_size, shuffle, seed, idle),
+            single,
+            arrange,
+            to_tensor,
+            batch_size,
+            drop_remainder=drop_remainder,
+            prefetch=prefetch,
+            empty=idle is not None,
+        )
 
-        def epoch() -> Iterator[Any]:
-            while (batch := self.reader.next_batch(batch_size, epoch_ends=True)) is not None:
-                if drop_remainder and batch.rows < batch_size:
-                    continue
-                # from_generator takes arrays without a copy, but of ragged columns only tensors.
-                columns = {n: to_tensor(n, v) if isinstance(v, Ragged) else v for n, v in batch.columns.items()}
-                if as_dict:
-                    yield columns
-                else:
-                    values = tuple(columns[name] for name in single)
-                    yield values if isinstance(signature, tuple) else values[0]
+    def _source(self, n: int, shuffle: int, seed: int | None, timeout: float | None) -> datasets.Source:
+        if shuffle:
+            self._shuffled = self._shuffled or datasets.Shuffled(self.reader)
+            return self._shuffled.source(n, shuffle, seed, timeout)
 
-        dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
-        options = tf.data.Options()
-        # Spark has sharded the rows already; the default policy would throw away all but one worker's share of each node's.
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        return dataset.with_options(options)
+        def in_order(most: int) -> tuple[Columns, int] | None:
+            batch = self.reader.next_batch(n, epoch_ends=True, timeout=timeout, most=most)
+            return None if batch is None else (batch.columns, batch.rows)
+
+        return in_order
 
     def batch_results(self, results: Sequence[Any]) -> None:
         """Inference: one result for each row handed out, in the same order; Python objects, returned as they are.
@@ -382,13 +441,34 @@ class DataFeed:
     def terminate(self) -> None:
         """Want no more rows: feeding to this node ends soon, what is queued is dropped."""
         self.reader.terminate()
+        if self._shuffled is not None:
+            self._shuffled.clear()
 
     def _open(self, n: int, spec: Any, nulls: Any, *, tensors: bool = True, wait: bool = False) -> Schema | None:
         return self.reader.open_columns(n, row_spec(spec), nulls=null_policies(nulls), tensors=tensors, wait=wait)
 
-    def _structure(self, columns: Columns) -> Any:
-        assert self.reader.schema is not None
-        return _arrange(self.reader.schema, {name: to_tensor(name, array) for name, array in columns.items()})
+    def _tensor_maker(self, spec: Any) -> Callable[[Batch], Any]:
+        """A function that makes a batch's tensors; types are looked at once for all batches."""
+        schema = self.reader.schema
+        assert schema is not None
+        nested = specs.is_nested(spec)
+        arrange: Any = functools.partial(specs.arrange, specs.outline(spec)) if nested else functools.partial(_arrange, schema)
+        as_tuple = not nested and schema.structure in ("tuple", "list")
+        from_dlpack = tensorflow().experimental.dlpack.from_dlpack
+        aliasable: bool | None = None
+
+        def make(batch: Batch) -> Any:
+            nonlocal aliasable
+            columns = batch.columns
+            if batch.plain:
+                if aliasable is None:
+                    aliasable = all(array.size and _aliasable(array.dtype.name) for array in columns.values())  # type: ignore[union-attr]
+                if aliasable:
+                    tensors = [from_dlpack(array.__dlpack__()) for array in columns.values()]  # type: ignore[union-attr]
+                    return tuple(tensors) if as_tuple else arrange(dict(zip(columns, tensors, strict=True)))
+            return arrange({name: to_tensor(name, array) for name, array in columns.items()})
+
+        return make
 
     @staticmethod
     def _column_spec(column: Column) -> Any:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tfos_fast.channel.assembler import ALIGNMENT, Columns, is_aligned
+from tfos_fast.channel.aligned import ALIGNMENT, is_aligned
+from tfos_fast.channel.assembler import Columns
 from tfos_fast.channel.decode import columns as decode_columns
 from tfos_fast.channel.decode import convert
 from tfos_fast.channel.layout import Layout

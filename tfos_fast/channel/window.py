@@ -12,12 +12,14 @@ What is drawn depends on the seed and on the order of the rows, not on how they 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from tfos_fast import _window
-from tfos_fast.channel.assembler import Columns, aligned_empty
-from tfos_fast.errors import FormError
+from tfos_fast.channel.aligned import Values, aligned_empty
+from tfos_fast.channel.assembler import Columns
+from tfos_fast.channel.ragged import Ragged, concatenate
 
 
 @dataclass(slots=True)
@@ -90,22 +92,14 @@ class Window:
         Parameters
         ----------
         columns : dict
-            Column name -> C-contiguous array of ``rows`` rows.
+            Column name -> C-contiguous array of ``rows`` rows, or a ragged column.
         rows : int
         held : bool
             They alias a slot.
-
-        Raises
-        ------
-        FormError
-            A column is no array.
         """
         assert self._entering is None
         if not rows:
             return
-        for name, array in columns.items():
-            if not isinstance(array, np.ndarray):
-                raise FormError(f"column {name!r} is no array, and shuffle= draws from arrays; use dataset().shuffle() instead")
         number = next((i for i, run in enumerate(self._runs) if run is None), len(self._runs))
         if number == len(self._runs):
             self._runs.append(None)
@@ -210,17 +204,20 @@ class Window:
         assert first is not None
         return {name: self._column(name, array, source, row, used) for name, array in first.columns.items()}
 
-    def _column(self, name: str, like: np.ndarray, source: np.ndarray, row: np.ndarray, used: list[int]) -> np.ndarray:
-        parts: list[np.ndarray | None] = [None] * len(self._runs)
+    def _column(self, name: str, like: Values, source: np.ndarray, row: np.ndarray, used: list[int]) -> Values:
+        parts: list[Any] = [None] * len(self._runs)
         for number in used:
             run = self._runs[number]
             assert run is not None
             parts[number] = run.columns[name]
+        if isinstance(like, Ragged):
+            one_by_one = zip(source.tolist(), row.tolist(), strict=True)
+            return concatenate([parts[number][at : at + 1] for number, at in one_by_one] or [like[0:0]])
         if like.dtype.hasobject:
             out = np.empty(len(row), object)
             for number in used:
                 mine = source == number
-                out[mine] = parts[number][row[mine]]  # type: ignore[index]
+                out[mine] = parts[number][row[mine]]
             return out
         out = aligned_empty((len(row), *like.shape[1:]), like.dtype)
         if out.size:
