@@ -156,7 +156,7 @@ def make(
                     continue
                 elif most > 1:
                     each = min(rows, batch_size)
-                    columns = {name: columns[name].reshape(rows // each, each, *columns[name].shape[1:]) for name in specs}
+                    columns = {name: _chunk(columns[name], rows // each, each) for name in specs}
                     # Who only looks at a first batch, as Keras does to build a model, must not lose a chunk by it.
                     ahead = min(most, 2 * ahead)
                 item = None
@@ -180,6 +180,10 @@ def make(
     # Spark has sharded the rows already; the default policy would throw away all but one worker's share of each node's.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.with_options(options)
+
+
+def _chunk(rows: Any, batches: int, each: int) -> np.ndarray:
+    return rows.reshape(batches, each, *rows.shape[1:])
 
 
 def _nothing(spec: Any) -> Values:

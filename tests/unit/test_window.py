@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,8 +9,8 @@ from hypothesis import strategies as st
 
 from tfos_fast import _window
 from tfos_fast.channel import window as module
-from tfos_fast.channel.assembler import is_aligned
-from tfos_fast.errors import FormError
+from tfos_fast.channel.aligned import is_aligned
+from tfos_fast.channel.ragged import Ragged, concatenate
 
 
 def window_of(rows: int, seed: int, *, most_held: int) -> module.Window:
@@ -128,13 +126,16 @@ def test_what_an_iterator_left_is_drawn_in_the_next_way():
     assert sorted(seen) == list(range(80))
 
 
-def test_columns_that_are_no_arrays_are_refused():
-    class Ragged:
-        pass
-
-    columns: Any = {"x": Ragged()}
-    with pytest.raises(FormError, match="column 'x' is no array"):
-        window_of(10, 0, most_held=1).push(columns, 3, held=True)
+def test_ragged_rows_are_drawn_whole():
+    lists = [[i] * (i % 4) for i in range(60)]
+    ragged = concatenate([Ragged(np.array(row, np.int64), [np.array([0, len(row)])]) for row in lists])
+    window = window_of(10, 0, most_held=1)
+    seen = []
+    for at in (0, 20, 40):
+        window.push({"n": np.arange(at, at + 20), "x": ragged[at : at + 20]}, 20, held=True)
+        while (drawn := window.draw(7, last=at == 40)) is not None:
+            seen += zip(drawn[0]["n"].tolist(), drawn[0]["x"].tolist(), strict=True)
+    assert sorted(seen) == list(enumerate(lists))
 
 
 def test_gather_and_pick_check_what_they_are_given():

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from tfos_fast.channel.aligned import ALIGNMENT, is_aligned
 from tfos_fast.channel.assembler import Columns
 from tfos_fast.channel.decode import columns as decode_columns
@@ -43,9 +45,10 @@ class Cutter:
         if where.schema == pinned and all(column.kind == "fixed" for column in pinned.columns):
             whole = decode_columns(where, lease, 0, rows)
             self._whole = list(whole.items())
-            if all(is_aligned(array) for array in whole.values()):
+            arrays = [array for array in whole.values() if isinstance(array, np.ndarray)]  # all of them, as they are fixed
+            if all(map(is_aligned, arrays)):
                 # Powers of two: the largest is a multiple of the others.
-                self.grain = max((ALIGNMENT // math.gcd(array.strides[0], ALIGNMENT) for array in whole.values()), default=1)
+                self.grain = max((ALIGNMENT // math.gcd(array.strides[0], ALIGNMENT) for array in arrays), default=1)
 
     def __call__(self, start: int, stop: int) -> Columns:
         """Columns of some rows. Memory is not copied where columns are fixed."""
