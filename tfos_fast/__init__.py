@@ -19,7 +19,7 @@ if not sys.platform.startswith("linux"):
 
 __version__ = "0.1.0"
 
-_CLUSTER_NAMES = ("Cluster", "InputMode", "reserve", "run")
+_CLUSTER_NAMES = ("Cluster", "InputMode", "parquet", "reserve", "run")
 _TENSOR_NAMES = ("MASK",)
 
 
@@ -40,4 +40,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_CLUSTER_NAMES, *_TENSOR_NAMES})
 
 
-__all__ = ["MASK", "Cluster", "InputMode", "TfosError", "reserve", "run"]
+__all__ = ["MASK", "Cluster", "InputMode", "TfosError", "parquet", "reserve", "run"]

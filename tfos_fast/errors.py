@@ -98,6 +98,10 @@ class NoNodeOnHost(ClusterError, RuntimeError):
     """A feed task runs on a host that has no live node of the cluster."""
 
 
+class SourceError(ClusterError, ValueError):
+    """Files that are to be fed are not there, cannot be read, or have no such columns."""
+
+
 class NodeFailed(ClusterError, RuntimeError):
     """A node of the cluster failed.
 

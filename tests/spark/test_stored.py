@@ -65,7 +65,7 @@ def test_a_killed_feeder_goes_on_in_the_middle_of_a_batch(sc, out, tmp_path):
                     os.kill(os.getpid(), 9)
 
         # The feed's own action, over batches whose worker dies.
-        from tfos_fast.cluster import cluster as module
+        from tfos_fast.cluster import source as module
 
         original = module.pickled_batches
         module.pickled_batches = lambda data: batches.mapPartitionsWithIndex(die)

@@ -72,6 +72,11 @@ class Writer:
         self._conn = Connection(address, "writer", self._handle, stall_timeout=stall_timeout)
         self._results = ResultReader(self._conn.segment)
 
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of a slot."""
+        return self._conn.segment.slot_bytes
+
     # ---- public --------------------------------------------------------------------------------------------------------------
 
     def open_partition(self, key: str | None = None, attempt: int = 0, *, exchange: bool = False) -> int:

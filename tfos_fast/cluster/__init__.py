@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfos_fast.cluster.cluster import Cluster, InputMode
+    from tfos_fast.cluster.columnar import Parquet, parquet
     from tfos_fast.cluster.context import Context
     from tfos_fast.cluster.report import FeedReport
     from tfos_fast.cluster.reserving import reserve, run
@@ -19,6 +20,8 @@ _HOMES = {
     "Context": "context",
     "FeedReport": "report",
     "InputMode": "cluster",
+    "Parquet": "columnar",
+    "parquet": "columnar",
     "reserve": "reserving",
     "run": "reserving",
 }
@@ -32,4 +35,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'tfos_fast.cluster' has no attribute {name!r}")
 
 
-__all__ = ["Cluster", "Context", "FeedReport", "InputMode", "reserve", "run"]
+__all__ = ["Cluster", "Context", "FeedReport", "InputMode", "Parquet", "parquet", "reserve", "run"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from enum import IntEnum
@@ -19,8 +20,9 @@ from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception
 from tfos_fast.cluster.launch import Handing, pickle_main
 from tfos_fast.cluster.placement import Slots, count_slots
 from tfos_fast.cluster.report import FeedReport
+from tfos_fast.cluster.source import source_of
+from tfos_fast.cluster.splits import Order
 from tfos_fast.cluster.states import stuck
-from tfos_fast.cluster.stored import loads_of, pickled_batches
 from tfos_fast.errors import ClusterError, ClusterTimeout, TfosError
 
 log = logging.getLogger("tfos_fast.cluster")
@@ -129,7 +131,9 @@ class Cluster:
 
     # ---- feed ----------------------------------------------------------------------------------------------------------------
 
-    def feed(self, data: Any, epochs: int = 1, *, feed_timeout: float = 600.0) -> FeedReport:
+    def feed(
+        self, data: Any, epochs: int = 1, *, shuffle: bool = False, seed: int | None = None, feed_timeout: float = 600.0
+    ) -> FeedReport:
         """Feed every row to the nodes; returns when a trainer's process has taken each.
 
         Each epoch is one Spark job over ``data``. Rows of a partition go to one node, in order; a task that is tried again
@@ -138,10 +142,17 @@ class Cluster:
 
         Parameters
         ----------
-        data : RDD or DataFrame
+        data : RDD, DataFrame or Parquet
             A DataFrame goes as Arrow batches, without passing through Python rows; an RDD that Spark stores as pickled batches
-            (cached, checkpointed, or from ``parallelize``, ``repartition``, ``union``) is read from these without unpickling.
+            (cached, checkpointed, or from ``parallelize``, ``repartition``, ``union``) is read from these without unpickling;
+            files of :func:`tfos_fast.parquet` are read by the tasks without the JVM.
         epochs : int
+        shuffle : bool
+            A new order of the partitions in each epoch, without a Spark shuffle: the tasks of the epoch's job are launched in that
+            order. A task that prefers the executor that has its partition cached may be launched earlier or later, and such a
+            partition stays with its executor's node. Rows inside a partition keep their order: mix them in ``main``.
+        seed : int, optional
+            Gives the same orders each time. Without it every feed has orders of its own.
         feed_timeout : float
             Seconds without any movement, though rows wait, after which the feed is given up.
 
@@ -156,11 +167,15 @@ class Cluster:
         StallTimeout
         SchemaMismatch, RowTooLarge, NoNodeOnHost
             A feed task could not go on.
+        SourceError
+            Files cannot be read.
         """
         check_data(data, "feed")
         self._check(running="feed")
         if epochs < 1:
             raise ValueError(f"epochs must be 1 or more, not {epochs}")
+        source = source_of(self.sc, data)
+        seed = secrets.randbits(62) if seed is None else seed
         self._feeds += 1
         begin = time.monotonic()
         states = self._coordinator.nodes
@@ -168,7 +183,8 @@ class Cluster:
         partitions = epoch = 0
         for epoch in range(epochs):
             job_name = f"feed{self._feeds}/{epoch}"
-            action = _feed_action(data, Feeder(self.nodes, job_name, feed_timeout))
+            order = Order(seed, epoch) if shuffle else None
+            action = source.action(Feeder(self.nodes, job_name, feed_timeout, order.turn if order else 0), order)
             job = SparkJob(self.sc, f"feed {self._feeds}, epoch {epoch + 1} of {epochs}", action, self._coordinator.changed)
             self._watch(job, stall=feed_timeout)
             partitions += self._coordinator.end_job(job_name)[0]
@@ -347,12 +363,3 @@ class Cluster:
                 self._told = True
                 return exception_of(failure)
         return error
-
-
-def _feed_action(data: Any, feeder: Feeder) -> Callable[[], Any]:
-    if is_frame(data):
-        return lambda: data.mapInArrow(feeder.batches, "partition int, rows long").collect()
-    batches = pickled_batches(data)
-    if batches is not None:
-        return lambda: batches.mapPartitionsWithIndex(feeder.pickled(loads_of(data))).collect()
-    return lambda: data.mapPartitionsWithIndex(feeder.rows).collect()

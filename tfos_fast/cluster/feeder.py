@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tfos_fast.channel.writer import Writer
+    from tfos_fast.cluster.splitreader import SplitReader
 
 FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, rather than to fail and be tried again
 
 
-def choose(nodes: Iterable[m.NodeInfo], partition: int) -> Channel | None:
+def choose(nodes: Iterable[m.NodeInfo], partition: int, turn: int = 0) -> Channel | None:
     """Attach to the node that this partition goes to: of the same executor, else of the same host; among those the hungriest.
 
     Returns
@@ -56,7 +57,7 @@ def choose(nodes: Iterable[m.NodeInfo], partition: int) -> Channel | None:
                 continue
             queued = status["rows_published"] - status["rows_taken"]
             # Tasks that begin at the same moment see the same counters: their partitions' numbers part them.
-            rank = (node.executor.pid != executor, status["writers"], queued, (position - partition) % len(nodes))
+            rank = (node.executor.pid != executor, status["writers"], queued, (position - partition - turn) % len(nodes))
             found.append((rank, channel))
     except BaseException:
         for _, channel in found:
@@ -100,11 +101,14 @@ class Feeder:
         Prefix of the partitions' keys in the ledger.
     stall_timeout : float
         Seconds without movement after which a wait ends in StallTimeout.
+    turn : int
+        Parts partitions among nodes that are equally good for them: with another number they part differently.
     """
 
     nodes: tuple[m.NodeInfo, ...]
     job: str
     stall_timeout: float
+    turn: int = 0
 
     def rows(self, _: int, partition: Iterable[Any]) -> Iterator[tuple[int, int]]:
         """For ``mapPartitionsWithIndex``: yields (partition, rows written here)."""
@@ -140,13 +144,30 @@ class Feeder:
         number, rows = self._feed((batch for batch in partition if batch.num_rows), write)
         yield pa.RecordBatch.from_pydict({"partition": pa.array([number], pa.int32()), "rows": pa.array([rows], pa.int64())})
 
+    def files(self, reader: SplitReader) -> Callable[[int, Iterable[Any]], Iterator[tuple[int, int]]]:
+        """For ``mapPartitionsWithIndex`` over splits of files, one in a partition: yields (partition, rows written here)."""
+
+        def write(writer: Writer, splits: Iterator[Any], skip: int) -> int:
+            rows = 0
+            for split in splits:
+                for batch in reader.batches(split, writer.slot_bytes, skip):
+                    rows += writer.write_batch(batch)
+                    if writer.terminated:
+                        break
+            return rows
+
+        def run(_: int, partition: Iterable[Any]) -> Iterator[tuple[int, int]]:
+            yield self._feed(iter(partition), write)
+
+        return run
+
     def _feed(self, items: Iterator[Any], write: Callable[[Writer, Iterator[Any], int], int]) -> tuple[int, int]:
         number, attempt = _attempt()
         try:
             first = next(items)
         except StopIteration:
             return number, 0
-        channel = choose(self.nodes, number)
+        channel = choose(self.nodes, number, self.turn)
         if channel is None:
             return number, 0
         try:
