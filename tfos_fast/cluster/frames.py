@@ -50,16 +50,17 @@ def in_small_batches(sc: Any, frame: Any) -> Any:
     session says how large batches are to be, this holds.
     """
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.types import BooleanType, DatetimeType, NumericType
+    from pyspark.sql.types import BooleanType, DateType, NumericType, TimestampNTZType, TimestampType
 
     if not hasattr(frame, "_jdf"):
         return frame
+    fixed = (NumericType, BooleanType, DateType, TimestampType, TimestampNTZType)
     session = frame.sparkSession._jsparkSession.cloneSession()
     conf = session.conf()
     told = conf.getAll()
     if conf.isModifiable(_BYTES):  # since Spark 4.1
         name, value = _BYTES, str(BATCH_BYTES)
-    elif any(not isinstance(field.dataType, NumericType | BooleanType | DatetimeType) for field in frame.schema.fields):
+    elif any(not isinstance(field.dataType, fixed) for field in frame.schema.fields):
         name, value = _RECORDS, str(BATCH_RECORDS)
     else:
         return frame
