@@ -35,6 +35,10 @@ class NotEnoughMemory(SegmentError, MemoryError):
     """The segment does not fit into the memory that this process may use."""
 
 
+class StoreFull(ChannelError, OSError):
+    """The rows that ``keep="disk"`` keeps do not fit: its limit is reached, or the disk is full."""
+
+
 class AddressError(ChannelError, ValueError):
     """A channel address is malformed, or nothing of this user listens behind it on this host."""
 

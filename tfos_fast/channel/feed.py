@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.agreement import Agreement, check_form, is_sound
@@ -74,6 +74,10 @@ class Feed:
         self._streams = Streams()
         self._agreement = Agreement()
         self._told = False  # some writer packs by the form
+        self._keeping = False
+        self._kept = 0  # rows that the reader keeps, or will when it comes to them
+        self._replaying = 0  # of these, how many it has yet to take in a replay
+        self._replayed: Callable[[], None] = lambda: None
         self._queue: deque[tuple[m.Message, int | None]] = deque()  # for a reader that is not there yet
         self._slot_rows: dict[int, tuple[Stream, int]] = {}  # published slot -> its stream and rows
         self._starving = False
@@ -245,6 +249,7 @@ class Feed:
         stream.published += message.rows
         stream.in_flight += 1
         self.rows_published += message.rows
+        self._kept += message.rows if self._keeping else 0
         self._slot_rows[message.slot] = (stream, message.rows)
         self._starving = False
         self._to_reader(m.Deliver(message.slot, stream.lane, message.rows, message.capacity, message.schema_id, None), message.slot)
@@ -372,6 +377,17 @@ class Feed:
         if message.released:
             self._grant()
 
+    def _on_replayed(self, peer: bytes, message: m.Replayed) -> None:
+        if peer == self.reader and self.terminated:
+            return  # the rows that it had yet to take were forgotten
+        if peer != self.reader or message.rows > self._replaying:
+            raise TableError(f"{message.rows} rows replayed, {self._replaying} are to come")
+        self.progress += 1
+        self.rows_taken += message.rows
+        self._replaying -= message.rows
+        if message.rows and not self._replaying:
+            self._replayed()
+
     def _check_taken(self, stream: Stream) -> None:
         if stream.complete and stream.in_flight == 0 and stream.writer in self.peers:
             self._send(stream.writer, m.StreamTaken(stream.number))
@@ -444,6 +460,21 @@ class Feed:
         self._streams.forget_complete()
         self._to_reader(m.EpochEnd(), None)
 
+    def keep(self, kind: Literal["", "memory", "disk"], limit: int = 0) -> None:
+        """The reader keeps (or, with no kind, forgets) the rows that are published from here on, for ``replay``."""
+        self._keeping, self._kept = bool(kind), 0
+        self._to_reader(m.Keep(kind, limit), None)
+
+    def replay(self, seed: int | None, done: Callable[[], None]) -> None:
+        """The reader gets the rows that it keeps once more; ``done()`` when it has taken them all (never when it leaves before)."""
+        self.progress += 1
+        self.rows_published += self._kept
+        self._replaying, self._replayed = self._kept, done
+        if not self._kept:
+            done()
+            return
+        self._to_reader(m.Replay(seed), None)
+
     def end_feed(self) -> None:
         """Put the end of the feed behind everything published."""
         if not self.ended:
@@ -492,6 +523,7 @@ class Feed:
         m.OpenReader: ("reader", _open_reader),
         m.Pin: ("reader", _pin),
         m.Done: ("writer reader", _done),
+        m.Replayed: ("reader", _on_replayed),
         m.Starving: ("reader", _starve),
         m.Terminate: ("reader", _terminate),
     }

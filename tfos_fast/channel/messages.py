@@ -145,6 +145,12 @@ class Done(Message):
     released: list[Count]
 
 
+class Replayed(Message):
+    """So many more rows of a replay were taken by the reader's process."""
+
+    rows: Count
+
+
 class Starving(Message):
     """The reader waits and has nothing: writers should publish what they have."""
 
@@ -232,6 +238,19 @@ class EpochEnd(Message):
     """Everything of this epoch was delivered before this."""
 
 
+class Keep(Message):
+    """Forget the rows that are kept; with a ``kind``, keep those delivered from here on, in so many bytes (0: as seems good)."""
+
+    kind: Literal["", "memory", "disk"]
+    limit: int
+
+
+class Replay(Message):
+    """Deal out the kept rows once more: as they came, or with a seed in an order that it determines."""
+
+    seed: int | None
+
+
 class FeedEnd(Message):
     """Nothing more comes; with ``kind`` and ``text`` as in Failed, because somebody left before the end."""
 
@@ -297,10 +316,10 @@ class ControlAnswer(Message):
 
 Request = (
     Hello | Bye | AskStatus | Control | OpenPartition | Propose | Want | Publish | GiveBack | ClosePartition
-    | OpenReader | Pin | Done | Starving | Terminate | Register
+    | OpenReader | Pin | Done | Replayed | Starving | Terminate | Register
 )  # fmt: skip
 Answer = (
-    Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Deliver | StreamEnd | EpochEnd | FeedEnd
+    Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Deliver | StreamEnd | EpochEnd | FeedEnd | Keep | Replay
     | Pinned | StreamTaken | Shut | Terminated | Failed | Status | ControlAnswer
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfos_fast._segment import ReleaseSet
@@ -17,11 +17,12 @@ from tfos_fast.channel.assembler import Assembler, Batch, Columns, Slot
 from tfos_fast.channel.connection import STARVE_AFTER_MS, Connection, to_exception
 from tfos_fast.channel.cutter import Cutter
 from tfos_fast.channel.lattice import Declared, Nulls, apply_spec
-from tfos_fast.channel.layout import layout
+from tfos_fast.channel.layout import Layout, layout
+from tfos_fast.channel.replay import Keeper, Piece
 from tfos_fast.channel.results import ResultWriter
 from tfos_fast.channel.rowbuffer import RowBuffer
 from tfos_fast.channel.schema import Schema
-from tfos_fast.errors import FormError
+from tfos_fast.errors import ChannelError, FormError, TfosError
 
 _KEEP_FREE = 2  # slots that a hoarding reader must leave in motion
 _LINGER_S = 0.02  # inference: a short batch goes out when nothing came for so long
@@ -53,11 +54,12 @@ class Reader:
         self._form: m.Form | None = None
         self._inbox: deque[Any] = deque()  # Deliver, StreamEnd, EpochEnd, FeedEnd in order
         self._schemas: dict[int, Schema] = {}
-        self._current: int | None = None  # the slot that the assembler cuts
+        self._current: int | Piece | None = None  # the slot that the assembler cuts
         self._epoch_ends = False  # epochs matter to who reads
         self._assembler = Assembler()
         self._rows = RowBuffer(origins=not train)
-        self._row_slot = -1  # the slot that rows are made from
+        self._row_slot: int | Piece = -1  # the slot that rows are made from
+        self._keeper = Keeper()
         self._origin: deque[tuple[int, int]] = deque()  # whose rows were handed out and have no result yet
         self._leased: set[int] = set()  # slots delivered and not released
         self._taken: list[int] = []  # slots whose rows were all handed out, and
@@ -143,8 +145,11 @@ class Reader:
             elif isinstance(item, m.Deliver):
                 quiet_since = None
                 self._row_slot = item.slot
-                where = layout(self._schemas[item.schema_id], item.capacity, self._conn.segment.slot_bytes)
-                self._rows.push(where, self._lease(item), item.stream, item.rows)
+                where, lease = self._open(item)
+                self._rows.push(where, lease, item.stream, item.rows)
+            elif isinstance(item, Piece):
+                self._row_slot = item
+                self._rows.push(item.layout, item.buffer, item.stream, item.rows, item.start)
             elif isinstance(item, m.FeedEnd):
                 return
 
@@ -289,6 +294,8 @@ class Reader:
                         return Batch({}, 0) if epoch_ends and not self._leaving else None
                 else:
                     self._push(item)
+            elif isinstance(item, Piece):
+                self._push(item)
             elif isinstance(item, m.StreamEnd):
                 self._assembler.end_stream(item.stream)
             elif isinstance(item, m.FeedEnd) or epoch_ends:
@@ -298,19 +305,30 @@ class Reader:
                 return rest
         return None
 
-    def _push(self, message: m.Deliver) -> None:
-        self._collect()
-        lease = self._lease(message)
+    def _open(self, message: m.Deliver) -> tuple[Layout, Any]:
+        """Where the slot's columns lie, and its lease. What is to be kept is kept now: later the program may change it."""
         where = layout(self._schemas[message.schema_id], message.capacity, self._conn.segment.slot_bytes)
-        # Leases never stop progress: who keeps all but two slots gets copies from then on. Slots in the hands of writers that wait
-        # for their rows do not move either, so one more than these must stay.
-        alias = len(self._leased) <= self._quota - max(_KEEP_FREE, message.granted + 1)
-        if not alias:
-            self._hoarded += 1
+        lease = self._lease(message)
+        if self._keeper.keeps:
+            self._failing(lambda: self._keeper.add(where, lease, message.rows, message.stream))
+        return where, lease
+
+    def _push(self, item: m.Deliver | Piece) -> None:
+        self._collect()
+        if isinstance(item, Piece):
+            self._current = item
+            where, lease, alias, first = item.layout, item.buffer, True, item.start
+        else:
+            self._current = item.slot
+            (where, lease), first = self._open(item), 0
+            # Leases never stop progress: who keeps all but two slots gets copies from then on. Slots in the hands of writers that
+            # wait for their rows do not move either, so one more than these must stay.
+            alias = len(self._leased) <= self._quota - max(_KEEP_FREE, item.granted + 1)
+            if not alias:
+                self._hoarded += 1
         assert self.schema is not None
-        self._current = message.slot
-        cut = Cutter(where, lease, message.rows, self.schema)
-        self._assembler.push(Slot(message.stream, message.rows, cut, alias, cut.grain))
+        cut = Cutter(where, lease, first + item.rows, self.schema)
+        self._assembler.push(Slot(item.stream, first + item.rows, cut, alias, cut.grain, first))
 
     def _pin(self, n: int, deadline: float | None) -> bool:
         """Fix the schema once the first batch lies in the inbox; False when the deadline came first.
@@ -391,6 +409,7 @@ class Reader:
             if not self._terminated:
                 self._terminated = True
                 self._results.flush()
+                self._send_done()
                 self._conn.send(m.Terminate())
                 queued = [item.slot for item in self._inbox if isinstance(item, m.Deliver)]
                 self._forget()
@@ -436,6 +455,7 @@ class Reader:
 
     def _forget(self) -> None:
         self._inbox.clear()
+        self._keeper.clear()
         self._rows.clear()
         self._current = None
         self._assembler.clear()
@@ -481,12 +501,30 @@ class Reader:
             self._inbox.append(message)
 
     def _next_item(self, *, wait: bool) -> Any:
+        while True:
+            if self._keeper.ahead is not None:
+                return self._keeper.next()
+            item = self._next_message(wait=wait)
+            if isinstance(item, m.Keep | m.Replay):
+                self._obey(item)
+                continue
+            if isinstance(item, m.StreamEnd):
+                self._keeper.end_lane(item.stream)
+            if isinstance(item, m.FeedEnd):
+                if item.kind:
+                    self._conn.failure = to_exception(m.Failed(item.kind, item.text))
+                    raise self._conn.failure
+                self._feed_ended = True
+            return item
+
+    def _next_message(self, *, wait: bool) -> Any:
         if not self._inbox:
             self._conn.pump()
         if not self._inbox and wait and not self._feed_ended:
             self._results.flush()
             # Leases that have ended go with the next Done, unless slots are short; a wait of 5 ms sends them anyway.
             self._collect()
+            self._tell_replayed()
             if self._taken or len(self._leased) > self._quota // 2:
                 self._send_done()
             self._conn.wait(
@@ -494,25 +532,39 @@ class Reader:
             )
         if not self._inbox:
             return m.FeedEnd() if self._feed_ended else None
-        item = self._inbox.popleft()
-        if isinstance(item, m.FeedEnd):
-            if item.kind:
-                self._conn.failure = to_exception(m.Failed(item.kind, item.text))
-                raise self._conn.failure
-            self._feed_ended = True
-        return item
+        return self._inbox.popleft()
 
     def _drain_marks(self) -> None:
         """Take marks at the head of the inbox, so that ``ended`` can be known without reading a row."""
-        while self._inbox and not isinstance(self._inbox[0], m.Deliver):
+        while isinstance(self._keeper.ahead, m.StreamEnd):
+            self._assembler.end_stream(self._keeper.ahead.stream)
+            self._keeper.next()
+        while self._inbox and self._keeper.ahead is None and not isinstance(self._inbox[0], m.Deliver | m.Replay):
             item = self._inbox[0]
             if (isinstance(item, m.EpochEnd) and self._epoch_ends) or (isinstance(item, m.FeedEnd) and item.kind):
                 return
             self._inbox.popleft()
             if isinstance(item, m.StreamEnd):
+                self._keeper.end_lane(item.stream)
                 self._assembler.end_stream(item.stream)
+            elif isinstance(item, m.Keep):
+                self._obey(item)
             elif isinstance(item, m.FeedEnd):
                 self._feed_ended = True
+
+    def _obey(self, order: m.Keep | m.Replay) -> None:
+        if isinstance(order, m.Keep):
+            self._failing(lambda: self._keeper.begin(order))
+        else:
+            self._keeper.replay(order.seed, self._form.batch if self._form else 0)
+
+    def _failing(self, keep: Callable[[], None]) -> None:
+        """What cannot be kept is missing in every later epoch: no row is handed out any more."""
+        try:
+            keep()
+        except (TfosError, OSError, ValueError) as error:
+            self._conn.failure = error if isinstance(error, TfosError) else ChannelError(f"rows could not be kept: {error!r}")
+            raise self._conn.failure from error
 
     def _starve(self) -> None:
         self._results.flush()
@@ -523,8 +575,11 @@ class Reader:
         self._leased.add(message.slot)
         return self._conn.segment.lease(message.slot, self._released)
 
-    def _finish(self, slot: int) -> None:
-        self._taken.append(slot)  # told with the next Done: one message for a slot, not two
+    def _finish(self, slot: int | Piece) -> None:
+        if isinstance(slot, Piece):
+            self._keeper.finish(slot.rows)
+        else:
+            self._taken.append(slot)  # told with the next Done: one message for a slot, not two
 
     def _collect(self) -> None:
         """Note the leases that have ended."""
@@ -533,8 +588,14 @@ class Reader:
             self._leased.difference_update(ended)
             self._ended.extend(ended)
 
+    def _tell_replayed(self) -> None:
+        rows = self._keeper.told()
+        if rows:
+            self._conn.send(m.Replayed(rows))
+
     def _send_done(self) -> None:
         self._collect()
+        self._tell_replayed()
         if self._ended or self._taken:
             taken, self._taken = self._taken, []
             ended, self._ended = self._ended, []

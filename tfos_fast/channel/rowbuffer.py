@@ -29,7 +29,7 @@ class RowBuffer:
         self.ready: deque[Any] = deque()
         self._origins = origins
         self._made: deque[tuple[int, int]] = deque()  # whose rows these are: (stream, rows)
-        self._slot: tuple[Layout, Any, int, int] | None = None  # layout, lease, stream, rows
+        self._slot: tuple[Layout, Any, int, int] | None = None  # layout, lease, stream, last row
         self._at = 0
 
     def __len__(self) -> int:
@@ -40,22 +40,22 @@ class RowBuffer:
         """Whether the next slot may be pushed."""
         return self._slot is None
 
-    def push(self, where: Layout, lease: Any, stream: int, rows: int) -> None:
-        """A slot to make rows from; only when ``wants_slot``."""
-        self._slot, self._at = (where, lease, stream, rows), 0
+    def push(self, where: Layout, lease: Any, stream: int, rows: int, start: int = 0) -> None:
+        """A slot, or some rows of one, to make rows from; only when ``wants_slot``."""
+        self._slot, self._at = (where, lease, stream, start + rows), start
 
     def make(self) -> bool:
         """Make some rows. Values are copied. Whether the slot is used up; its lease is let go then."""
         assert self._slot is not None
-        where, lease, stream, rows = self._slot
-        stop = min(rows, self._at + _AT_ONCE)
+        where, lease, stream, end = self._slot
+        stop = min(end, self._at + _AT_ONCE)
         self.ready.extend(decode_rows(where, lease, self._at, stop))
         if self._origins:
             self._made.append((stream, stop - self._at))
         self._at = stop
-        if stop == rows:
+        if stop == end:
             self._slot = None
-        return stop == rows
+        return stop == end
 
     def take(self, n: int) -> tuple[list[Any], list[tuple[int, int]]]:
         """Up to ``n`` rows, and whose they are."""

@@ -75,6 +75,8 @@ class Agent:
         self._states: list[m.Message] = []
         self._pending: dict[int, tuple[str, int, Callable[..., None]]] = {}
         self._requests = 0
+        self._last_order = -1  # number of the last Keep or Replay
+        self._replayed = -1  # number of the last Replay whose rows were all taken
         self._driver_deadline: float | None = time.monotonic() + FIRST_CONTACT
         me = this_process()
         self.info = m.NodeInfo(
@@ -159,12 +161,33 @@ class Agent:
                 if not self.broker.feed.ended:
                     self.broker.end_epoch()
                 self._acknowledge(message.request)
+            case m.Keep():
+                if not self._again(message.request):
+                    self.broker.feed.keep(message.kind, message.limit)
+                self._acknowledge(message.request)
+            case m.Replay():
+                # Asked a second time, after a reconnect, it is not done twice; the answer may have been lost, too.
+                if not self._again(message.request):
+                    self._replay(message)
+                elif self._replayed == message.request:
+                    self._acknowledge(message.request)
             case m.EndFeed():
                 self.broker.end_feed()
                 self._acknowledge(message.request)
             case m.Stop():
                 self._stop("the driver said so")
         self.broker.flush()
+
+    def _again(self, request: int) -> bool:
+        again, self._last_order = self._last_order == request, request
+        return again
+
+    def _replay(self, message: m.Replay) -> None:
+        def done() -> None:
+            self._replayed = message.request
+            self._acknowledge(message.request)
+
+        self.broker.feed.replay(message.seed, done)
 
     def _acknowledge(self, request: int) -> None:
         status = self.broker.status()

@@ -19,6 +19,7 @@ from tfos_fast.cluster.frames import check_data, infer_frame, is_frame
 from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception
 from tfos_fast.cluster.launch import Handing, pickle_main
 from tfos_fast.cluster.placement import Slots, count_slots
+from tfos_fast.cluster.replay import Replay, check_keep, epoch_seed
 from tfos_fast.cluster.report import FeedReport
 from tfos_fast.cluster.source import source_of
 from tfos_fast.cluster.splits import Order
@@ -72,6 +73,7 @@ class Cluster:
         self._closed = False
         self._told = False  # the failure was raised once
         self._feeds = 0
+        self._keeping = False
 
     # ---- start ---------------------------------------------------------------------------------------------------------------
 
@@ -132,7 +134,15 @@ class Cluster:
     # ---- feed ----------------------------------------------------------------------------------------------------------------
 
     def feed(
-        self, data: Any, epochs: int = 1, *, shuffle: bool = False, seed: int | None = None, feed_timeout: float = 600.0
+        self,
+        data: Any,
+        epochs: int = 1,
+        *,
+        keep: str | None = None,
+        keep_limit: int | str | None = None,
+        shuffle: bool = False,
+        seed: int | None = None,
+        feed_timeout: float = 600.0,
     ) -> FeedReport:
         """Feed every row to the nodes; returns when a trainer's process has taken each.
 
@@ -147,10 +157,18 @@ class Cluster:
             (cached, checkpointed, or from ``parallelize``, ``repartition``, ``union``) is read from these without unpickling;
             files of :func:`tfos_fast.parquet` are read by the tasks without the JVM.
         epochs : int
+        keep : {"memory", "disk"}, optional
+            Only the first epoch is a Spark job. Each trainer keeps the packed rows that it got, in memory or in an unlinked file in
+            Spark's local folder (``spark.local.dir``), and gets them from there later: a node has the same rows in each epoch.
+            Batches alias what is kept, and writing into them changes nothing for the next epoch. It is given up with the feed.
+        keep_limit : int or str, optional
+            Bytes that a node may keep, as ``"4g"``. Default: half of the memory (of the container or machine) or disk that is free
+            when the feed begins. What does not fit raises NotEnoughMemory or StoreFull in the trainer, and so NodeFailed here.
         shuffle : bool
             A new order of the partitions in each epoch, without a Spark shuffle: the tasks of the epoch's job are launched in that
             order. A task that prefers the executor that has its partition cached may be launched earlier or later, and such a
-            partition stays with its executor's node. Rows inside a partition keep their order: mix them in ``main``.
+            partition stays with its executor's node. Rows inside a partition keep their order: mix them in ``main``. With ``keep``
+            later epochs replay the kept slots in a new order each, and the batches in neighbouring slots mixed.
         seed : int, optional
             Gives the same orders each time. Without it every feed has orders of its own.
         feed_timeout : float
@@ -174,14 +192,23 @@ class Cluster:
         self._check(running="feed")
         if epochs < 1:
             raise ValueError(f"epochs must be 1 or more, not {epochs}")
+        limit = check_keep(keep, keep_limit)
         source = source_of(self.sc, data)
         seed = secrets.randbits(62) if seed is None else seed
+        self._keep(keep if epochs > 1 else None, limit)
         self._feeds += 1
         begin = time.monotonic()
         states = self._coordinator.nodes
         before = {name: state.rows_taken for name, state in states.items()}
         partitions = epoch = 0
         for epoch in range(epochs):
+            if keep is not None and epoch:
+                replay = Replay(self._coordinator, states, epoch_seed(seed, epoch) if shuffle else None)
+                self._watch(replay, stall=feed_timeout)
+                self._order(m.EndEpoch)
+                if not any(state.eats for state in states.values()):
+                    break
+                continue
             job_name = f"feed{self._feeds}/{epoch}"
             order = Order(seed, epoch) if shuffle else None
             action = source.action(Feeder(self.nodes, job_name, feed_timeout, order.turn if order else 0), order)
@@ -192,6 +219,7 @@ class Cluster:
             if not any(state.eats for state in states.values()):
                 break
         self._check()
+        self._keep(None, 0)
         report = FeedReport(
             rows=sum(state.rows_taken - before[name] for name, state in states.items()),
             seconds=time.monotonic() - begin,
@@ -204,6 +232,12 @@ class Cluster:
         if report.ended_early:
             log.warning("the feed ended early at some nodes: %s", report)
         return report
+
+    def _keep(self, kind: Any, limit: int) -> None:
+        """The nodes keep what they are fed from here on, or give it up."""
+        if kind is not None or self._keeping:
+            self._order(lambda number: m.Keep(number, kind or "", limit))
+        self._keeping = kind is not None
 
     def train(self, data: Any, num_epochs: int = 1, *, feed_timeout: float = 600.0) -> FeedReport:
         """Another name of :meth:`feed`."""
@@ -319,10 +353,10 @@ class Cluster:
         if running and self.input_mode is not InputMode.SPARK:
             raise ClusterError(f"{running} needs InputMode.SPARK; with InputMode.TENSORFLOW main reads its data itself")
 
-    def _order(self, make: type[m.EndEpoch] | type[m.EndFeed]) -> None:
+    def _order(self, make: Callable[[int], m.Order]) -> None:
         self._coordinator.order([node.name for node in self.nodes], make, 60.0)
 
-    def _watch(self, job: SparkJob, *, timeout: float | None = None, stall: float | None = None) -> None:
+    def _watch(self, job: SparkJob | Replay, *, timeout: float | None = None, stall: float | None = None) -> None:
         """Wait for a Spark job and look after the nodes; it is cancelled when one fails, all have ended, or nothing moves."""
         begin = moved = time.monotonic()
         progress: list[int] = []

@@ -123,13 +123,24 @@ class Coordinator:
 
         self._ask(apply)
 
-    def order(self, names: Iterable[str], make: Callable[[int], m.EndEpoch | m.EndFeed], timeout: float) -> None:
+    def order(self, names: Iterable[str], make: Callable[[int], m.Order], timeout: float) -> None:
         """Send an order to nodes and wait until each has acknowledged it or is gone.
 
         Raises
         ------
         ClusterTimeout
         """
+        names = list(names)
+        number = self.post(names, make)
+
+        def answered() -> bool:
+            nodes = [self.nodes[name] for name in names if name in self.nodes]
+            return all(number in node.acks or node.gone for node in nodes)
+
+        self.wait(answered, timeout, f"the driver waits for an answer of the agents {', '.join(names)}")
+
+    def post(self, names: Iterable[str], make: Callable[[int], m.Order]) -> int:
+        """Send an order to nodes; returns its number, which is among a node's ``acks`` once it has acknowledged it."""
         names = list(names)
         with self.changed:
             self._next += 1
@@ -143,11 +154,7 @@ class Coordinator:
 
         self._ask(apply)
 
-        def missing() -> list[str]:
-            nodes = [self.nodes[name] for name in names if name in self.nodes]
-            return [n.name for n in nodes if number not in n.acks and not n.gone]
-
-        self.wait(lambda: not missing(), timeout, f"the driver waits for an answer of the agents {', '.join(names)}")
+        return number
 
     def stop_nodes(self) -> None:
         """Tell every agent, known or yet to come, to end."""

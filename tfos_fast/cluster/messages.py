@@ -7,6 +7,8 @@ They travel over TCP, encrypted and authenticated by CURVE. They never carry row
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -163,6 +165,21 @@ class EndEpoch(Message, frozen=True):
     request: int
 
 
+class Keep(Message, frozen=True):
+    """Keep what is fed from here on (``kind`` memory or disk), in so many bytes (0: as seems good), or forget it ("")."""
+
+    request: int
+    kind: Literal["", "memory", "disk"]
+    limit: int
+
+
+class Replay(Message, frozen=True):
+    """The trainer gets what it keeps once more; acknowledged when it has taken every row."""
+
+    request: int
+    seed: int | None  # of the order; None: as it was fed
+
+
 class EndFeed(Message, frozen=True):
     """Put the end of the feed behind everything that is queued."""
 
@@ -174,7 +191,8 @@ class Stop(Message, frozen=True):
 
 
 FromAgent = Hello | Started | Ended | Terminated | Beat | OpenPartition | Fenced | PartitionDone | Ack | Bye
-ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | EndFeed | Stop
+Order = EndEpoch | Keep | Replay | EndFeed
+ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Stop
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_agent = msgspec.msgpack.Decoder(FromAgent).decode

@@ -19,7 +19,7 @@ class FeedReport:
     epochs : int
         Epochs that were fed whole or in part.
     partitions : int
-        Partitions that were published whole, over all epochs.
+        Partitions that were published whole, over all epochs that Spark fed; a replay (``keep``) publishes none.
     rows_of_node : dict
         Node name -> rows it took.
     ended_early : dict

@@ -53,7 +53,10 @@ def stuck(states: Iterable[NodeState]) -> str:
         trainer = f"its trainer (process {state.trainer.pid})" if state.trainer else "its trainer"
         if beat.writers and not beat.reader:
             lines.append(f"{beat.writers} feed tasks wait for {state.name} on {state.host}, where {trainer} does not read")
+            continue
+        left = beat.rows_published - beat.rows_taken
+        if any(isinstance(order, m.Replay) for order in state.orders.values()):
+            lines.append(f"the driver waits for {state.name} on {state.host}, where {trainer} leaves {left} rows of a replay")
         elif beat.waiting:
-            left = beat.rows_published - beat.rows_taken
             lines.append(f"{beat.waiting} feed tasks wait for {state.name} on {state.host}, where {trainer} leaves {left} rows")
     return "; ".join(lines)
