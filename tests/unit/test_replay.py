@@ -37,11 +37,16 @@ class Kept:
         self.thread, self.wrote = in_thread(lambda: self.write(partitions))
 
     def write(self, partitions):
-        with self.channel.writer() as writer:
-            for number, rows in enumerate(partitions):
-                writer.open_partition(f"p{number}", 0)
-                writer.write_rows(rows)
-                writer.end_partition()
+        try:
+            with self.channel.writer() as writer:
+                for number, rows in enumerate(partitions):
+                    writer.open_partition(f"p{number}", 0)
+                    writer.write_rows(rows)
+                    writer.end_partition()
+        except Exception as error:
+            failed = repr(error)
+            self.broker.do(lambda: self.broker.fail(failed))  # the reader must not wait for what does not come
+            raise
         self.broker.do(self.broker.end_epoch)
 
     def replay(self, seed=None):
@@ -75,7 +80,7 @@ def same(a, b):
 
 ROWS = [
     [[(float(i), [i] * 3) for i in range(700)], [(float(i), [i] * 3) for i in range(1000, 1010)]],
-    [[(f"s{i}" * (i % 5), i, i if i % 3 else {"i": i}) for i in range(900)], [("é", -1, b"x")]],
+    [[(f"s{i}" * (i % 5), i, i if i % 3 else b"y") for i in range(900)], [("é", -1, b"x")]],
     [[1, 2, 3], [0.5] * 300, list(range(200))],  # the schema widens in the first epoch
     [[(i, [float(k) for k in range(i % 7)], ["a"] * (i % 3)) for i in range(900)], [(-1, [], [])]],
 ]
