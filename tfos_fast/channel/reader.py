@@ -262,7 +262,7 @@ class Reader:
             batch = self._next_columns(n, epoch_ends, deadline, most, runs)
             if batch is not None and not self._train:
                 self._origin.extend(batch.origin)
-            if self._taken or self._ended or self._released.pending:
+            if self._taken or self._ended or self._released.pending or self._keeper.untold:
                 self._send_done()
             return batch
 

@@ -38,7 +38,7 @@ class Keeper:
         self._store: Store | None = None
         self._coming: Iterator[Piece | m.StreamEnd] = iter(())
         self.ahead: Piece | m.StreamEnd | None = None  # what comes next in the replay that is under way
-        self._untold = 0  # rows that were taken in the replay and not yet reported
+        self.untold = 0  # rows that were taken in the replay and not yet reported
 
     @property
     def keeps(self) -> bool:
@@ -87,17 +87,17 @@ class Keeper:
 
     def finish(self, rows: int) -> None:
         """So many rows of the replay were handed out or carried."""
-        self._untold += rows
+        self.untold += rows
 
     def told(self) -> int:
         """Rows to report now."""
-        rows, self._untold = self._untold, 0
+        rows, self.untold = self.untold, 0
         return rows
 
     def clear(self) -> None:
         """Forget everything. Arrays handed out stay valid."""
         self._coming, self.ahead = iter(()), None
-        self._untold = 0
+        self.untold = 0
         if self._store is not None:
             self._store.close()
             self._store = None
