@@ -6,7 +6,7 @@ TensorFlow is imported only by the methods that need it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from tfos_fast._convert import dtype_of
 from tfos_fast._nested import ANY_LENGTH, TEXTS
 from tfos_fast.channel.aligned import Values, is_aligned
 from tfos_fast.channel.assembler import Batch, Columns
+from tfos_fast.channel.blocks import to_results
 from tfos_fast.channel.lattice import EVERY, Nulls
 from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.reader import Reader, Spec
@@ -428,15 +429,23 @@ class DataFeed:
 
         return in_order
 
-    def batch_results(self, results: Sequence[Any]) -> None:
-        """Inference: one result for each row handed out, in the same order; Python objects, returned as they are.
+    def batch_results(self, results: Any) -> None:
+        """Inference: one result for each row handed out, in the same order.
+
+        Parameters
+        ----------
+        results : sequence, array, tensor, dict or tuple
+            A list (or another sequence): its items are the results, and come back as they are, types included.
+            A numpy array or eager tensor: the result of row ``i`` is ``results[i]``, an array, or a Python number where that has no
+            dimension. A dict of these (or of lists): the results are dicts of the columns' values. A tuple of arrays: tuples.
+            Arrays of numbers are copied as memory, and become columns of a DataFrame without passing through rows.
 
         Raises
         ------
         ValueError
-            There are more results than rows without one.
+            There are more results than rows without one, or columns differ in length.
         """
-        self.reader.write_results(list(results))
+        self.reader.write_results(to_results(results))
 
     def terminate(self) -> None:
         """Want no more rows: feeding to this node ends soon, what is queued is dropped."""

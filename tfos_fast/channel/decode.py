@@ -98,6 +98,11 @@ def rows(layout: Layout, buffer: Any, start: int, stop: int) -> list[Any]:
     return _unpack.make_dicts(schema.names, values)
 
 
+def column_values(layout: Layout, buffer: Any, index: int, start: int, stop: int) -> list[Any]:
+    """Give one column's values of rows of a slot, as ``rows`` does."""
+    return _values(layout, _slot(layout, buffer, start, stop), index, start, stop)
+
+
 def convert(batch: dict[str, Values], src: Schema, dst: Schema) -> dict[str, Values]:
     """Widen a batch of an older schema to a newer one that :func:`tfos_fast.channel.lattice.join` made from it.
 

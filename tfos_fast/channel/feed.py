@@ -284,7 +284,7 @@ class Feed:
         self._grants.forget(peer)
         if not stream.fenced:
             self._streams.finish(stream)
-            self._to_reader(m.StreamEnd(stream.lane), None)
+            self._to_reader(m.StreamEnd(stream.lane, self._streams.exchanges() if stream.exchange else 0), None)
             self.on_partition_done(stream.key, stream.attempt, stream.published)
             self._check_taken(stream)
             self.progress += 1
@@ -293,7 +293,7 @@ class Feed:
     def _end_lane(self, stream: Stream) -> None:
         """A stream ends unfinished. The next attempt may go on in its lane; for results each attempt begins anew."""
         if stream.exchange:
-            self._to_reader(m.StreamEnd(stream.lane), None)
+            self._to_reader(m.StreamEnd(stream.lane, self._streams.exchanges()), None)
 
     # ---- the reader ----------------------------------------------------------------------------------------------------------
 
@@ -323,7 +323,7 @@ class Feed:
         self.train = message.train
         if not message.train and self.table.quota[OUTPUT] == 0:
             self.table.reserve_output()
-        self._send(peer, m.FormSet(self.form))
+        self._send(peer, m.FormSet(self.form, self.table.quota[INPUT]))
         for name, state in list(self.peers.items()):
             if state.waiting is not None:
                 self._open_partition(name, state.waiting)

@@ -175,9 +175,10 @@ class Welcome(Message):
 
 
 class FormSet(Message):
-    """Answer to OpenReader: the form in force."""
+    """Answer to OpenReader: the form in force, and how many slots the rows on their way to the reader may take."""
 
     form: Form
+    quota: int
 
 
 class Opened(Message):
@@ -229,9 +230,10 @@ class Deliver(Message):
 
 
 class StreamEnd(Message):
-    """Nothing more comes of this stream."""
+    """Nothing more comes of this stream. Where results are wanted back: how many other streams are still open."""
 
     stream: int
+    open: int = 0
 
 
 class EpochEnd(Message):

@@ -14,6 +14,7 @@ from typing import Any
 from tfos_fast._segment import ReleaseSet
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.assembler import Assembler, Batch, Columns, Slot
+from tfos_fast.channel.blocks import Block
 from tfos_fast.channel.connection import STARVE_AFTER_MS, Connection, to_exception
 from tfos_fast.channel.cutter import Cutter
 from tfos_fast.channel.lattice import Declared, Nulls, apply_spec
@@ -25,7 +26,7 @@ from tfos_fast.channel.schema import Schema
 from tfos_fast.errors import ChannelError, FormError, TfosError
 
 _KEEP_FREE = 2  # slots that a hoarding reader must leave in motion
-_LINGER_S = 0.02  # inference: a short batch goes out when nothing came for so long
+_LINGER_S = 0.02  # inference: a short batch goes out when some writer is there and nothing came for so long
 Spec = dict[str, Declared]
 
 
@@ -70,11 +71,12 @@ class Reader:
         self._leaving = False  # terminate() or close() was called, perhaps while another thread waits for rows
         self._hoarded = 0
         self._conn = Connection(address, "reader", self._handle, stall_timeout=stall_timeout)
-        slots = self._conn.segment.n_slots
-        self._quota = slots if train else slots - max(1, slots // 4)  # see SlotTable.reserve_output
-        self._released = ReleaseSet(slots)
+        self._quota = self._conn.segment.n_slots  # of slots for rows; less when some are kept for results
+        self._released = ReleaseSet(self._conn.segment.n_slots)
         self._conn.wake_on(self._released.fd, self._send_done)
         self._results = ResultWriter(self._conn)
+        self._all_ended = False  # inference: no writer is left that could fill up a batch
+        self.on_close: Callable[[], None] | None = None  # called once, by close
 
     # ---- state ---------------------------------------------------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ class Reader:
     def next_rows(self, n: int) -> list[Any]:
         """The next ``n`` rows, equal to what was fed, Python types included. Values are copied.
 
-        Waits for ``n`` rows. Fewer come only at the end of the feed, and in inference when nothing more has come for a moment.
+        Waits for ``n`` rows. Fewer come only at the end of the feed, and in inference when every open partition has ended or nothing has come for a moment.
         """
         with self._lock:
             if len(self._rows.ready) < n:
@@ -137,6 +139,8 @@ class Reader:
                 continue
             item = self._next_item(wait=not (len(self._rows) and not self._train))
             if item is None:
+                if self._all_ended:
+                    return
                 # Inference: rows of a partition whose feeder waits for their results must not wait for company.
                 quiet_since = quiet_since or time.monotonic()
                 if time.monotonic() - quiet_since > _LINGER_S:
@@ -281,7 +285,7 @@ class Reader:
             if item is None:
                 now = time.monotonic()
                 quiet_since = quiet_since or now
-                if impatient and now - quiet_since > _LINGER_S:
+                if impatient and (self._all_ended or now - quiet_since > _LINGER_S):
                     return self._assembler.rest(n)
                 if deadline is not None and now >= deadline:
                     return Batch({}, 0) if epoch_ends else None
@@ -375,8 +379,13 @@ class Reader:
 
     # ---- results -------------------------------------------------------------------------------------------------------------
 
-    def write_results(self, results: list[Any]) -> None:
+    def write_results(self, results: list[Any] | Block) -> None:
         """Send results back, one for each row handed out, in the same order.
+
+        Parameters
+        ----------
+        results : list or Block
+            See :func:`tfos_fast.channel.blocks.to_results`.
 
         Raises
         ------
@@ -445,6 +454,8 @@ class Reader:
                     self._send_done()
             finally:
                 self._forget()
+                if self.on_close is not None:
+                    self.on_close()
                 self._conn.close()
 
     def _check_answered(self) -> None:
@@ -482,7 +493,7 @@ class Reader:
                 )
             return
         self._conn.send(m.OpenReader(form, self._train))
-        self._conn.ask(m.FormSet, "the broker to take the form")
+        self._quota = self._conn.ask(m.FormSet, "the broker to take the form").quota
         self._form = form
         self.spec = form.spec
 
@@ -532,7 +543,16 @@ class Reader:
             )
         if not self._inbox:
             return m.FeedEnd() if self._feed_ended else None
-        return self._inbox.popleft()
+        item = self._inbox.popleft()
+        self._note_open(item)
+        return item
+
+    def _note_open(self, item: Any) -> None:
+        """A writer that has ended its partition waits for results; when all do, nobody will fill up a batch."""
+        if isinstance(item, m.StreamEnd):
+            self._all_ended = not self._train and item.open == 0
+        elif isinstance(item, m.Deliver):
+            self._all_ended = False
 
     def _drain_marks(self) -> None:
         """Take marks at the head of the inbox, so that ``ended`` can be known without reading a row."""
@@ -544,6 +564,7 @@ class Reader:
             if (isinstance(item, m.EpochEnd) and self._epoch_ends) or (isinstance(item, m.FeedEnd) and item.kind):
                 return
             self._inbox.popleft()
+            self._note_open(item)
             if isinstance(item, m.StreamEnd):
                 self._keeper.end_lane(item.stream)
                 self._assembler.end_stream(item.stream)

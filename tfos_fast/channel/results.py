@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sized
+from itertools import groupby
 from typing import Any
 
+import numpy as np
+
+from tfos_fast._copy import copy
 from tfos_fast._pack import END, FULL, MISFIT, RowPacker
 from tfos_fast.channel import messages as m
+from tfos_fast.channel.blocks import Block
 from tfos_fast.channel.connection import Connection
-from tfos_fast.channel.decode import rows
+from tfos_fast.channel.decode import columns, rows
 from tfos_fast.channel.infer import infer
 from tfos_fast.channel.lattice import join
-from tfos_fast.channel.layout import layout, plan
+from tfos_fast.channel.layout import Layout, plan
+from tfos_fast.channel.layout import layout as lay_out
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.table import OUTPUT
 
 _FLUSH_ROWS = 4096
+_FLUSH_BYTES = 1 << 20  # of arrays: larger ones are packed at once, and not copied before
+
+#: What becomes of a slot of results: ``(layout, slot, rows)`` to anything with a length, one for each row. It copies what it needs.
+Decode = Callable[[Layout, Any, int], Sized]
+
+
+def result_rows(where: Layout, slot: Any, count: int) -> list[Any]:
+    """A slot of results as the rows that were given."""
+    return rows(where, slot, 0, count)
 
 
 class ResultReader:
@@ -29,7 +45,8 @@ class ResultReader:
 
     def __init__(self, segment: Segment) -> None:
         self.stream: int | None = None
-        self.ready: deque[list[Any]] = deque()
+        self.ready: deque[Any] = deque()
+        self.decode: Decode = result_rows
         self._segment = segment
         self._schemas: dict[int, Schema] = {}
 
@@ -38,8 +55,8 @@ class ResultReader:
         if message.schema is not None:
             self._schemas[message.schema_id] = message.schema
         if message.stream == self.stream:
-            where = layout(self._schemas[message.schema_id], message.capacity, self._segment.slot_bytes)
-            self.ready.append(rows(where, self._segment.window(message.slot), 0, message.rows))
+            where = lay_out(self._schemas[message.schema_id], message.capacity, self._segment.slot_bytes)
+            self.ready.append(self.decode(where, self._segment.window(message.slot), message.rows))
 
     def stop(self) -> None:
         """The exchange is over or was given up."""
@@ -50,6 +67,8 @@ class ResultReader:
 class ResultWriter:
     """Collects results per stream and publishes them when many have come or the reader is about to wait.
 
+    Rows are packed one by one, blocks by copies of memory.
+
     Parameters
     ----------
     connection : Connection
@@ -58,62 +77,104 @@ class ResultWriter:
 
     def __init__(self, connection: Connection) -> None:
         self._conn = connection
-        self._buffered: dict[int, list[Any]] = {}
-        self._count = 0
-        self._schema: Schema | None = None
+        self._buffered: dict[int, list[list[Any] | Block]] = {}
+        self._count = self._bytes = 0
+        self._schema: Schema | None = None  # of results that are rows
         self._schema_id = -1
+        self._block_ids: dict[Schema, int] = {}
         self._granted: deque[int] = deque()
 
     def granted(self, slots: list[int]) -> None:
         """Slots of the output pool arrived."""
         self._granted.extend(slots)
 
-    def add(self, stream: int, results: list[Any]) -> None:
-        """Take results of a stream, in order."""
-        self._buffered.setdefault(stream, []).extend(results)
+    def add(self, stream: int, results: list[Any] | Block) -> None:
+        """Take results of a stream, in order. The program may write to a block's arrays afterwards."""
+        large = isinstance(results, Block) and results.nbytes >= _FLUSH_BYTES
+        if isinstance(results, Block):
+            self._bytes += results.nbytes
+            results = results if large else results.copy()
+        self._buffered.setdefault(stream, []).append(results)
         self._count += len(results)
-        if self._count >= _FLUSH_ROWS:
+        if large or self._count >= _FLUSH_ROWS or self._bytes >= _FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:
         """Publish everything. Waits for slots of the output pool: feeders drain it even while they wait themselves."""
-        buffered, self._buffered, self._count = self._buffered, {}, 0
-        for stream, results in buffered.items():
-            source = iter(results)
-            packer: RowPacker | None = None
-            pending: list[Any] = [next(source)]
-            stopped = MISFIT
-            while stopped != END:
-                if stopped == MISFIT:
-                    self._agree(pending[0])
-                    assert self._schema is not None
-                    packer = RowPacker(self._schema, exact=True)
-                    packer.set_pending(pending[0])
-                assert packer is not None
-                assert self._schema is not None
-                slot = self._slot()
-                where = plan(self._schema, self._conn.segment.slot_bytes, batch=1, heap_per_row=64.0)
-                packer.bind(self._conn.segment.window(slot), where, 0)
-                try:
-                    while (stopped := packer.pack_from(source, 1.0)) not in (END, FULL, MISFIT):
-                        pass
-                    count = packer.rows
-                    if stopped == MISFIT:
-                        pending = [packer.pending]
-                except BaseException:
-                    self._granted.append(slot)  # a result larger than a slot, for example
-                    raise
-                finally:
-                    packer.unbind()
-                filled = packer.layout
-                if count == 0 or filled is None:
-                    self._granted.append(slot)
-                    continue
-                self._conn.send(m.Publish(slot, stream, count, filled.capacity, self._schema_id))
+        buffered, self._buffered, self._count, self._bytes = self._buffered, {}, 0, 0
+        try:
+            for stream, results in buffered.items():
+                for schema, parts in groupby(results, lambda part: part.schema if isinstance(part, Block) else None):
+                    if schema is None:
+                        self._pack_rows(stream, [row for part in parts for row in part])  # type: ignore[union-attr]
+                    else:
+                        self._pack_blocks(stream, schema, list(parts))  # type: ignore[arg-type]
+        finally:
             self._give_back()
 
+    def _pack_rows(self, stream: int, results: list[Any]) -> None:
+        if not results:
+            return
+        source = iter(results)
+        packer: RowPacker | None = None
+        pending: list[Any] = [next(source)]
+        stopped = MISFIT
+        while stopped != END:
+            if stopped == MISFIT:
+                self._agree(pending[0])
+                assert self._schema is not None
+                packer = RowPacker(self._schema, exact=True)
+                packer.set_pending(pending[0])
+            assert packer is not None
+            assert self._schema is not None
+            slot = self._slot()
+            where = plan(self._schema, self._conn.segment.slot_bytes, batch=1, heap_per_row=64.0)
+            packer.bind(self._conn.segment.window(slot), where, 0)
+            try:
+                while (stopped := packer.pack_from(source, 1.0)) not in (END, FULL, MISFIT):
+                    pass
+                count = packer.rows
+                if stopped == MISFIT:
+                    pending = [packer.pending]
+            except BaseException:
+                self._granted.append(slot)  # a result larger than a slot, for example
+                raise
+            finally:
+                packer.unbind()
+            filled = packer.layout
+            if count == 0 or filled is None:
+                self._granted.append(slot)
+                continue
+            self._conn.send(m.Publish(slot, stream, count, filled.capacity, self._schema_id))
+
+    def _pack_blocks(self, stream: int, schema: Schema, blocks: list[Block]) -> None:
+        if schema not in self._block_ids:
+            self._block_ids[schema] = self._register(schema).schema_id
+        where = plan(schema, self._conn.segment.slot_bytes, batch=1, heap_per_row=0.0)
+        left = sum(len(block) for block in blocks)
+        source = iter(blocks)
+        block, at = next(source), 0
+        while left:
+            slot = self._slot()
+            count = min(left, where.capacity)
+            # A layout for as many rows as there are: a slot that is not full has its columns close together.
+            filled = where if count == where.capacity else lay_out(schema, count, self._conn.segment.slot_bytes)
+            regions = list(columns(filled, self._conn.segment.window(slot), 0, count).values())
+            done = 0
+            while done < count:
+                if at == len(block):
+                    block, at = next(source), 0
+                    continue
+                some = min(count - done, len(block) - at)
+                for region, array in zip(regions, block.arrays, strict=True):
+                    _copy(region[done : done + some], array[at : at + some])
+                done += some
+                at += some
+            left -= count
+            self._conn.send(m.Publish(slot, stream, count, filled.capacity, self._block_ids[schema]))
+
     def _give_back(self) -> None:
-        while self._granted:
+        while self._granted and self._conn.failure is None:
             self._conn.send(m.GiveBack(self._granted.popleft()))
 
     def _agree(self, row: Any) -> None:
@@ -121,12 +182,22 @@ class ResultWriter:
         if self._schema is not None:
             wanted = join(self._schema, wanted, exact=True)
         if wanted != self._schema:
-            self._conn.send(m.Register(wanted))
-            agreed = self._conn.ask(m.Agreed, "the schema of results")
+            agreed = self._register(wanted)
             self._schema, self._schema_id = agreed.schema, agreed.schema_id
+
+    def _register(self, schema: Schema) -> m.Agreed:
+        self._conn.send(m.Register(schema))
+        return self._conn.ask(m.Agreed, "the schema of results")
 
     def _slot(self) -> int:
         if not self._granted:
             self._conn.send(m.Want(OUTPUT))
             self._conn.wait(lambda: True if self._granted else None, "a free slot for results (feeders must take theirs)")
         return self._granted.popleft()
+
+
+def _copy(region: np.ndarray, values: np.ndarray) -> None:
+    if values.flags.c_contiguous:
+        copy(region, values)
+    else:
+        region[...] = values

@@ -66,6 +66,10 @@ class Streams:
         stream.closed = stream.complete = True
         self._broken.pop(stream.key, None)
 
+    def exchanges(self) -> int:
+        """How many streams that want results back are open."""
+        return sum(stream.exchange and not stream.closed for stream in self._all.values())
+
     def forget(self, stream: Stream) -> None:
         """Nobody will ask for it any more."""
         self._all.pop(stream.number, None)

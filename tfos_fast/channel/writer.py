@@ -18,7 +18,7 @@ from tfos_fast.channel.connection import Connection, to_exception
 from tfos_fast.channel.infer import infer
 from tfos_fast.channel.lattice import join
 from tfos_fast.channel.layout import Layout, has_heap, plan
-from tfos_fast.channel.results import ResultReader
+from tfos_fast.channel.results import Decode, ResultReader, result_rows
 from tfos_fast.channel.schema import Schema, describe
 from tfos_fast.channel.sources import PickledRows, Rows
 from tfos_fast.channel.structs import flatten, has_structs
@@ -192,30 +192,42 @@ class Writer:
         self._stream = None
 
     def exchange(
-        self, rows: Iterable[Any], key: str | None = None, attempt: int = 0, *, arrow: bool = False
-    ) -> Iterator[list[Any]]:
+        self,
+        rows: Iterable[Any],
+        key: str | None = None,
+        attempt: int = 0,
+        *,
+        arrow: bool = False,
+        loads: Callable[[bytes], list[Any]] | None = None,
+        decode: Decode = result_rows,
+    ) -> Iterator[Any]:
         """Write a whole partition and yield the reader's results, in the order of the rows, one for one.
 
         Parameters
         ----------
         rows : iterable
-            Rows, or with ``arrow`` record batches.
+            Rows, with ``arrow`` record batches, with ``loads`` pickled lists of rows.
         key, attempt
             As for ``open_partition``.
         arrow : bool
             ``rows`` are ``pyarrow.RecordBatch`` objects.
+        loads : callable, optional
+            As for ``write_pickled``.
+        decode : callable, optional
+            What becomes of a slot of results; default: a list of them.
 
         Yields
         ------
-        list
+        list, or what ``decode`` gives
             Some results; Python objects equal to what the reader gave to ``write_results``.
         """
         self.open_partition(key, attempt, exchange=True)
         begin, received = self._rows, 0
         results = self._results
-        results.stream = self._stream
+        results.stream, results.decode = self._stream, decode
+        source = Rows(rows) if loads is None else PickledRows(rows, loads)
         try:
-            for _ in (step for batch in rows for step in self._copy_arrow(batch)) if arrow else self._pack(Rows(rows)):
+            for _ in (step for batch in rows for step in self._copy_arrow(batch)) if arrow else self._pack(source):
                 self._conn.wait(
                     lambda: True if self._granted or results.ready or self.terminated else None, "a free slot or results"
                 )
