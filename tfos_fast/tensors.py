@@ -6,6 +6,7 @@ TensorFlow is imported only by the methods that need it.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.reader import Reader, Spec
 from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.errors import ChannelClosed, FormError, MissingDependency, SchemaMismatch
+from tfos_fast.pinned import pin, tensorflow_gpu
 
 
 class _Mask:
@@ -247,6 +249,7 @@ class DataFeed:
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self._shuffled: datasets.Shuffled | None = None
+        self._pin_asked = False
 
     def should_stop(self) -> bool:
         """Whether the feed has ended and all rows were handed out. Does not wait."""
@@ -454,6 +457,8 @@ class DataFeed:
             self._shuffled.clear()
 
     def _open(self, n: int, spec: Any, nulls: Any, *, tensors: bool = True, wait: bool = False) -> Schema | None:
+        if tensors:
+            self._pin()
         return self.reader.open_columns(n, row_spec(spec), nulls=null_policies(nulls), tensors=tensors, wait=wait)
 
     def _tensor_maker(self, spec: Any) -> Callable[[Batch], Any]:
@@ -478,6 +483,17 @@ class DataFeed:
             return arrange({name: to_tensor(name, array) for name, array in columns.items()})
 
         return make
+
+    def _pin(self) -> None:
+        """Once, before the first tensor: on a GPU node the slots become pinned memory; see :mod:`tfos_fast.pinned`."""
+        if self._pin_asked:
+            return
+        self._pin_asked = True
+        pinned = pin(self.reader.segment.mapping, ordinal=lambda: tensorflow_gpu(tensorflow()))
+        if pinned is not None:
+            end = weakref.finalize(self.reader, pinned.close)  # whether it is closed or just dropped
+            end.atexit = False  # the driver frees everything by itself, and may have shut down before us
+            self.reader.on_close = end
 
     @staticmethod
     def _column_spec(column: Column) -> Any:

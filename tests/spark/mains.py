@@ -190,3 +190,16 @@ def bad_inference(args, ctx):
             if row == 7:
                 raise ValueError("cannot label 7")
             feed.batch_results([row])
+
+
+def predict(args, ctx):
+    """Inference with arrays in and arrays out: ``how`` says in which form the results are given."""
+    import numpy as np
+
+    feed = ctx.get_data_feed(train_mode=False)
+    for batch in feed.batches(args.get("batch", 64)):
+        x = batch["x"] if "x" in batch else batch["c0"]
+        doubled = np.asarray(x, np.float32) * 2
+        wide = np.repeat(doubled[:, None], args.get("width", 3), axis=1)
+        forms = {"array": doubled, "matrix": wide, "dict": {"y": doubled, "z": wide}, "tuple": (doubled, wide)}
+        feed.batch_results(forms[args["how"]])

@@ -51,14 +51,17 @@ class Block:
 
 
 def to_results(results: Any) -> Block | list[Any]:
-    """What a program gives as results, as a block if it is one of arrays, else as a list of rows. Memory is not copied if it can be.
+    """What a program gives as results, as a block if it is one of arrays, else as a list of rows.
+
+    Memory is not copied.
 
     Parameters
     ----------
     results : array, tensor, dict, tuple or sequence
         An array or tensor (anything with ``numpy()``): each ``results[i]`` is the result of a row. A dict of columns, or a tuple
         of arrays: the result of a row is a dict, or tuple, of the columns' values. Any other sequence: its items are the results.
-        A number of an array becomes a Python number, what has dimensions stays an array, and text is ``str`` or ``bytes``, as the array has it (string tensors have bytes).
+        A number of an array becomes a Python number, what has dimensions stays an array, and text is ``str`` or ``bytes`` as the
+        array has it (string tensors have bytes).
 
     Raises
     ------
@@ -94,8 +97,8 @@ def _column(name: Any, value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return value
     raise ValueError(
-        f"batch_results: column {name!r} is {value!r:.200}; a dict has an array, tensor or list with one value for each row in every "
-        "column, or give a list with one dict for each row"
+        f"batch_results: column {name!r} is {value!r:.200}; every column of a dict is an array, tensor or list with one value "
+        "for each row, or give a list with one dict for each row"
     )
 
 

@@ -116,7 +116,8 @@ class Reader:
     def next_rows(self, n: int) -> list[Any]:
         """The next ``n`` rows, equal to what was fed, Python types included. Values are copied.
 
-        Waits for ``n`` rows. Fewer come only at the end of the feed, and in inference when every open partition has ended or nothing has come for a moment.
+        Waits for ``n`` rows. Fewer come only at the end of the feed, and in inference when every open partition has
+        ended or nothing has come for a moment.
         """
         with self._lock:
             if len(self._rows.ready) < n:

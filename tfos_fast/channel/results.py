@@ -159,7 +159,7 @@ class ResultWriter:
             count = min(left, where.capacity)
             # A layout for as many rows as there are: a slot that is not full has its columns close together.
             filled = where if count == where.capacity else lay_out(schema, count, self._conn.segment.slot_bytes)
-            regions = list(columns(filled, self._conn.segment.window(slot), 0, count).values())
+            regions = [np.asarray(region) for region in columns(filled, self._conn.segment.window(slot), 0, count).values()]
             done = 0
             while done < count:
                 if at == len(block):

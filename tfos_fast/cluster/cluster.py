@@ -6,7 +6,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -14,8 +14,9 @@ from tfos_fast import errors
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
-from tfos_fast.cluster.feeder import Feeder, Inferrer
+from tfos_fast.cluster.feeder import Feeder
 from tfos_fast.cluster.frames import check_data, infer_frame, is_frame
+from tfos_fast.cluster.inferrer import Inferrer
 from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception
 from tfos_fast.cluster.launch import Handing, pickle_main
 from tfos_fast.cluster.placement import Slots, count_slots
@@ -24,6 +25,7 @@ from tfos_fast.cluster.report import FeedReport
 from tfos_fast.cluster.source import source_of
 from tfos_fast.cluster.splits import Order
 from tfos_fast.cluster.states import stuck
+from tfos_fast.cluster.stored import loads_of, pickled_batches
 from tfos_fast.errors import ClusterError, ClusterTimeout, TfosError
 
 log = logging.getLogger("tfos_fast.cluster")
@@ -243,7 +245,15 @@ class Cluster:
         """Another name of :meth:`feed`."""
         return self.feed(data, num_epochs, feed_timeout=feed_timeout)
 
-    def infer(self, data: Any, *, schema: Any = None, feed_timeout: float = 600.0) -> Any:
+    def infer(
+        self,
+        data: Any,
+        *,
+        schema: Any = None,
+        keep: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+        feed_timeout: float = 600.0,
+    ) -> Any:
         """Results of ``main`` for every row, in order, one for one; lazily, as Spark's transformations are.
 
         Parameters
@@ -252,6 +262,10 @@ class Cluster:
         schema : StructType or str, optional
             Columns of the results, for a DataFrame. Without it some first rows are sent through ``main`` at once, and the columns
             are those of their results: names of a Row or dict, ``_1``, ``_2``, ... of a tuple, ``result`` of a single value.
+        keep : sequence of str, optional
+            Columns of the DataFrame that go before the results, unchanged.
+        columns : sequence of str, optional
+            Columns of the DataFrame that ``main`` gets; default: all of them, kept ones too.
         feed_timeout : float
             Seconds without any movement, though rows wait, after which a task is given up.
 
@@ -265,7 +279,12 @@ class Cluster:
         self._check(running="infer")
         inferrer = Inferrer(self.nodes, feed_timeout)
         if is_frame(data):
-            return infer_frame(data, inferrer, schema)
+            return infer_frame(data, inferrer, schema, columns, keep)
+        if schema is not None or keep is not None or columns is not None:
+            raise TypeError("infer(schema=, keep=, columns=) are for DataFrames; the results of an RDD are an RDD")
+        batches = pickled_batches(data)
+        if batches is not None:
+            return batches.mapPartitionsWithIndex(inferrer.pickled(loads_of(data)))
         return data.mapPartitionsWithIndex(inferrer.rows, preservesPartitioning=False)
 
     inference = infer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from tfos_fast.channel import Channel
 from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.agent import LOCAL_KEYS
 from tfos_fast.cluster.launch import executor_pid
 from tfos_fast.cluster.machine import host_name
 from tfos_fast.errors import AddressError, ClusterError, Fenced, NoNodeOnHost
@@ -80,7 +78,7 @@ def choose(nodes: Iterable[m.NodeInfo], partition: int, turn: int = 0) -> Channe
     return found[0][1] if found else None
 
 
-def _attempt() -> tuple[int, int]:
+def attempt_here() -> tuple[int, int]:
     """Partition number and attempt id (which grows from each launch to the next) of the Spark task that this runs in."""
     from pyspark import TaskContext
 
@@ -162,7 +160,7 @@ class Feeder:
         return run
 
     def _feed(self, items: Iterator[Any], write: Callable[[Writer, Iterator[Any], int], int]) -> tuple[int, int]:
-        number, attempt = _attempt()
+        number, attempt = attempt_here()
         try:
             first = next(items)
         except StopIteration:
@@ -188,81 +186,3 @@ class Feeder:
         finally:
             channel.close()
         return number, rows
-
-
-@dataclass(frozen=True)
-class Inferrer:
-    """Feed a partition and give back one result per row, in order.
-
-    Results belong to this attempt at the partition, and so an attempt never skips rows of an earlier one.
-    """
-
-    nodes: tuple[m.NodeInfo, ...]
-    stall_timeout: float
-
-    def rows(self, _: int, partition: Iterable[Any]) -> Iterator[Any]:
-        """For ``mapPartitionsWithIndex``."""
-        for results in self._exchange(iter(partition), arrow=False):
-            yield from results
-
-    def batches(self, schema: Any) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-        """For ``mapInArrow``: results become rows of the Spark ``schema``."""
-        from pyspark.sql.pandas.types import to_arrow_schema
-
-        arrow_schema = to_arrow_schema(schema)
-
-        def run(partition: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for results in self._exchange((batch for batch in partition if batch.num_rows), arrow=True):
-                yield to_batch(results, arrow_schema)
-
-        return run
-
-    def _exchange(self, items: Iterator[Any], *, arrow: bool) -> Iterator[list[Any]]:
-        number, attempt = _attempt()
-        try:
-            first = next(items)
-        except StopIteration:
-            return
-        channel = choose(self.nodes, number)
-        if channel is None:
-            raise ClusterError(
-                f"no node on {socket.gethostname()} takes rows any more: its main has returned or called terminate()"
-            )
-        writer = None
-        try:
-            writer = channel.writer(stall_timeout=self.stall_timeout)
-            key = f"{LOCAL_KEYS}{number}/{secrets.token_hex(8)}"
-            yield from writer.exchange(itertools.chain([first], items), key, attempt, arrow=arrow)
-        finally:
-            if writer is not None:
-                writer.close()
-            channel.close()
-
-
-def to_fields(result: Any, names: list[str]) -> list[Any]:
-    """One result as values of columns: a Row or dict by names, a tuple or list by position, anything else is the only column."""
-    if hasattr(result, "__fields__"):
-        result = result.asDict()
-    if isinstance(result, dict):
-        return [_plain(result.get(name)) for name in names]
-    values = list(result) if isinstance(result, tuple | list) and (len(names) == len(result) or len(names) > 1) else [result]
-    if len(values) != len(names):
-        found = f"a result has {len(values)} values, and the schema has {len(names)} columns"
-        raise ClusterError(f"{found}: {names}; the result is {result!r:.200}")
-    return [_plain(value) for value in values]
-
-
-def _plain(value: Any) -> Any:
-    """numpy scalars and arrays as Python values, which Arrow converts to the declared type."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def to_batch(results: list[Any], schema: pa.Schema) -> pa.RecordBatch:
-    """Results as one Arrow batch."""
-    import pyarrow as pa
-
-    rows = [to_fields(result, schema.names) for result in results]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
-    return pa.RecordBatch.from_arrays(
-        [pa.array(list(column), field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
-    )

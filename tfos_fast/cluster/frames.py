@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Sequence
 from typing import Any
 
 from tfos_fast.cluster.columnar import Parquet
-from tfos_fast.cluster.feeder import Inferrer
+from tfos_fast.cluster.inferrer import Inferrer
 from tfos_fast.errors import ClusterError
 
 BATCH_BYTES = 2**20  # of an Arrow batch on its way from the JVM
@@ -73,13 +75,48 @@ def in_small_batches(sc: Any, frame: Any) -> Any:
     return DataFrame(dataset.ofRows(session, frame._jdf.queryExecution().analyzed()), SparkSession(sc, session))
 
 
-def infer_frame(frame: Any, inferrer: Inferrer, schema: Any) -> Any:
-    """A DataFrame of results, evaluated when Spark evaluates it."""
+def infer_frame(
+    frame: Any, inferrer: Inferrer, schema: Any, columns: Sequence[str] | None = None, keep: Sequence[str] | None = None
+) -> Any:
+    """A DataFrame of kept input columns and results, evaluated when Spark evaluates it.
+
+    Raises
+    ------
+    ClusterError
+        A column is not there, or would be there twice.
+    """
+    from pyspark.sql.types import StructType
+
+    given = _names("columns", frame.columns if columns is None else columns, frame)
+    kept = _names("keep", keep or (), frame)
+    if not given:
+        raise ClusterError("infer(columns=[]): main needs at least one column of the DataFrame")
     if schema is None:
-        schema = sample_schema(frame, inferrer)
+        schema = sample_schema(frame if columns is None else frame.select(*map(_quoted, given)), inferrer)
     elif isinstance(schema, str):
         schema = _parse(schema)
-    return frame.mapInArrow(inferrer.batches(schema), schema)
+    twice = sorted(set(kept) & set(schema.names))
+    if twice:
+        raise ClusterError(f"infer(): {twice} would be both kept columns and results; leave them out of keep or of the schema")
+    if columns is not None:  # no other column needs to leave the JVM
+        frame = frame.select(*map(_quoted, dict.fromkeys([*given, *kept])))
+    fields = {field.name: field for field in frame.schema}
+    whole = StructType([*(fields[name] for name in kept), *schema])
+    return frame.mapInArrow(inferrer.batches(schema, given, kept), whole)
+
+
+def _names(setting: str, names: Sequence[str], frame: Any) -> list[str]:
+    if isinstance(names, str):
+        raise TypeError(f"infer({setting}={names!r}): a list of column names is wanted, such as [{names!r}]")
+    names = list(names)
+    unknown = [name for name in names if name not in frame.columns]
+    if unknown:
+        raise ClusterError(f"infer({setting}={names}): the DataFrame has no {unknown}; its columns are {frame.columns}")
+    return names
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
 
 
 def sample_schema(frame: Any, inferrer: Inferrer) -> Any:
@@ -92,7 +129,9 @@ def sample_schema(frame: Any, inferrer: Inferrer) -> Any:
     """
     from pyspark.sql import Row
 
-    results = frame.limit(SAMPLE).rdd.mapPartitionsWithIndex(inferrer.rows).collect()
+    # As Arrow batches, as all rows go later: by way of Python rows a float would come as a double, and so fix the feed's columns.
+    pieces = frame.limit(SAMPLE).mapInArrow(inferrer.samples, "results binary").collect()
+    results = [result for piece in pieces for result in pickle.loads(piece["results"])]
     if not results:
         raise ClusterError("the columns of the results cannot be learned from an empty DataFrame; give infer() a schema")
     return frame.sparkSession.createDataFrame([Row(**as_columns(result)) for result in results]).schema

@@ -1,0 +1,67 @@
+"""Inference with whole arrays as results: RDDs stored and computed, DataFrames with kept columns; in order, one for one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+import tfos_fast
+from tests.spark import mains
+from tfos_fast.errors import ClusterError
+
+MASTER = "local-cluster[2,1,1024]"
+
+
+@pytest.fixture(scope="module")
+def session(sc):
+    return SparkSession(sc)
+
+
+def test_rdds_stored_and_computed_give_rows_of_arrays(sc):
+    stored = sc.parallelize(range(3001), 5)
+    computed = stored.map(lambda i: i + 1)
+    with tfos_fast.run(sc, mains.predict, {"how": "array"}, 2, memory="4m") as cluster:
+        for rdd, first in ((stored, 0), (computed, 1), (computed.cache(), 1)):
+            results = cluster.infer(rdd).collect()
+            assert results == [2.0 * (i + first) for i in range(3001)]
+            assert type(results[0]) is float
+        assert cluster.infer(sc.parallelize([], 3)).collect() == []
+        with pytest.raises(TypeError, match="for DataFrames"):
+            cluster.infer(stored, keep=["id"])
+
+
+def test_results_larger_than_the_rows_in_a_small_segment(sc):
+    # Four slots, one of them for results: each holds the results of three rows.
+    args = {"how": "tuple", "width": 1000, "batch": 50}
+    with tfos_fast.run(sc, mains.predict, args, 2, memory="64k", slot_bytes="16k") as cluster:
+        rows = cluster.infer(sc.parallelize(range(600), 4)).collect()
+    assert [y for y, _ in rows] == [2.0 * i for i in range(600)]
+    for y, wide in rows:
+        assert wide.shape == (1000,)
+        assert wide.dtype == np.float32
+        assert (wide == y).all()
+
+
+def test_frame_with_kept_columns(session, sc):
+    frame = session.range(5000, numPartitions=5).selectExpr(
+        "id", "cast(id as float) as x", "concat('n', id) as name", "case when id % 3 = 0 then null else map(id, 'v') end as odd"
+    )
+    with tfos_fast.run(sc, mains.predict, {"how": "dict"}, 2, memory="4m") as cluster:
+        kept = ["name", "odd", "id"]
+        results = cluster.infer(frame, schema="z array<double>, y float", keep=kept, columns=["x"])
+        assert results.dtypes == [
+            ("name", "string"), ("odd", "map<bigint,string>"), ("id", "bigint"), ("z", "array<double>"), ("y", "float")
+        ]  # fmt: skip
+        rows = results.collect()
+        expected = [(f"n{i}", {i: "v"} if i % 3 else None, i, [2.0 * i] * 3, 2.0 * i) for i in range(5000)]
+        assert list(map(tuple, rows)) == expected  # partitions in order, rows in order
+        learned = cluster.infer(frame, keep=["id"], columns=["x"])
+        assert learned.dtypes == [("id", "bigint"), ("y", "double"), ("z", "array<double>")]
+        assert learned.where("id = 7").first()["y"] == 14.0
+        with pytest.raises(ClusterError, match=r"has no \['nix'\]"):
+            cluster.infer(frame, schema="y float", keep=["nix"])
+        with pytest.raises(ClusterError, match="both kept columns and results"):
+            cluster.infer(frame, schema="id float", keep=["id"])
+        with pytest.raises(TypeError, match="list of column names"):
+            cluster.infer(frame, schema="y float", keep="id")
