@@ -82,6 +82,12 @@ def our_sockets() -> dict[str, str]:
     return {str(path): "runtime directory" for path in runtime_base().iterdir()}
 
 
+def pytest_collection_finish() -> None:
+    """Every test ends with a garbage collection, which must not look at all of TensorFlow each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Remember a failure: the frames of its traceback keep arrays, and so mappings, alive."""

@@ -114,7 +114,10 @@ def test_specs_of_lists_and_text_are_read():
     assert row_spec({"x": ragged, "y": tf.bfloat16, "z": (bytes, ())}) == {
         "x": ("float32", (-1, 3)), "y": ("bfloat16", None), "z": ("bytes", ()),
     }  # fmt: skip
-    for spec in (tf.RaggedTensorSpec((None, 3), tf.int32, ragged_rank=0), tf.RaggedTensorSpec((None, None, None), tf.int32, ragged_rank=1)):
+    for spec in (
+        tf.RaggedTensorSpec((None, 3), tf.int32, ragged_rank=0),
+        tf.RaggedTensorSpec((None, None, None), tf.int32, ragged_rank=1),
+    ):
         with pytest.raises(FormError, match="column 'x': the spec says RaggedTensorSpec"):
             row_spec({"x": spec})
     with pytest.raises(FormError, match=r"give one row's shape, or a tf\.RaggedTensorSpec"):

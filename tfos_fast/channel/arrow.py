@@ -216,6 +216,8 @@ def _whole_column(name: str, array: Any, exact: bool) -> Column:
         array = array.flatten()
         if array.null_count:
             return Column(name, "object")
+        if rows and not len(array) and not exact:
+            return _without_items(name, array.type, tuple(shape))
     if exact and ANY_LENGTH in shape:
         return Column(name, "object")
     if shape and not rows and not exact:
@@ -226,6 +228,18 @@ def _whole_column(name: str, array: Any, exact: bool) -> Column:
     if exact:
         return Column(name, "fixed", dtype, tuple(shape), _tag(dtype, len(shape), exact))
     return nested_column(name, dtype, tuple(shape))
+
+
+def _without_items(name: str, kind: Any, shape: tuple[int, ...]) -> Column:
+    """Lists that are all empty: their type says what they would hold, but not how long the lists in them would be."""
+    deeper = 0
+    while hasattr(kind, "value_type"):
+        kind, deeper = kind.value_type, deeper + 1
+    text = _text(kind)
+    if text is not None:
+        return nested_column(name, text, (*shape, *(ANY_LENGTH,) * deeper))
+    dtype = _dtype(kind)
+    return Column(name, "object") if dtype is None else nested_column(name, dtype, shape)
 
 
 def _text(kind: Any) -> str | None:
@@ -262,10 +276,12 @@ def _takes(column: Column, found: Column, array: Any) -> bool:
         return False
     if found.kind == "null":
         return True
-    if column.kind == "ragged" and found.kind in ("fixed", "ragged") and len(found.shape) == len(column.shape):
+    if column.kind == "ragged" and found.kind in ("fixed", "ragged"):
+        shape = found.shape
+        if shape[-1:] == (0,):  # lists without items are of any depth
+            shape += column.shape[len(shape) :]
         depth = column.ragged_dims
-        inner = column.shape[depth:]
-        same = found.shape[depth:] == inner and found.ragged_dims <= depth
+        same = len(shape) == len(column.shape) and shape[depth:] == column.shape[depth:] and found.ragged_dims <= depth
     else:
         same = found.kind == column.kind and found.shape == column.shape
     if not same or found.dtype == column.dtype:
