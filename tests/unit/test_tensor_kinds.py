@@ -19,7 +19,10 @@ tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.tensorflow
 
 ROWS = [
-    {"n": i, "list": list(range(i % 4)), "deep": [[0.5] * (i % 3)] * (i % 2), "words": ["é"] * (i % 3), "text": f"t{i}", "maybe": i if i % 2 else None}
+    {
+        "n": i, "list": list(range(i % 4)), "deep": [[0.5] * (i % 3)] * (i % 2), "words": ["é"] * (i % 3), "text": f"t{i}",
+        "maybe": i if i % 2 else None,
+    }
     for i in range(150)
 ]  # fmt: skip
 SPEC = {
