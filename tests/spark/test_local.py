@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,11 +113,26 @@ def test_failure_between_feeds_is_raised_by_the_next(sc, out):
 
 
 def test_node_that_ends_leaves_the_rest_to_the_other(sc, out):
+    gate = Path(out, "worker 0 has ended")
+
+    def partition(p):
+        while p >= 4 and not gate.exists():
+            time.sleep(0.01)
+        return ((p, row) for row in range(20_000))
+
     with tfos_fast.run(sc, mains.one_of_two, {"out": out}, 2, **SMALL) as cluster:
-        report = cluster.feed(numbered(sc, [20_000] * 8))
+
+        def open_gate():
+            wait_for(lambda: not cluster._coordinator.nodes["worker:0"].eats, "the end of worker:0", 60)
+            gate.touch()
+
+        thread = threading.Thread(target=open_gate)
+        thread.start()
+        report = cluster.feed(sc.parallelize(range(8), 8).flatMap(partition))
+        thread.join()
         assert report.ended_early == {"worker:0": "returned from main"}
         assert report.rows == sum(report.rows_of_node.values())
-        assert report.rows_of_node["worker:1"] >= 6 * 20_000  # all that was not on its way to the other
+        assert report.rows_of_node["worker:1"] >= 4 * 20_000  # all that came after the end of the other
     assert set(noted(out)) == {0, 1}
 
 
