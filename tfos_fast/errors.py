@@ -59,6 +59,10 @@ class ChannelClosed(ChannelError, RuntimeError):
     """The channel, writer or reader was closed, or the other side has shut the feed down."""
 
 
+class Yielded(ChannelError):
+    """A feed task that only waits ends early, since another feed needs its place; the rest of its partition is fed later."""
+
+
 class Fenced(ChannelError, RuntimeError):
     """A newer attempt at the same partition has taken this writer's place."""
 

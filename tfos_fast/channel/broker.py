@@ -43,6 +43,8 @@ class Broker:
         Made by this process, or inherited by it.
     on_open, end_after, form
         As for :class:`~tfos_fast.channel.feed.Feed`.
+    host : Broker, optional
+        Served by the loop of this one, which runs. Only the loop is shared.
 
     Attributes
     ----------
@@ -57,8 +59,18 @@ class Broker:
         partition was published whole; ``(pid) -> Failed or None`` words for a dead reader.
     """
 
-    def __init__(self, segment: Segment, *, on_open: OnOpen | None = None, end_after: int = 0, form: m.Form | None = None) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        *,
+        on_open: OnOpen | None = None,
+        end_after: int = 0,
+        form: m.Form | None = None,
+        host: Broker | None = None,
+    ) -> None:
         self.segment = segment
+        self._host = host
+        self._guests: list[Broker] = []
         self.feed = Feed(segment.n_slots, end_after=end_after, form=form, on_open=on_open)
         self.on_control: Callable[[str, bytes], bytes] | None = None
         self.on_terminated: Callable[[bool], None] | None = None
@@ -84,17 +96,27 @@ class Broker:
         self._timers: list[list[Any]] = []  # [next time, period, callback]
         self._dying: dict[bytes, float] = {}
         self._running = True
+        self._more = False  # messages are left for the next turn
+        if host is not None:
+            host._guests.append(self)
+            host.watch(self._socket, lambda: None)  # wakes the loop, which then gives every guest its turn
         self.address = str(Address(os.getpid(), started(os.getpid()), segment.fd, segment.id, str(path)))
 
     # ---- for whoever embeds the broker ---------------------------------------------------------------------------------------
 
     def watch(self, source: Any, callback: Callable[[], None]) -> None:
         """Call ``callback()`` in the loop while ``source`` (a file descriptor or ZeroMQ socket) is readable."""
+        if self._host is not None:
+            self._host.watch(source, callback)
+            return
         self._watched[source] = callback
         self._poller.register(source, zmq.POLLIN)
 
     def unwatch(self, source: Any) -> None:
         """Stop watching."""
+        if self._host is not None:
+            self._host.unwatch(source)
+            return
         if self._watched.pop(source, None) is not None:
             self._poller.unregister(source)
 
@@ -147,7 +169,13 @@ class Broker:
 
     def close(self) -> None:
         """Close the sockets and remove the runtime directory. The segment lives on in whoever has mapped it."""
+        for guest in self._guests:
+            guest.close()
+        if self._host is not None:
+            self.unwatch(self._socket)
         for fd in self._pidfds.values():
+            if self._host is not None:
+                self.unwatch(fd)
             os.close(fd)
         self._pidfds.clear()
         self._context.destroy(linger=200)
@@ -161,18 +189,27 @@ class Broker:
         while self._running:
             now = time.monotonic()
             deadlines = [timer[0] for timer in self._timers] + list(self._dying.values())
+            deadlines += [due for guest in self._guests for due in guest._dying.values()]
+            deadlines += [now for guest in self._guests if guest._more]
             timeout = min((max(0.0, due - now) for due in deadlines), default=1.0)
             for source, _ in self._poller.poll(int(min(timeout, 1.0) * 1000) + (1 if timeout else 0)):
                 if source is not self._socket and source in self._watched:
                     self._watched[source]()
-            if self._receive():
-                self._bury()
+            self._turn()
+            for guest in list(self._guests):
+                guest._turn()
             now = time.monotonic()
             for timer in self._timers:
                 if timer[0] <= now:
                     timer[0] = now + timer[1]
                     timer[2]()
             self.flush()
+
+    def _turn(self) -> None:
+        self._more = not self._receive()
+        if not self._more:
+            self._bury()
+        self.flush()
 
     def _receive(self) -> bool:
         """Handle what has arrived; whether that was all of it."""

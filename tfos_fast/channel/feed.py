@@ -68,6 +68,10 @@ class Feed:
         self.on_terminated: Callable[[bool], None] = lambda asked: None
         self.explain_death: Callable[[int], m.Failed | None] = lambda pid: None
         self.on_partition_done: Callable[[str, int, int], None] = lambda key, attempt, rows: None
+        self.on_demand: Callable[[int, bool], None] = lambda epoch, ends: None
+        self.yielding = False
+        self.demanded = False  # its reader has nothing to read since it asked for this epoch
+        self._epoch = 0  # ends of an epoch put behind the rows so far
         self._end_after = end_after
         self._writers_left = 0
         self._on_open = on_open or self._local_open
@@ -141,6 +145,9 @@ class Feed:
         state = self.peers[peer]
         if state.stream is not None and not state.stream.closed:
             raise TableError(f"partition {state.stream.key} is still open")
+        if self.yielding and not message.exchange:
+            self._send(peer, m.Refused("Yielded", f"partition {message.key} is fed when another feed has got its rows"))
+            return
         if self.form is None:
             state.waiting = message
             return
@@ -251,7 +258,7 @@ class Feed:
         self.rows_published += message.rows
         self._kept += message.rows if self._keeping else 0
         self._slot_rows[message.slot] = (stream, message.rows)
-        self._starving = False
+        self._starving = self.demanded = False
         self._to_reader(m.Deliver(message.slot, stream.lane, message.rows, message.capacity, message.schema_id, None), message.slot)
         self._grant()  # the writer holds one slot less
 
@@ -394,6 +401,9 @@ class Feed:
 
     def _starve(self, peer: bytes, message: m.Starving) -> None:
         self._starving = True
+        if message.epoch == self._epoch and not self.demanded:
+            self.demanded = True
+            self.on_demand(message.epoch, message.ends)
         for name, state in self.peers.items():
             if state.role == "writer" and state.stream is not None and not state.stream.closed:
                 self._flush(name, state)
@@ -458,6 +468,8 @@ class Feed:
     def end_epoch(self) -> None:
         """Put an end-of-epoch mark behind everything published. Complete partitions will not be tried again."""
         self._streams.forget_complete()
+        self._epoch += 1
+        self.demanded = False
         self._to_reader(m.EpochEnd(), None)
 
     def keep(self, kind: Literal["", "memory", "disk"], limit: int = 0) -> None:
@@ -480,6 +492,19 @@ class Feed:
         if not self.ended:
             self.ended = True
             self._to_reader(m.FeedEnd(), None)
+
+    def make_yield(self, on: bool) -> None:
+        """Let writers that wait end their partitions early, until this is taken back."""
+        if on == self.yielding:
+            return
+        self.yielding = on
+        for name, state in list(self.peers.items()):
+            if state.role != "writer":
+                continue
+            self._send(name, m.Yield(on))
+            if on and state.waiting is not None and not state.waiting.exchange:
+                waiting, state.waiting = state.waiting, None
+                self._open_partition(name, waiting)
 
     def _maybe_end(self) -> None:
         if self.ended or not 0 < self._end_after <= self._writers_left or any(p.role == "writer" for p in self.peers.values()):

@@ -152,7 +152,13 @@ class Replayed(Message):
 
 
 class Starving(Message):
-    """The reader waits and has nothing: writers should publish what they have."""
+    """The reader waits and has nothing: writers should publish what they have.
+
+    ``epoch``: ends of an epoch that have reached it; ``ends``: it stops at each (else it reads on).
+    """
+
+    epoch: Count = 0
+    ends: bool = False
 
 
 class Terminate(Message):
@@ -212,6 +218,12 @@ class Granted(Message):
 
 class Flush(Message):
     """Publish what you have: the reader starves."""
+
+
+class Yield(Message):
+    """From now on (or, with ``on`` false, no longer) who waits for a slot or for the reader ends its partition early."""
+
+    on: bool
 
 
 class Deliver(Message):
@@ -321,8 +333,8 @@ Request = (
     | OpenReader | Pin | Done | Replayed | Starving | Terminate | Register
 )  # fmt: skip
 Answer = (
-    Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Deliver | StreamEnd | EpochEnd | FeedEnd | Keep | Replay
-    | Pinned | StreamTaken | Shut | Terminated | Failed | Status | ControlAnswer
+    Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Yield | Deliver | StreamEnd | EpochEnd | FeedEnd | Keep
+    | Replay | Pinned | StreamTaken | Shut | Terminated | Failed | Status | ControlAnswer
 )  # fmt: skip
 
 encode = msgspec.msgpack.Encoder().encode

@@ -57,6 +57,7 @@ class Reader:
         self._schemas: dict[int, Schema] = {}
         self._current: int | Piece | None = None  # the slot that the assembler cuts
         self._epoch_ends = False  # epochs matter to who reads
+        self._epoch = 0  # ends of an epoch that have come
         self._assembler = Assembler()
         self._rows = RowBuffer(origins=not train)
         self._row_slot: int | Piece = -1  # the slot that rows are made from
@@ -510,6 +511,7 @@ class Reader:
                 if isinstance(message, m.Deliver):
                     self._conn.send(m.Done([], [message.slot]))
                 return
+            self._epoch += isinstance(message, m.EpochEnd)
             self._inbox.append(message)
 
     def _next_item(self, *, wait: bool) -> Any:
@@ -591,7 +593,7 @@ class Reader:
     def _starve(self) -> None:
         self._results.flush()
         self._send_done()
-        self._conn.send(m.Starving())
+        self._conn.send(m.Starving(self._epoch, self._epoch_ends))
 
     def _lease(self, message: m.Deliver) -> Any:
         self._leased.add(message.slot)

@@ -23,7 +23,7 @@ from tfos_fast.channel.schema import Schema, describe
 from tfos_fast.channel.sources import PickledRows, Rows
 from tfos_fast.channel.structs import flatten, has_structs
 from tfos_fast.channel.table import INPUT
-from tfos_fast.errors import ChannelClosed, Fenced, RowTooLarge, SchemaMismatch
+from tfos_fast.errors import ChannelClosed, Fenced, RowTooLarge, SchemaMismatch, StallTimeout, Yielded
 
 Source = Rows | PickledRows
 
@@ -46,13 +46,17 @@ class Writer:
     ----------
     terminated : bool
         The reader wants no more rows; what is written from now on is dropped.
+    patience : float or None
+        Seconds to wait for a slot before the partition is left with :class:`~tfos_fast.errors.Yielded`.
     """
 
     def __init__(self, address: str, *, stall_timeout: float = 600.0) -> None:
         self.terminated = False
+        self.patience: float | None = None
         self._granted: deque[int] = deque()
         self._wanted = False
         self._flush = False
+        self._yield = False
         self._stream: int | None = None
         self._key = ""
         self._form = m.Form("columns")
@@ -260,7 +264,7 @@ class Writer:
         try:
             if wait and not self.terminated:
                 self._conn.wait(
-                    lambda: True if not self._untaken or self.terminated else None,
+                    lambda: True if not self._untaken or self.terminated or self._yield else None,
                     f"the reader to take the last rows of partition {self._key}",
                 )
         finally:
@@ -425,7 +429,16 @@ class Writer:
             self._wanted = True
 
     def _wait_slot(self) -> None:
-        self._conn.wait(lambda: True if self._granted or self.terminated else None, "a free slot")
+        # Nothing is packed and unpublished here: a slot is asked for only when none is open.
+        ready = lambda: True if self._granted or self.terminated or self._yield else None  # noqa: E731
+        try:
+            self._conn.wait(ready, "a free slot", timeout=self.patience)
+        except StallTimeout:
+            if self.patience is None:
+                raise
+            self._yield = True
+        if self._yield and not self._granted and not self.terminated:
+            raise Yielded(f"partition {self._key} is left at row {self._rows}: another feed needs the place of this task")
 
     def _has_slot(self) -> bool:
         """Whether a slot is open for packing; opens a granted one, or asks for one and does not wait."""
@@ -513,6 +526,8 @@ class Writer:
             self._wanted = False
         elif isinstance(message, m.Flush):
             self._flush = True
+        elif isinstance(message, m.Yield):
+            self._yield = message.on
         elif isinstance(message, m.Deliver):
             self._results.take(message)
             self._conn.send(m.Done([], [message.slot]))

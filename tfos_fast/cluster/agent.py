@@ -28,6 +28,7 @@ from tfos_fast.channel.segment import Segment
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.child import Child
 from tfos_fast.cluster.machine import address_towards, host_name, machine_id, this_process
+from tfos_fast.cluster.named import NamedFeeds, feed_of
 from tfos_fast.errors import ClusterError, TfosError
 
 log = logging.getLogger("tfos_fast.agent")
@@ -70,6 +71,7 @@ class Agent:
         self._port.bind((self.ip, 0))
         endpoint = f"{self.ip}:{self._port.getsockname()[1]}"
 
+        self.named = NamedFeeds(config, self.broker, self._on_open, self._on_partition_done, self._explain_death, self._send)
         self._child: Child | None = None
         self._ended = False
         self._states: list[m.Message] = []
@@ -124,6 +126,8 @@ class Agent:
         self._send(m.Hello(self.name, self.config.token, self.host, self.info.agent))
         for state in self._states:
             self._send(state)
+        for demand in self.named.demands.values():
+            self._send(demand)
         for request, (key, attempt, _) in self._pending.items():
             self._send(m.OpenPartition(request, key, attempt))
 
@@ -155,11 +159,10 @@ class Agent:
                 if waiting := self._pending.pop(message.request, None):
                     waiting[2](error=message.text)
             case m.Fence():
-                watermark = self.broker.fence(message.key, message.attempt)
+                watermark = self.named.broker(feed_of(message.key)).fence(message.key, message.attempt)
                 self._send(m.Fenced(message.key, message.attempt, watermark))
             case m.EndEpoch():
-                if not self.broker.feed.ended:
-                    self.broker.end_epoch()
+                self.named.end_epoch(message.feed)
                 self._acknowledge(message.request)
             case m.Keep():
                 if not self._again(message.request):
@@ -172,7 +175,12 @@ class Agent:
                 elif self._replayed == message.request:
                     self._acknowledge(message.request)
             case m.EndFeed():
-                self.broker.end_feed()
+                self.named.end_feed(message.feed)
+                self._acknowledge(message.request)
+            case m.Yield():
+                self.broker.feed.make_yield(message.on)
+                if not message.on:
+                    self.named.repeat()
                 self._acknowledge(message.request)
             case m.Stop():
                 self._stop("the driver said so")
@@ -197,7 +205,7 @@ class Agent:
         status = self.broker.status()
         self._send(
             m.Beat(
-                status["progress"], status["rows_published"], status["rows_taken"],
+                status["progress"] + self.named.progress, status["rows_published"], status["rows_taken"],
                 status["writers"], status["waiting"], status["reader"],
             )
         )  # fmt: skip
@@ -252,6 +260,8 @@ class Agent:
     # ---- the trainer ---------------------------------------------------------------------------------------------------------
 
     def _on_control(self, name: str, body: bytes) -> bytes:
+        if name == "feed":
+            return self.named.broker(body.decode()).address.encode()
         if name != "start":
             raise ClusterError(f"{self.name} does not know what {name!r} is")
         if self._child is not None:
@@ -295,11 +305,13 @@ class Agent:
         status = self.broker.status()
         taken, left = status["rows_taken"], status["rows_published"] - status["rows_taken"]
         if failure is not None:
-            self.broker.fail(
-                failure.summary, failure.remote_traceback, failure.node, failure.host, kind=failure.kind, signal=failure.signal
-            )
+            for broker in self.named.all():
+                broker.fail(
+                    failure.summary, failure.remote_traceback, failure.node, failure.host, kind=failure.kind, signal=failure.signal
+                )
         else:
-            self.broker.terminate()
+            for broker in self.named.all():
+                broker.terminate()
         self._state(m.Ended(failure, taken, left))
 
     def _explain_death(self, pid: int) -> channel_messages.Failed | None:

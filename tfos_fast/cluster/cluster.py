@@ -19,12 +19,14 @@ from tfos_fast.cluster.frames import check_data, infer_frame, is_frame
 from tfos_fast.cluster.inferrer import Inferrer
 from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception
 from tfos_fast.cluster.launch import Handing, pickle_main
+from tfos_fast.cluster.named import check_name
+from tfos_fast.cluster.offers import Offer, Offers
 from tfos_fast.cluster.placement import Slots, count_slots
 from tfos_fast.cluster.replay import Replay, check_keep, epoch_seed
 from tfos_fast.cluster.report import FeedReport
 from tfos_fast.cluster.source import source_of
 from tfos_fast.cluster.splits import Order
-from tfos_fast.cluster.states import stuck
+from tfos_fast.cluster.states import NodeState, stuck
 from tfos_fast.cluster.stored import loads_of, pickled_batches
 from tfos_fast.errors import ClusterError, ClusterTimeout, TfosError
 
@@ -76,6 +78,7 @@ class Cluster:
         self._told = False  # the failure was raised once
         self._feeds = 0
         self._keeping = False
+        self._offers = Offers(sc, coordinator, nodes, lambda data, feeder: source_of(sc, data).action(feeder))
 
     # ---- start ---------------------------------------------------------------------------------------------------------------
 
@@ -203,6 +206,7 @@ class Cluster:
         states = self._coordinator.nodes
         before = {name: state.rows_taken for name, state in states.items()}
         partitions = epoch = 0
+        made_way = False
         for epoch in range(epochs):
             if keep is not None and epoch:
                 replay = Replay(self._coordinator, states, epoch_seed(seed, epoch) if shuffle else None)
@@ -213,15 +217,23 @@ class Cluster:
                 continue
             job_name = f"feed{self._feeds}/{epoch}"
             order = Order(seed, epoch) if shuffle else None
-            action = source.action(Feeder(self.nodes, job_name, feed_timeout, order.turn if order else 0), order)
-            job = SparkJob(self.sc, f"feed {self._feeds}, epoch {epoch + 1} of {epochs}", action, self._coordinator.changed)
-            self._watch(job, stall=feed_timeout)
+            only: frozenset[int] | None = None
+            while only is None or only:
+                action = source.action(Feeder(self.nodes, job_name, feed_timeout, order.turn if order else 0, only=only), order)
+                job = SparkJob(self.sc, f"feed {self._feeds}, epoch {epoch + 1} of {epochs}", action, self._coordinator.changed)
+                self._watch(job, stall=feed_timeout)
+                only = frozenset(number for number, _, whole in job.result or () if not whole)
+                if only:  # they made way for a named feed
+                    self._wait(lambda: not self._offers.busy)
+                    made_way = True
             partitions += self._coordinator.end_job(job_name)[0]
             self._order(m.EndEpoch)
             if not any(state.eats for state in states.values()):
                 break
         self._check()
         self._keep(None, 0)
+        if made_way:
+            self._wait_taken()
         report = FeedReport(
             rows=sum(state.rows_taken - before[name] for name, state in states.items()),
             seconds=time.monotonic() - begin,
@@ -240,6 +252,29 @@ class Cluster:
         if kind is not None or self._keeping:
             self._order(lambda number: m.Keep(number, kind or "", limit))
         self._keeping = kind is not None
+
+    def offer(self, data: Any, name: str, *, together: float = 30.0, feed_timeout: float = 600.0) -> None:
+        """Offer data as a named feed, for validation beside training. Returns at once.
+
+        Readers start its epochs: when a program begins the next iteration of ``ctx.get_data_feed(name=name).dataset(...)``, the
+        data is evaluated by one Spark job and dealt to the nodes that ask. The first one that asks waits for the others that
+        read this feed (``together``); who comes later gets an evaluation of its own. Every row comes once in an
+        evaluation. Meanwhile tasks of ``feed()`` that only wait for their trainers end early, and are continued afterwards. Demands
+        are served until every ``main`` has returned.
+
+        Parameters
+        ----------
+        data : RDD or DataFrame
+        name : str
+        together : float
+            Seconds that the first node that asks waits for the others: at first for every node, later for those of the evaluation
+            before. Make it short where only some nodes read this feed, or nodes ask at different times.
+        feed_timeout : float
+            Seconds without any movement after which an evaluation is given up.
+        """
+        check_data(data, "offer")
+        self._check(running="offer")
+        self._offers.add(Offer(check_name(name), data, feed_timeout, together))
 
     def train(self, data: Any, num_epochs: int = 1, *, feed_timeout: float = 600.0) -> FeedReport:
         """Another name of :meth:`feed`."""
@@ -312,10 +347,12 @@ class Cluster:
         try:
             if self._running and not self._failed:
                 self._order(m.EndFeed)
+                self._offers.end()
                 states = self._coordinator.nodes
                 busy = lambda: [s.name for s in states.values() if not (s.ended or s.gone)]  # noqa: E731
                 try:
-                    self._coordinator.wait(lambda: self._failed or not busy(), timeout, "the driver waits for main to return")
+                    over = lambda: self._failed or self._offers.error is not None or not busy()  # noqa: E731
+                    self._coordinator.wait(over, timeout, "the driver waits for main to return")
                 except ClusterTimeout as error:
                     raise ClusterTimeout(f"{error}: {', '.join(busy())} still run; they are killed now") from None
                 if grace_secs and not self._failed:
@@ -330,6 +367,7 @@ class Cluster:
         if self._closed:
             return
         self._closed = True
+        self._offers.stop()
         stop_agents(self._coordinator)
         self._coordinator.close()
 
@@ -359,6 +397,9 @@ class Cluster:
         if failure is not None and not self._told:
             self._told = True
             raise exception_of(failure)
+        if self._offers.error is not None and not self._told:
+            self._told = True
+            raise self._explain(self._offers.error)
 
     def _check(self, running: str = "") -> None:
         if self._closed:
@@ -374,6 +415,25 @@ class Cluster:
 
     def _order(self, make: Callable[[int], m.Order]) -> None:
         self._coordinator.order([node.name for node in self.nodes], make, 60.0)
+
+    def _wait_taken(self) -> None:
+        """Wait for the rows of tasks that made way: these did not wait for their reader themselves."""
+        states = self._coordinator.nodes.values()
+        before = {state.name: state.beat for state in states}
+
+        def taken(state: NodeState) -> bool:
+            beat = state.beat
+            if not state.eats:
+                return True
+            return beat is not None and beat is not before[state.name] and beat.rows_taken == beat.rows_published
+
+        self._wait(lambda: all(taken(state) for state in states))
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        eats = lambda: any(state.eats for state in self._coordinator.nodes.values())  # noqa: E731
+        over = lambda: self._failed or self._offers.error is not None or not eats() or condition()  # noqa: E731
+        self._coordinator.wait(over, THREE_DAYS, "the driver waits for the evaluation of a named feed")
+        self._raise_failure()
 
     def _watch(self, job: SparkJob | Replay, *, timeout: float | None = None, stall: float | None = None) -> None:
         """Wait for a Spark job and look after the nodes; it is cancelled when one fails, all have ended, or nothing moves."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tfos_fast.channel import Channel
+from tfos_fast.errors import FormError
 
 if TYPE_CHECKING:
     from tfos_fast.channel.reader import Reader
@@ -34,7 +36,7 @@ class Context:
     executor_id: int
     cluster_spec: dict[str, list[str]]
     address: str = field(repr=False, default="")
-    _feeds: dict[bool, DataFeed] = field(repr=False, default_factory=dict)
+    _feeds: dict[tuple[str, bool], DataFeed] = field(repr=False, default_factory=dict)
     _readers: list[Reader] = field(repr=False, default_factory=list)
 
     @property
@@ -47,26 +49,35 @@ class Context:
         """What the environment variable TF_CONFIG holds: the cluster and this node's task, as JSON."""
         return json.dumps({"cluster": self.cluster_spec, "task": {"type": self.job_name, "index": self.task_index}})
 
-    def get_data_feed(self, train_mode: bool = True) -> DataFeed:
+    def get_data_feed(self, train_mode: bool = True, *, name: str = "") -> DataFeed:
         """The rows that Spark feeds to this node.
 
         Parameters
         ----------
         train_mode : bool
             False for inference: every row needs one result, given by ``batch_results``.
+        name : str
+            A feed that the driver offers by :meth:`Cluster.offer <tfos_fast.cluster.cluster.Cluster.offer>`. Each new iterator of
+            its ``dataset`` starts the next epoch; the other ways of reading go on epoch after epoch, until shutdown.
 
         Returns
         -------
         DataFeed
             The same one on each call with the same argument.
         """
-        if train_mode not in self._feeds:
+        if name and not train_mode:
+            raise FormError("a named feed is read for training or validation; inference goes by the default feed")
+        if (name, train_mode) not in self._feeds:
             from tfos_fast.tensors import DataFeed
 
-            reader = Channel.attach(self.address).reader(train_mode=train_mode)
+            address = self.address
+            if name:
+                with contextlib.closing(Channel.attach(self.address)) as channel:
+                    address = channel.control("feed", name.encode()).decode()
+            reader = Channel.attach(address).reader(train_mode=train_mode)
             self._readers.append(reader)
-            self._feeds[train_mode] = DataFeed(reader)
-        return self._feeds[train_mode]
+            self._feeds[name, train_mode] = DataFeed(reader)
+        return self._feeds[name, train_mode]
 
     def _abandon(self) -> None:
         """Main has raised: its readers must not look as if they wanted no more rows."""

@@ -276,6 +276,8 @@ class Coordinator:
                 node.started, node.trainer = True, message.trainer
             case m.Terminated():
                 node.terminated, node.asked = True, message.asked
+            case m.Demand():
+                node.demands[message.feed] = message
             case m.Bye():
                 node.gone = True
             case m.Ended():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import time
@@ -13,7 +14,7 @@ from tfos_fast.channel import Channel
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.launch import executor_pid
 from tfos_fast.cluster.machine import host_name
-from tfos_fast.errors import AddressError, ClusterError, Fenced, NoNodeOnHost
+from tfos_fast.errors import AddressError, ClusterError, Fenced, NoNodeOnHost, Yielded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from tfos_fast.channel.writer import Writer
     from tfos_fast.cluster.splitreader import SplitReader
 
+Fed = tuple[int, int, bool]
+PATIENCE = 0.3  # a task of a named feed waits so long for a slot, and then gives its place back to the default feed
 FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, rather than to fail and be tried again
 
 
-def choose(nodes: Iterable[m.NodeInfo], partition: int, turn: int = 0) -> Channel | None:
+def choose(nodes: Iterable[m.NodeInfo], partition: int, turn: int = 0, name: str = "") -> Channel | None:
     """Attach to the node that this partition goes to: of the same executor, else of the same host; among those the hungriest.
 
     Returns
@@ -46,6 +49,10 @@ def choose(nodes: Iterable[m.NodeInfo], partition: int, turn: int = 0) -> Channe
         for position, node in enumerate(nodes):
             try:
                 channel = Channel.attach(node.address)
+                if name:
+                    with contextlib.closing(channel):
+                        address = channel.control("feed", name.encode()).decode()
+                    channel = Channel.attach(address)
                 status = channel.status()
             except AddressError:
                 continue  # on another host, or gone
@@ -101,31 +108,37 @@ class Feeder:
         Seconds without movement after which a wait ends in StallTimeout.
     turn : int
         Parts partitions among nodes that are equally good for them: with another number they part differently.
+    name : str
+        Of the feed.
+    only : frozenset of int, optional
+        The partitions that are not whole yet; others end at once.
     """
 
     nodes: tuple[m.NodeInfo, ...]
     job: str
     stall_timeout: float
     turn: int = 0
+    name: str = ""
+    only: frozenset[int] | None = None
 
-    def rows(self, _: int, partition: Iterable[Any]) -> Iterator[tuple[int, int]]:
-        """For ``mapPartitionsWithIndex``: yields (partition, rows written here)."""
+    def rows(self, _: int, partition: Iterable[Any]) -> Iterator[Fed]:
+        """For ``mapPartitionsWithIndex``: yields (partition, rows written here, whether that was the rest of it)."""
 
         def write(writer: Writer, rows: Iterator[Any], skip: int) -> int:
             return writer.write_rows(itertools.islice(rows, skip, None))
 
         yield self._feed(iter(partition), write)
 
-    def pickled(self, loads: Callable[[bytes], list[Any]]) -> Callable[[int, Iterable[bytes]], Iterator[tuple[int, int]]]:
-        """For ``mapPartitionsWithIndex`` over pickled batches: yields (partition, rows written here)."""
+    def pickled(self, loads: Callable[[bytes], list[Any]]) -> Callable[[int, Iterable[bytes]], Iterator[Fed]]:
+        """For ``mapPartitionsWithIndex`` over pickled batches: yields as ``rows``."""
 
-        def run(_: int, partition: Iterable[bytes]) -> Iterator[tuple[int, int]]:
+        def run(_: int, partition: Iterable[bytes]) -> Iterator[Fed]:
             yield self._feed(iter(partition), lambda writer, batches, skip: writer.write_pickled(batches, loads, skip))
 
         return run
 
     def batches(self, partition: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """For ``mapInArrow``: yields one record (partition, rows written here)."""
+        """For ``mapInArrow``: yields one record (partition, rows written here, whether that was the rest of it)."""
         import pyarrow as pa
 
         def write(writer: Writer, batches: Iterator[pa.RecordBatch], skip: int) -> int:
@@ -139,11 +152,12 @@ class Feeder:
                     break
             return rows
 
-        number, rows = self._feed((batch for batch in partition if batch.num_rows), write)
-        yield pa.RecordBatch.from_pydict({"partition": pa.array([number], pa.int32()), "rows": pa.array([rows], pa.int64())})
+        number, rows, whole = self._feed((batch for batch in partition if batch.num_rows), write)
+        fields = {"partition": pa.array([number], pa.int32()), "rows": pa.array([rows], pa.int64()), "whole": pa.array([whole])}
+        yield pa.RecordBatch.from_pydict(fields)
 
-    def files(self, reader: SplitReader) -> Callable[[int, Iterable[Any]], Iterator[tuple[int, int]]]:
-        """For ``mapPartitionsWithIndex`` over splits of files, one in a partition: yields (partition, rows written here)."""
+    def files(self, reader: SplitReader) -> Callable[[int, Iterable[Any]], Iterator[Fed]]:
+        """For ``mapPartitionsWithIndex`` over splits of files, one in a partition: yields as ``rows``."""
 
         def write(writer: Writer, splits: Iterator[Any], skip: int) -> int:
             rows = 0
@@ -154,22 +168,25 @@ class Feeder:
                         break
             return rows
 
-        def run(_: int, partition: Iterable[Any]) -> Iterator[tuple[int, int]]:
+        def run(_: int, partition: Iterable[Any]) -> Iterator[Fed]:
             yield self._feed(iter(partition), write)
 
         return run
 
-    def _feed(self, items: Iterator[Any], write: Callable[[Writer, Iterator[Any], int], int]) -> tuple[int, int]:
+    def _feed(self, items: Iterator[Any], write: Callable[[Writer, Iterator[Any], int], int]) -> Fed:
         number, attempt = attempt_here()
+        if self.only is not None and number not in self.only:
+            return number, 0, True
         try:
             first = next(items)
         except StopIteration:
-            return number, 0
-        channel = choose(self.nodes, number, self.turn)
+            return number, 0, True
+        channel = choose(self.nodes, number, self.turn, self.name)
         if channel is None:
-            return number, 0
+            return number, 0, True
         try:
             writer = channel.writer(stall_timeout=self.stall_timeout)
+            writer.patience = PATIENCE if self.name else None
             done = False
             try:
                 skip = writer.open_partition(f"{self.job}/{number}", attempt)
@@ -179,10 +196,12 @@ class Feeder:
                     writer.end_partition()
                 done = True
             finally:
-                writer.close(wait=done)
+                writer.close(wait=done and not self.name)
+        except Yielded:
+            return number, 0, False  # the rows that were published stay; the next attempt begins behind them
         except Fenced:
             time.sleep(FENCED_WAIT)
             raise
         finally:
             channel.close()
-        return number, rows
+        return number, rows, True

@@ -66,6 +66,7 @@ class Reservation:
     driver: m.Process
     memory: str
     slot_bytes: str | None
+    feeds: dict[str, str]
     log_level: str
 
     def __call__(self, index: int, _: Iterable[object]) -> Iterator[bytes]:
@@ -76,6 +77,7 @@ class Reservation:
             token=secrets.token_hex(8),
             memory=self.memory,
             slot_bytes=self.slot_bytes,
+            feeds=self.feeds,
             endpoint=self.keys.endpoint,
             server_public=self.keys.server_public.decode(),
             client_public=self.keys.client_public.decode(),

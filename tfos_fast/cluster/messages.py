@@ -127,6 +127,20 @@ class Ack(Message, frozen=True):
     rows_left: int
 
 
+LEFT = -1
+
+
+class Demand(Message, frozen=True):
+    """The reader of a named feed waits for rows of its epoch of this number. ``ends``: it stops at the end of each.
+
+    With the number ``LEFT`` it wants none any more.
+    """
+
+    feed: str
+    epoch: int
+    ends: bool
+
+
 class Bye(Message, frozen=True):
     """The agent ends, and its trainer has ended."""
 
@@ -163,6 +177,7 @@ class EndEpoch(Message, frozen=True):
     """Put an end-of-epoch mark behind everything that is queued."""
 
     request: int
+    feed: str = ""
 
 
 class Keep(Message, frozen=True):
@@ -184,15 +199,23 @@ class EndFeed(Message, frozen=True):
     """Put the end of the feed behind everything that is queued."""
 
     request: int
+    feed: str = ""
+
+
+class Yield(Message, frozen=True):
+    """Feed tasks of the default feed that only wait are to end early, or no longer."""
+
+    request: int
+    on: bool
 
 
 class Stop(Message, frozen=True):
     """End now: the trainer too, if it still runs."""
 
 
-FromAgent = Hello | Started | Ended | Terminated | Beat | OpenPartition | Fenced | PartitionDone | Ack | Bye
-Order = EndEpoch | Keep | Replay | EndFeed
-ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Stop
+FromAgent = Hello | Started | Ended | Terminated | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye
+Order = EndEpoch | Keep | Replay | EndFeed | Yield
+ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Yield | Stop
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_agent = msgspec.msgpack.Decoder(FromAgent).decode
@@ -217,6 +240,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
     driver: Process
     executor: Process
     log_level: str
+    feeds: dict[str, str] = {}  # memory of named feeds
 
 
 class Ready(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.jobs import SparkJob, job_exception
 from tfos_fast.cluster.launch import Reservation
 from tfos_fast.cluster.machine import this_process
+from tfos_fast.cluster.named import check_name
 from tfos_fast.cluster.placement import preflight, spreading_profile
 from tfos_fast.errors import ClusterError
 
@@ -27,6 +28,7 @@ def reserve(
     *,
     memory: int | str = "256m",
     slot_bytes: int | str | None = None,
+    feeds: Mapping[str, int | str] | None = None,
     reservation_timeout: float = 60.0,
     log_level: str = "WARNING",
 ) -> Cluster:
@@ -41,6 +43,9 @@ def reserve(
         Bytes of shared memory of each node, such as ``"256m"``. Taken at once, never more.
     slot_bytes : int or str, optional
         Bytes of one slot of that memory; the largest row must fit into one.
+    feeds : mapping, optional
+        Name of a named feed -> its bytes of shared memory on each node, beside ``memory``. Taken when the feed is first used; a
+        named feed that is not in here takes a quarter of ``memory``, at least four slots.
     reservation_timeout : float
         Seconds to wait for executors to register and for the nodes to come up.
     log_level : str
@@ -67,9 +72,13 @@ def reserve(
     parse_bytes(memory)  # said here rather than by each node
     if slot_bytes is not None:
         parse_bytes(slot_bytes, "slot_bytes")
+    quotas = {check_name(name): str(size) for name, size in (feeds or {}).items()}
+    for name, size in quotas.items():
+        parse_bytes(size, f"feeds[{name!r}]")
     slots = preflight(sc, num_executors, reservation_timeout)
     coordinator = _coordinator(sc)
-    task = Reservation(coordinator.keys, this_process(), str(memory), None if slot_bytes is None else str(slot_bytes), log_level)
+    slot = None if slot_bytes is None else str(slot_bytes)
+    task = Reservation(coordinator.keys, this_process(), str(memory), slot, quotas, log_level)
 
     def action() -> list[bytes]:
         rdd = sc.parallelize(range(num_executors), num_executors).barrier().mapPartitionsWithIndex(task)
@@ -113,6 +122,7 @@ def run(
     input_mode: InputMode = InputMode.SPARK,
     memory: int | str = "256m",
     slot_bytes: int | str | None = None,
+    feeds: Mapping[str, int | str] | None = None,
     reservation_timeout: float = 60.0,
     log_level: str = "WARNING",
 ) -> Cluster:
@@ -133,6 +143,9 @@ def run(
         Bytes of shared memory of each node, such as ``"256m"``. Taken at once, never more.
     slot_bytes : int or str, optional
         Bytes of one slot of that memory; the largest row must fit into one. Default a sixteenth of it, 4 MiB at most.
+    feeds : mapping, optional
+        Name of a named feed -> its bytes of shared memory on each node, beside ``memory``. Taken when the feed is first used; a
+        named feed that is not in here takes a quarter of ``memory``, at least four slots.
     reservation_timeout : float
         Seconds to wait for executors to register, for the nodes to come up, and for ``main`` to start.
     log_level : str
@@ -154,8 +167,9 @@ def run(
     ...     print(cluster.feed(rdd, epochs=3))
     """
     cluster = reserve(
-        sc, num_executors, memory=memory, slot_bytes=slot_bytes, reservation_timeout=reservation_timeout, log_level=log_level
-    )
+        sc, num_executors, memory=memory, slot_bytes=slot_bytes, feeds=feeds,
+        reservation_timeout=reservation_timeout, log_level=log_level,
+    )  # fmt: skip
     try:
         cluster.start(main, args, input_mode=input_mode)
     except BaseException:

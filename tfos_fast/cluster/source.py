@@ -38,9 +38,9 @@ class Source:
             Launch the tasks in this order. Partitions keep their numbers.
         """
         tasks = self._tasks(feeder)
-        if order is None:
-            return tasks.collect
-        return lambda: _run_in_order(self._sc, tasks, order)
+        if order is None and (feeder.only is None or is_frame(tasks)):
+            return tasks.collect  # tasks of a DataFrame's partitions that are whole end at once
+        return lambda: _run_in_order(self._sc, tasks, order, feeder.only)
 
 
 def source_of(sc: Any, data: Any) -> Source:
@@ -57,21 +57,22 @@ def source_of(sc: Any, data: Any) -> Source:
         return Source(sc, lambda feeder: rdd.mapPartitionsWithIndex(feeder.files(reader)))
     if is_frame(data):
         frame = in_small_batches(sc, data)
-        return Source(sc, lambda feeder: frame.mapInArrow(feeder.batches, "partition int, rows long"))
+        return Source(sc, lambda feeder: frame.mapInArrow(feeder.batches, "partition int, rows long, whole boolean"))
     batches = pickled_batches(data)
     if batches is not None:
         return Source(sc, lambda feeder: batches.mapPartitionsWithIndex(feeder.pickled(loads_of(data))))
     return Source(sc, lambda feeder: data.mapPartitionsWithIndex(feeder.rows))
 
 
-def _run_in_order(sc: Any, tasks: Any, order: Order) -> Any:
-    """Run a job whose tasks are launched in an order.
+def _run_in_order(sc: Any, tasks: Any, order: Order | None, only: frozenset[int] | None) -> Any:
+    """Run a job whose tasks are launched in an order, with ``only`` for some partitions.
 
     Spark launches the tasks of a job in the order in which its partitions are listed, as far as locality lets it
     (apache/spark, core/src/main/scala/org/apache/spark/scheduler/TaskSetManager.scala, ``addPendingTask``).
     """
     rdd = tasks.rdd if is_frame(tasks) else tasks
-    numbers = order.of(rdd.getNumPartitions())
+    count = rdd.getNumPartitions()
+    numbers = [n for n in (order.of(count) if order else range(count)) if only is None or n in only]
     return sc.runJob(_Ready(rdd), list, numbers) if numbers else []
 
 

@@ -28,6 +28,7 @@ class NodeState:
     beat: m.Beat | None = None
     acks: set[int] = field(default_factory=set)
     orders: dict[int, m.Message] = field(default_factory=dict)  # sent and not acknowledged
+    demands: dict[str, m.Demand] = field(default_factory=dict)  # by name of the feed
     pidfd: int | None = None
     gone: bool = False
 

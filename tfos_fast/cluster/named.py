@@ -1,0 +1,127 @@
+"""The feeds of one node by name: each has a segment, slots and a schema of its own, so that none takes another's place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tfos_fast.channel import messages as channel_messages
+from tfos_fast.channel.broker import Broker
+from tfos_fast.channel.segment import Segment, parse_bytes
+from tfos_fast.cluster import messages as m
+from tfos_fast.errors import ClusterError
+
+OFFERED = "offer/"  # keys of partitions of named feeds: offer/<name>/<epoch>/<partition>
+LEAST_SLOTS = 4
+
+
+def check_name(name: str) -> str:
+    """Refuse what is no name of a feed.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
+        raise ValueError(f"a feed's name has 1 to 64 letters, digits, dots, dashes and underscores; {name!r} has not")
+    return name
+
+
+def feed_of(key: str) -> str:
+    """The name of the feed that a partition's key belongs to; empty for the default feed."""
+    return key.split("/")[1] if key.startswith(OFFERED) else ""
+
+
+class NamedFeeds:
+    """The brokers of a node. Those of named feeds are made when first asked for, and are served by the default feed's loop.
+
+    Parameters
+    ----------
+    config : AgentConfig
+        ``feeds`` says how much memory named feeds have; without it, a quarter of the default feed's slots each, at least four.
+    default : Broker
+        Of the default feed, whose name is empty.
+    on_open, on_partition_done, explain_death : callable
+        Hooks as of the default feed.
+    send : callable
+        Sends a message to the coordinator.
+    """
+
+    def __init__(
+        self,
+        config: m.AgentConfig,
+        default: Broker,
+        on_open: Callable[..., None],
+        on_partition_done: Callable[[str, int, int], None],
+        explain_death: Callable[[int], channel_messages.Failed | None],
+        send: Callable[[m.Message], None],
+    ) -> None:
+        self.demands: dict[str, m.Demand] = {}  # not yet answered by an end of epoch
+        self._config = config
+        self._brokers = {"": default}
+        self._hooks: dict[str, Any] = {"on_partition_done": on_partition_done, "explain_death": explain_death}
+        self._on_open = on_open
+        self._send = send
+
+    def broker(self, name: str) -> Broker:
+        """Of this feed; made if it is new.
+
+        Raises
+        ------
+        ClusterError
+            It is no name.
+        NotEnoughMemory
+        """
+        if name not in self._brokers:
+            try:
+                self._brokers[name] = self._make(check_name(name))
+            except ValueError as error:
+                raise ClusterError(str(error)) from None
+        return self._brokers[name]
+
+    def _make(self, name: str) -> Broker:
+        default = self._brokers[""]
+        slot = default.segment.slot_bytes
+        memory = self._config.feeds.get(name)
+        size = parse_bytes(memory) if memory is not None else default.segment.n_slots // 4 * slot
+        broker = Broker(Segment.create(max(size, LEAST_SLOTS * slot), slot), on_open=self._on_open, host=default)
+        for hook, call in self._hooks.items():
+            setattr(broker, hook, call)
+        broker.feed.on_demand = lambda epoch, ends: self._demand(m.Demand(name, epoch, ends))
+        broker.on_terminated = lambda _: self._demand(m.Demand(name, m.LEFT, True))
+        # The node's program has ended or failed: whoever comes later hears it.
+        if default.feed.failure is not None:
+            broker.feed.fail(default.feed.failure)
+        return broker
+
+    def _demand(self, demand: m.Demand) -> None:
+        self.demands[demand.feed] = demand
+        self._send(demand)
+
+    def repeat(self) -> None:
+        """Tell again which readers have nothing: an evaluation that was left unfinished goes on when one of them asks."""
+        for name, demand in self.demands.items():
+            if self.broker(name).feed.demanded or demand.epoch == m.LEFT:
+                self._send(demand)
+
+    def all(self) -> Iterator[Broker]:
+        """Every broker there is."""
+        yield from self._brokers.values()
+
+    @property
+    def progress(self) -> int:
+        """Of the named feeds together."""
+        return sum(broker.feed.progress for name, broker in self._brokers.items() if name)
+
+    def end_epoch(self, name: str) -> None:
+        """Put an end-of-epoch mark behind everything that is queued."""
+        self.demands.pop(name, None)
+        broker = self.broker(name)
+        if not broker.feed.ended:
+            broker.end_epoch()
+
+    def end_feed(self, name: str) -> None:
+        """Put the end of the feed behind everything that is queued."""
+        self.demands.pop(name, None)
+        self.broker(name).end_feed()

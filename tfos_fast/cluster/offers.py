@@ -1,0 +1,199 @@
+"""Named feeds in the driver: an evaluation of the offered data, one Spark job, whenever readers ask for their next epoch.
+
+Spark gives cores to the older job first, and a feed task that waits for its reader holds one. So while an evaluation runs, tasks of
+the default feed that only wait end early, and later ones at their start; what they left is fed by a further job afterwards.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.feeder import Feeder
+from tfos_fast.cluster.jobs import SparkJob
+from tfos_fast.cluster.named import OFFERED
+
+log = logging.getLogger("tfos_fast.cluster")
+
+ORDER_TIMEOUT = 60.0
+
+
+@dataclass
+class Offer:
+    """Data under a name."""
+
+    name: str
+    data: Any
+    feed_timeout: float
+    together: float  # seconds that the first node's demand waits for the others that read this feed
+    epoch: int = 0
+    job_name: str = ""
+    left: frozenset[int] = frozenset()  # partitions of an evaluation whose readers have enough for now
+    members: set[str] = field(default_factory=set)  # nodes that were in the last evaluation
+    asked: float | None = None  # when the first demand of the next evaluation was seen
+
+
+class Offers:
+    """A thread that answers the demands of named feeds, one evaluation at a time.
+
+    Parameters
+    ----------
+    sc : SparkContext
+    coordinator : Coordinator
+    nodes : tuple of NodeInfo
+    action : callable
+        ``action(data, feeder)`` gives what runs the job.
+
+    Attributes
+    ----------
+    busy : bool
+        An evaluation runs, and the default feed makes way.
+    error : Exception or None
+        Why no evaluation can be made any more.
+    """
+
+    def __init__(
+        self, sc: Any, coordinator: Coordinator, nodes: tuple[m.NodeInfo, ...], action: Callable[[Any, Feeder], Callable[[], Any]]
+    ) -> None:
+        self.busy = False
+        self.error: Exception | None = None
+        self._sc = sc
+        self._coordinator = coordinator
+        self._nodes = nodes
+        self._action = action
+        self._offers: dict[str, Offer] = {}
+        self._serial = itertools.count()
+        self._ending = False  # readers that do not stop at the end of an epoch get the end of the feed
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    def add(self, offer: Offer) -> None:
+        """Register the data; an offer of the same name is replaced from the next evaluation on."""
+        with self._coordinator.changed:
+            self._offers[offer.name] = offer
+            self._start()
+
+    def end(self) -> None:
+        """No more feeding: who waits for what nobody offers, or reads on over the ends of epochs, gets the end of the feed."""
+        with self._coordinator.changed:
+            self._ending = True
+            self._start()
+
+    def stop(self) -> None:
+        """End the thread and its job."""
+        with self._coordinator.changed:
+            self._stopped = True
+            self._coordinator.changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(10)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="tfos-offers", daemon=True)
+            self._thread.start()
+        self._coordinator.changed.notify_all()
+
+    @property
+    def _over(self) -> bool:
+        return self._stopped or self._coordinator.failure is not None
+
+    def _run(self) -> None:
+        changed = self._coordinator.changed
+        try:
+            while True:
+                with changed:
+                    while not self._over and (todo := self._next()) is None:
+                        changed.wait(0.2)
+                    if self._over:
+                        return
+                assert todo is not None
+                name, demands, offer = todo
+                if offer is None:
+                    self._end_feed(name, demands)
+                else:
+                    self._evaluate(offer, demands)
+        except Exception as error:  # noqa: BLE001  # the driver's own thread raises it
+            with changed:
+                if not self._over:
+                    self.error = error
+                self.busy = False
+                changed.notify_all()
+
+    def _next(self) -> tuple[str, dict[str, m.Demand], Offer | None] | None:
+        """The feed that is to be served now, who asked, and the data (None: its readers get the end)."""
+        eating = {name: state for name, state in self._coordinator.nodes.items() if not (state.ended or state.gone)}
+        for name in sorted({name for state in eating.values() for name in state.demands}):
+            demands = {node: state.demands[name] for node, state in eating.items() if name in state.demands}
+            offer = self._offers.get(name)
+            if offer is not None and offer.left:
+                if offer.members & set(demands):
+                    return name, demands, offer
+                continue
+            demands = {node: demand for node, demand in demands.items() if demand.epoch != m.LEFT}
+            if self._ending:
+                last = {node: demand for node, demand in demands.items() if offer is None or not demand.ends}
+                if last:
+                    return name, last, None
+            if offer is None or not demands:
+                continue
+            now = time.monotonic()
+            offer.asked = offer.asked or now
+            company = (offer.members or set(eating)) & set(eating)
+            if company <= set(demands) or now - offer.asked > offer.together:
+                return name, demands, offer
+        return None
+
+    def _evaluate(self, offer: Offer, demands: dict[str, m.Demand]) -> None:
+        """Run an evaluation, or the rest of one, until it is done or its readers have enough for now."""
+        if not offer.left:
+            offer.asked, offer.members = None, set(demands)
+            offer.epoch += 1
+            offer.job_name = f"{OFFERED}{offer.name}/{next(self._serial)}"
+        members = tuple(node for node in self._nodes if node.name in offer.members)
+        everybody = [node.name for node in self._nodes]
+        self.busy = True
+        try:
+            self._order(everybody, lambda number: m.Yield(number, True))
+            feeder = Feeder(members, offer.job_name, offer.feed_timeout, name=offer.name, only=offer.left or None)
+            job = SparkJob(
+                self._sc, f"feed {offer.name}, epoch {offer.epoch}", self._action(offer.data, feeder), self._coordinator.changed
+            )
+            with self._coordinator.changed:
+                while not job.done and not self._over:
+                    self._coordinator.changed.wait(0.5)
+            if not job.done:
+                job.cancel()
+                return
+            if job.error is not None:
+                raise job.error
+            self._forget(offer.name, demands)
+            offer.left = frozenset(number for number, _, whole in job.result if not whole)
+            if not offer.left:
+                self._coordinator.end_job(offer.job_name)
+                self._order(offer.members, lambda number: m.EndEpoch(number, offer.name))
+        finally:
+            if not self._over:
+                self._order(everybody, lambda number: m.Yield(number, False))
+            with self._coordinator.changed:
+                self.busy = False
+                self._coordinator.changed.notify_all()
+
+    def _end_feed(self, name: str, demands: dict[str, m.Demand]) -> None:
+        self._order(demands, lambda number: m.EndFeed(number, name))
+        self._forget(name, demands)
+
+    def _forget(self, name: str, demands: dict[str, m.Demand]) -> None:
+        """These were answered; agents repeat what is still wanted."""
+        with self._coordinator.changed:
+            for node in demands:
+                self._coordinator.nodes[node].demands.pop(name, None)
+
+    def _order(self, names: Any, make: Callable[[int], Any]) -> None:
+        self._coordinator.order(list(names), make, ORDER_TIMEOUT)
