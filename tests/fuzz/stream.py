@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import pickle
 import random
 import time
+
+import numpy as np
 
 from tests.unit.rows import slot
 from tests.unit.test_stream import COMMON
@@ -18,8 +21,14 @@ from tfos_fast._pack import RowPacker
 from tfos_fast._stream import StreamBatch
 from tfos_fast._stream_pack import pack_stream
 from tfos_fast.channel.infer import infer
+from tfos_fast.channel.lattice import Nulls, apply_nulls, join
 from tfos_fast.channel.layout import plan
 
+RAGGED = {
+    "lists": [([*range(i % 5)], np.arange(i % 3, dtype=np.float32), None if i % 4 else i, [0.5] * 300) for i in range(30)],
+    "nulls": [{"x": None if i % 2 else [1.0, 2.0], "n": None if i % 3 else "t", "b": i % 5 or None} for i in range(30)],
+}
+NULLS = {"*": Nulls(mask=True)}
 OPCODES = b"(.0GJKMN]})aesutRbchjqrXCB\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x93\x94\x95\x96"
 SLOT = 1 << 16
 
@@ -57,12 +66,17 @@ def main() -> None:
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     random_ = random.Random(options.seed)
-    streams = [pickle.dumps(rows[:count], protocol) for rows in COMMON.values() for protocol in (2, 3, 4, 5) for count in (1, 2, 5)]
+    known = [*COMMON.values(), *RAGGED.values()]
+    streams = [pickle.dumps(rows[:count], protocol) for rows in known for protocol in (2, 3, 4, 5) for count in (1, 2, 5)]
     packers = [
         (RowPacker(schema, exact=exact), plan(schema, SLOT, batch=1, heap_per_row=64.0))
         for exact in (False, True)
         for schema in (infer(rows[0], exact=exact) for rows in COMMON.values())
     ]
+    for rows_of in RAGGED.values():
+        joined = functools.reduce(functools.partial(join, exact=False), (infer(row, exact=False) for row in rows_of))
+        schema = apply_nulls(joined, NULLS)
+        packers += [(RowPacker(schema, exact=False, cast=True), plan(schema, SLOT, batch=1, heap_per_row=64.0))] * 8
     memory = slot(SLOT)
     batch = StreamBatch(refuse)
     tried = read = rows = 0
