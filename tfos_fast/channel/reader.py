@@ -627,8 +627,12 @@ class Reader:
 
     def _pause(self, seconds: float) -> None:
         """Handle messages for up to so long; writers are asked for what they have when nothing comes at once."""
+        have = len(self._inbox)
         self._results.flush()
         self._send_done()
-        if not self._conn.pump(max(1, min(STARVE_AFTER_MS, int(seconds * 1000)))):
-            self._starve()
+        # Results may have waited for a slot, and what came meanwhile lies in the inbox: no other message need follow it.
+        if len(self._inbox) > have or self._conn.pump(max(1, min(STARVE_AFTER_MS, int(seconds * 1000)))):
+            return
+        self._starve()
+        if len(self._inbox) == have:
             self._conn.pump(max(1, int(seconds * 1000) - STARVE_AFTER_MS))
