@@ -4,7 +4,7 @@ Sources are larger than the cache (256 MB, used in turn). The ceiling is memcpy 
 segment, in one process with nobody reading. Each figure is one run in fresh processes; the runs of a case take turns, so that a
 change of the machine's speed meets all of them.
 
-    python benchmarks/channel.py [--repeats 5] [--json FILE]
+    python -m benchmarks channel [--repeats 5] [--json FILE]
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import machine, show
 
+from benchmarks.machine import machine, show
 from tfos_fast.channel import Channel
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -30,10 +31,10 @@ MEMORY = 64 << 20
 PICTURE = 784
 
 
-def sources(seed: int = 0) -> list[np.ndarray]:
-    """Different blocks of float64 values."""
-    rng = np.random.default_rng(seed)
-    return [rng.random(BLOCK // 8) for _ in range(BLOCKS)]
+def sources(block: int = BLOCK) -> list[np.ndarray]:
+    """Different blocks of float64 values, larger than the cache together."""
+    rng = np.random.default_rng(0)
+    return [rng.random(block // 8) for _ in range(BLOCKS * BLOCK // block)]
 
 
 def read(array: np.ndarray) -> int:
@@ -44,13 +45,13 @@ def read(array: np.ndarray) -> int:
 # ---- moving 4 MB blocks --------------------------------------------------------------------------------------------------------
 
 
-def by_memcpy(total: int) -> float:
+def by_memcpy(total: int, block: int = BLOCK) -> float:
     """Bytes per second of copying alone: the ceiling."""
-    blocks = sources()
-    ring = np.ones((MEMORY // BLOCK, BLOCK // 8))
+    blocks = sources(block)
+    ring = np.ones((MEMORY // block, block // 8))
     begin = time.perf_counter()
-    for i in range(total // BLOCK):
-        np.copyto(ring[i % len(ring)], blocks[i % BLOCKS])
+    for i in range(total // block):
+        np.copyto(ring[i % len(ring)], blocks[i % len(blocks)])
     return total / (time.perf_counter() - begin)
 
 
@@ -65,20 +66,20 @@ def by_copy_and_read(total: int) -> float:
     return total / (time.perf_counter() - begin)
 
 
-def write_arrow(address: str, total: int, go: Any) -> None:
+def write_arrow(address: str, total: int, go: Any, block: int = BLOCK) -> None:
     import pyarrow as pa
 
-    batches = [pa.RecordBatch.from_arrays([pa.array(block)], ["x"]) for block in sources()]
+    batches = [pa.RecordBatch.from_arrays([pa.array(values)], ["x"]) for values in sources(block)]
     with Channel.attach(address).writer() as writer:
         go.wait()
-        for i in range(total // BLOCK):
-            writer.write_batch(batches[i % BLOCKS])
+        for i in range(total // block):
+            writer.write_batch(batches[i % len(batches)])
 
 
-def by_channel_arrow(total: int) -> float:
-    """Bytes per second of Arrow batches through the channel."""
-    with Channel.create(MEMORY, slot_bytes=BLOCK) as channel:
-        return consume(channel, write_arrow, total, BLOCK // 8, "x")
+def by_channel_arrow(total: int, block: int = BLOCK) -> float:
+    """Bytes per second of Arrow batches through the channel, in slots as large as a batch."""
+    with Channel.create(MEMORY, slot_bytes=block) as channel:
+        return consume(channel, partial(write_arrow, block=block), total, block // 8, "x")
 
 
 def consume(channel: Channel, target: Callable[..., None], total: int, rows: int, column: str) -> float:

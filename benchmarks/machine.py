@@ -41,3 +41,12 @@ def machine(*packages: str) -> dict[str, Any]:
 def show(facts: dict[str, Any]) -> None:
     """Print them in one line."""
     print("; ".join(f"{name} {value}" for name, value in facts.items()))
+
+
+def main() -> None:
+    """Print what the benchmarks would be measured on."""
+    show(machine("numpy", "pyarrow", "pyspark", "tensorflow", "pyzmq"))
+
+
+if __name__ == "__main__":
+    main()

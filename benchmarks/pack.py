@@ -1,6 +1,6 @@
 """The packer against pickle and numpy, one row at a time, and against memcpy of the same bytes.
 
-    python benchmarks/pack.py [--json FILE] [--repeats N] [--seconds S]
+    python -m benchmarks pack [--json FILE] [--repeats N] [--seconds S]
 
 What is measured, per row and as the median of several repeats:
 
@@ -38,8 +38,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import machine, show
 
+from benchmarks.machine import machine, show
 from tfos_fast._pack import END, FULL, RowPacker
 from tfos_fast.channel.infer import infer
 from tfos_fast.channel.lattice import apply_spec

@@ -1,0 +1,124 @@
+"""The rows that are fed, and sums of their memory that say whether all of them came. Knows neither Spark nor tfos_fast."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+CHUNK = 1000
+WRAP = 1 << 64
+
+
+def floats(i: int) -> tuple[list[float], int]:
+    """784 Python floats and a label."""
+    return [float((i * 31 + k) % 255) for k in range(784)], i % 10
+
+
+def picture(i: int) -> tuple[np.ndarray, int]:
+    """A 28x28 picture of bytes and a label."""
+    return np.full((28, 28), i % 255, np.uint8), i % 10
+
+
+def ten(i: int) -> tuple[tuple[float, ...], int]:
+    """A tuple of ten floats and a number."""
+    return tuple(float(i % 255 + k) for k in range(10)), i
+
+
+def small(i: int) -> tuple[int, float]:
+    """A row of two numbers."""
+    return i, i * 0.5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Rows of one kind.
+
+    Parameters
+    ----------
+    title : str
+    make : callable
+        Number of the row -> row.
+    count : int
+        Rows that are cached; they are fed several times over.
+    dtypes : tuple of str
+        Of the columns in the trainer.
+    spec : tuple of str, optional
+        What the feed is told about them.
+    """
+
+    title: str
+    make: Callable[[int], Any]
+    count: int
+    dtypes: tuple[str, ...]
+    spec: tuple[str, ...] | None = None
+
+
+KINDS = {
+    "floats32": Kind("list of 784 floats, int; spec float32", floats, 20_000, ("float32", "int32"), ("float32", "int32")),
+    "floats64": Kind("list of 784 floats, int; as they are", floats, 20_000, ("float64", "int64")),
+    "pictures": Kind("28x28 uint8 array, int", picture, 100_000, ("uint8", "int64")),
+    "tens": Kind("tuple of 10 floats, int", ten, 400_000, ("float64", "int64")),
+}
+
+
+def column_sum(array: np.ndarray) -> int:
+    """The sum of a column's memory, modulo 2**64, whatever the order of its rows.
+
+    Rows of whole words are summed as uint64; others (a column of float32 numbers) as unsigned integers of their own size, as which
+    two of them share a word depends on the order.
+    """
+    if not len(array):
+        return 0
+    flat = array.reshape(-1)
+    if array.nbytes // len(array) % 8 == 0:
+        return int(flat.view(np.uint64).sum())
+    return int(flat.view(f"u{array.itemsize}").sum(dtype=np.uint64))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Rows, and for each column the sum of its memory.
+
+    Parameters
+    ----------
+    rows : int
+    columns : tuple of int
+    """
+
+    rows: int = 0
+    columns: tuple[int, ...] = ()
+
+    def add(self, arrays: Sequence[np.ndarray]) -> Sums:
+        """With a batch more."""
+        return self + Sums(len(arrays[0]), tuple(column_sum(array) for array in arrays))
+
+    def __add__(self, other: Sums) -> Sums:
+        if not self.columns or not other.columns:
+            return self if self.columns else other
+        pairs = zip(self.columns, other.columns, strict=True)
+        return Sums(self.rows + other.rows, tuple((mine + theirs) % WRAP for mine, theirs in pairs))
+
+    def __mul__(self, times: int) -> Sums:
+        return Sums(self.rows * times, tuple(value * times % WRAP for value in self.columns))
+
+
+def sums_of(rows: Iterable[Any], dtypes: Sequence[str]) -> Sums:
+    """Sums of Python rows as numpy would store them: what a trainer has to find."""
+    found = Sums()
+    rows = iter(rows)
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        found = found.add([np.asarray([row[i] for row in chunk], dtype) for i, dtype in enumerate(dtypes)])
+    return found
+
+
+def partition_sums(dtypes: Sequence[str]) -> Callable[[Iterable[Any]], Iterator[Sums]]:
+    """For ``mapPartitions``."""
+
+    def run(rows: Iterable[Any]) -> Iterator[Sums]:
+        yield sums_of(rows, dtypes)
+
+    return run

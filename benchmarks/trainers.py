@@ -1,0 +1,75 @@
+"""What runs on the nodes: each reads its feed in one way and sends what it saw to the benchmark in the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.collector import send
+from benchmarks.rows import Sums
+
+BATCH = 256
+
+
+def _columns(batch: Any) -> Sequence[np.ndarray]:
+    """A batch's columns as arrays. Memory is not copied (``tensor.numpy()`` would)."""
+    values = batch.values() if isinstance(batch, dict) else batch
+    return [np.asarray(value) for value in values]
+
+
+def _batches(feed: Any, way: str, spec: Any) -> Iterator[Any]:
+    if way == "tensors":
+        yield from feed.tensors(BATCH, spec)
+        return
+    dataset = feed.dataset(BATCH, spec)
+    while not feed.should_stop():  # each iterator is an epoch
+        yield from dataset
+
+
+def summing(args: Any, ctx: Any) -> None:
+    """Sum every column of every batch, read by ``tensors`` or ``dataset``."""
+    send(args["to"], args["of"] + " began", pid=os.getpid())
+    found = Sums()
+    for batch in _batches(ctx.get_data_feed(), args["way"], args["spec"]):
+        found = found.add(_columns(batch))
+    send(args["to"], args["of"], rows=found.rows, columns=found.columns)
+
+
+def noting_arrivals(args: Any, ctx: Any) -> None:
+    """Note when each batch came, by the clock that the driver reads, too."""
+    arrivals = []
+    for batch in ctx.get_data_feed().tensors(BATCH):
+        arrivals.append(time.time())
+        _columns(batch)
+    send(args["to"], args["of"], arrivals=arrivals)
+
+
+def one_by_one(args: Any, ctx: Any) -> None:
+    """Seconds of each ``next_batch(1)``."""
+    feed = ctx.get_data_feed()
+    send(args["to"], args["of"], seconds=time_calls(feed))
+
+
+def time_calls(feed: Any) -> list[float]:
+    """Of ``next_batch(1)``, until the feed ends."""
+    seconds = []
+    clock: Callable[[], float] = time.perf_counter
+    while not feed.should_stop():
+        begin = clock()
+        rows = feed.next_batch(1)
+        if rows:
+            seconds.append(clock() - begin)
+    return seconds
+
+
+def doubling(args: Any, ctx: Any) -> None:
+    """Inference: twice the row's second value."""
+    feed = ctx.get_data_feed(train_mode=False)
+    while not feed.should_stop():
+        rows = feed.next_batch(BATCH)
+        if rows:
+            feed.batch_results([2 * row[1] for row in rows])
