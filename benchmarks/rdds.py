@@ -27,15 +27,15 @@ def stored(bench: Bench, name: str) -> Case:
     data = Cached.make(bench, kind)
     raw = pickled_batches(data.rdd)
     with ExitStack() as stack:
-        feeds = {
-            way: stack.enter_context(Feeding(bench, f"{name} {way}", way, kind.spec)) for way in ("tensors", "dataset")
-        }
-        samples = bench.in_turns({
-            "drain": lambda: data.sums.rows / timed(lambda: drain(data.rdd)),
-            "raw": lambda: data.sums.rows / timed(lambda: drain(raw)),
-            TENSORS: lambda: feeds["tensors"].feed(data.rdd, data.sums),
-            DATASET: lambda: feeds["dataset"].feed(data.rdd, data.sums),
-        })
+        feeds = {way: stack.enter_context(Feeding(bench, f"{name} {way}", way, kind.spec)) for way in ("tensors", "dataset")}
+        samples = bench.in_turns(
+            {
+                "drain": lambda: data.sums.rows / timed(lambda: drain(data.rdd)),
+                "raw": lambda: data.sums.rows / timed(lambda: drain(raw)),
+                TENSORS: lambda: feeds["tensors"].feed(data.rdd, data.sums),
+                DATASET: lambda: feeds["dataset"].feed(data.rdd, data.sums),
+            }
+        )
     data.once.unpersist()
     # TFoS makes no difference between the two kinds of floats: it has no spec.
     samples[TFOS] = bench.tfos.get("floats" if name.startswith("floats") else name, {}).get("train", [])
@@ -55,10 +55,12 @@ def made_by_python(bench: Bench, name: str) -> Case:
     rdd = bench.sc.union([source] * times).map(make)
     sums = source.map(make).mapPartitions(partition_sums(kind.dtypes)).reduce(lambda one, other: one + other) * times
     with Feeding(bench, name) as feed:
-        samples = bench.in_turns({
-            "drain": lambda: sums.rows / timed(lambda: drain(rdd)),
-            TENSORS: lambda: feed.feed(rdd, sums),
-        })
+        samples = bench.in_turns(
+            {
+                "drain": lambda: sums.rows / timed(lambda: drain(rdd)),
+                TENSORS: lambda: feed.feed(rdd, sums),
+            }
+        )
     return Case(
         name,
         "RDD whose rows a Python lambda makes: (tuple of 10 floats, int)",
@@ -91,11 +93,12 @@ def replay(bench: Bench, name: str) -> Case:
         return sums.rows * further / (every - first)
 
     with Feeding(bench, name, "tensors", kind.spec, memory) as feed:
-        samples = bench.in_turns({
-            "drain": lambda: data.sums.rows / timed(lambda: drain(data.rdd)),
-            "raw": lambda: data.sums.rows / timed(lambda: drain(raw)),
-            again: lambda: rate(feed),
-        })
+        samples = bench.in_turns(
+            {
+                "drain": lambda: data.sums.rows / timed(lambda: drain(data.rdd)),
+                "raw": lambda: data.sums.rows / timed(lambda: drain(raw)),
+                again: lambda: rate(feed),
+            }
+        )
     data.once.unpersist()
     return Case(name, title, "rows/s", samples, bars, f"{sums.rows} rows, {further} further epochs")
-
