@@ -81,7 +81,7 @@ def pack_batch(
     Parameters
     ----------
     layout : Layout
-        The slot's layout; its schema holds that of the batch (see :func:`tfos_fast.channel.schema.join`).
+        The slot's layout; its schema holds that of the batch (see :func:`tfos_fast.channel.lattice.join`).
     buffer : writable buffer
         The slot.
     rows_already, heap_used : int
