@@ -9,17 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfos_fast.cluster.cluster import Cluster, InputMode
+    from tfos_fast.cluster.cluster import Cluster
     from tfos_fast.cluster.columnar import Parquet, parquet
     from tfos_fast.cluster.context import Context
     from tfos_fast.cluster.report import FeedReport
     from tfos_fast.cluster.reserving import reserve, run
+    from tfos_fast.cluster.watching import InputMode
 
 _HOMES = {
     "Cluster": "cluster",
     "Context": "context",
     "FeedReport": "report",
-    "InputMode": "cluster",
+    "InputMode": "watching",
     "Parquet": "columnar",
     "parquet": "columnar",
     "reserve": "reserving",

@@ -11,7 +11,7 @@ import msgspec
 from tfos_fast import errors
 from tfos_fast.channel.segment import parse_bytes
 from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.cluster import Cluster, InputMode
+from tfos_fast.cluster.cluster import Cluster
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.jobs import SparkJob, job_exception
@@ -19,6 +19,7 @@ from tfos_fast.cluster.launch import Reservation
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.named import check_name
 from tfos_fast.cluster.placement import preflight, spreading_profile
+from tfos_fast.cluster.watching import InputMode
 from tfos_fast.errors import ClusterError
 
 

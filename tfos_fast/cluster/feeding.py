@@ -1,0 +1,215 @@
+"""Feeding a running cluster: feed, offer, infer."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.feeder import Feeder
+from tfos_fast.cluster.frames import check_data, infer_frame, is_frame
+from tfos_fast.cluster.inferrer import Inferrer
+from tfos_fast.cluster.jobs import SparkJob
+from tfos_fast.cluster.named import check_name
+from tfos_fast.cluster.offers import Offer
+from tfos_fast.cluster.replay import Replay, check_keep, epoch_seed
+from tfos_fast.cluster.report import FeedReport
+from tfos_fast.cluster.source import source_of
+from tfos_fast.cluster.splits import Order
+from tfos_fast.cluster.stored import loads_of, pickled_batches
+from tfos_fast.cluster.watching import Watching
+
+log = logging.getLogger("tfos_fast.cluster")
+
+
+class Feeding(Watching):
+    """How Spark's data gets to the nodes of a cluster. :class:`Cluster` is what users see."""
+
+    def feed(
+        self,
+        data: Any,
+        epochs: int = 1,
+        *,
+        keep: str | None = None,
+        keep_limit: int | str | None = None,
+        shuffle: bool = False,
+        seed: int | None = None,
+        feed_timeout: float = 600.0,
+    ) -> FeedReport:
+        """Feed every row to the nodes; returns when a trainer's process has taken each.
+
+        Each epoch is one Spark job over ``data``. Rows of a partition go to one node, in order; a task that is tried again
+        skips what was delivered before. A node whose ``main`` returns, or calls ``terminate()``, ends early: what was queued
+        for it is dropped and told in the report.
+
+        Parameters
+        ----------
+        data : RDD, DataFrame or Parquet
+            A DataFrame goes as Arrow batches, without passing through Python rows; an RDD that Spark stores as pickled batches
+            (cached, checkpointed, or from ``parallelize``, ``repartition``, ``union``) is read from these without unpickling;
+            files of :func:`tfos_fast.parquet` are read by the tasks without the JVM.
+        epochs : int
+        keep : {"memory", "disk"}, optional
+            Only the first epoch is a Spark job. Each trainer keeps the packed rows that it got, in memory or in an unlinked file in
+            Spark's local folder (``spark.local.dir``), and gets them from there later: a node has the same rows in each epoch.
+            Batches alias what is kept, and writing into them changes nothing for the next epoch. It is given up with the feed.
+        keep_limit : int or str, optional
+            Bytes that a node may keep, as ``"4g"``. Default: half of the memory (of the container or machine) or disk that is free
+            when the feed begins. What does not fit raises NotEnoughMemory or StoreFull in the trainer, and so NodeFailed here.
+        shuffle : bool
+            A new order of the partitions in each epoch, without a Spark shuffle: the tasks of the epoch's job are launched in that
+            order. A task that prefers the executor that has its partition cached may be launched earlier or later, and such a
+            partition stays with its executor's node. Rows inside a partition keep their order: mix them in ``main``. With ``keep``
+            later epochs replay the kept slots in a new order each, and the batches in neighbouring slots mixed.
+        seed : int, optional
+            Gives the same orders each time. Without it every feed has orders of its own.
+        feed_timeout : float
+            Seconds without any movement, though rows wait, after which the feed is given up.
+
+        Returns
+        -------
+        FeedReport
+
+        Raises
+        ------
+        NodeFailed
+            ``main`` raised; carries the remote traceback. :class:`NodeKilled` when a process was killed.
+        StallTimeout
+        SchemaMismatch, RowTooLarge, NoNodeOnHost
+            A feed task could not go on.
+        SourceError
+            Files cannot be read.
+        """
+        check_data(data, "feed")
+        self._check(running="feed")
+        if epochs < 1:
+            raise ValueError(f"epochs must be 1 or more, not {epochs}")
+        limit = check_keep(keep, keep_limit)
+        source = source_of(self.sc, data)
+        seed = secrets.randbits(62) if seed is None else seed
+        self._keep(keep if epochs > 1 else None, limit)
+        self._feeds += 1
+        begin = time.monotonic()
+        states = self._coordinator.nodes
+        before = {name: state.rows_taken for name, state in states.items()}
+        partitions = epoch = 0
+        made_way = False
+        for epoch in range(epochs):
+            if keep is not None and epoch:
+                replay = Replay(self._coordinator, states, epoch_seed(seed, epoch) if shuffle else None)
+                self._watch(replay, stall=feed_timeout)
+                self._order(m.EndEpoch)
+                if not any(state.eats for state in states.values()):
+                    break
+                continue
+            job_name = f"feed{self._feeds}/{epoch}"
+            order = Order(seed, epoch) if shuffle else None
+            only: frozenset[int] | None = None
+            while only is None or only:
+                action = source.action(Feeder(self.nodes, job_name, feed_timeout, order.turn if order else 0, only=only), order)
+                job = SparkJob(self.sc, f"feed {self._feeds}, epoch {epoch + 1} of {epochs}", action, self._coordinator.changed)
+                self._watch(job, stall=feed_timeout)
+                only = frozenset(number for number, _, whole in job.result or () if not whole)
+                if only:  # they made way for a named feed
+                    self._wait(lambda: not self._offers.busy)
+                    made_way = True
+            partitions += self._coordinator.end_job(job_name)[0]
+            self._order(m.EndEpoch)
+            if not any(state.eats for state in states.values()):
+                break
+        self._check()
+        self._keep(None, 0)
+        if made_way:
+            self._wait_taken()
+        report = FeedReport(
+            rows=sum(state.rows_taken - before[name] for name, state in states.items()),
+            seconds=time.monotonic() - begin,
+            epochs=epoch + 1,
+            partitions=partitions,
+            rows_of_node={node.name: states[node.name].rows_taken - before[node.name] for node in self.nodes},
+            ended_early={node.name: states[node.name].why_early for node in self.nodes if not states[node.name].eats},
+            rows_left={node.name: states[node.name].rows_left for node in self.nodes if states[node.name].rows_left},
+        )
+        if report.ended_early:
+            log.warning("the feed ended early at some nodes: %s", report)
+        return report
+
+    def _keep(self, kind: Any, limit: int) -> None:
+        """The nodes keep what they are fed from here on, or give it up."""
+        if kind is not None or self._keeping:
+            self._order(lambda number: m.Keep(number, kind or "", limit))
+        self._keeping = kind is not None
+
+    def offer(self, data: Any, name: str, *, together: float = 30.0, feed_timeout: float = 600.0) -> None:
+        """Offer data as a named feed, for validation beside training. Returns at once.
+
+        Readers start its epochs: when a program begins the next iteration of ``ctx.get_data_feed(name=name).dataset(...)``, the
+        data is evaluated by one Spark job and dealt to the nodes that ask. The first one that asks waits for the others that
+        read this feed (``together``); who comes later gets an evaluation of its own. Every row comes once in an
+        evaluation. Meanwhile tasks of ``feed()`` that only wait for their trainers end early, and are continued afterwards. Demands
+        are served until every ``main`` has returned.
+
+        Parameters
+        ----------
+        data : RDD or DataFrame
+        name : str
+        together : float
+            Seconds that the first node that asks waits for the others: at first for every node, later for those of the evaluation
+            before. Make it short where only some nodes read this feed, or nodes ask at different times.
+        feed_timeout : float
+            Seconds without any movement after which an evaluation is given up.
+        """
+        check_data(data, "offer")
+        self._check(running="offer")
+        self._offers.add(Offer(check_name(name), data, feed_timeout, together))
+
+    def train(self, data: Any, num_epochs: int = 1, *, feed_timeout: float = 600.0) -> FeedReport:
+        """Another name of :meth:`feed`."""
+        return self.feed(data, num_epochs, feed_timeout=feed_timeout)
+
+    def infer(
+        self,
+        data: Any,
+        *,
+        schema: Any = None,
+        keep: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+        feed_timeout: float = 600.0,
+    ) -> Any:
+        """Results of ``main`` for every row, in order, one for one; lazily, as Spark's transformations are.
+
+        Parameters
+        ----------
+        data : RDD or DataFrame
+        schema : StructType or str, optional
+            Columns of the results, for a DataFrame. Without it some first rows are sent through ``main`` at once, and the columns
+            are those of their results: names of a Row or dict, ``_1``, ``_2``, ... of a tuple, ``result`` of a single value.
+        keep : sequence of str, optional
+            Columns of the DataFrame that go before the results, unchanged.
+        columns : sequence of str, optional
+            Columns of the DataFrame that ``main`` gets; default: all of them, kept ones too.
+        feed_timeout : float
+            Seconds without any movement, though rows wait, after which a task is given up.
+
+        Returns
+        -------
+        RDD or DataFrame
+            As ``data`` was. It can be evaluated as often as you like, until the cluster is shut down. When ``main`` fails, the
+            action that evaluates it raises Spark's error; leaving the cluster's ``with`` block then raises what has happened.
+        """
+        check_data(data, "infer")
+        self._check(running="infer")
+        inferrer = Inferrer(self.nodes, feed_timeout)
+        if is_frame(data):
+            return infer_frame(data, inferrer, schema, columns, keep)
+        if schema is not None or keep is not None or columns is not None:
+            raise TypeError("infer(schema=, keep=, columns=) are for DataFrames; the results of an RDD are an RDD")
+        batches = pickled_batches(data)
+        if batches is not None:
+            return batches.mapPartitionsWithIndex(inferrer.pickled(loads_of(data)))
+        return data.mapPartitionsWithIndex(inferrer.rows, preservesPartitioning=False)
+
+    inference = infer

@@ -1,0 +1,149 @@
+"""What the driver does while it waits: it watches nodes and Spark jobs, and raises what has happened in the user's words."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any
+
+from tfos_fast import errors
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception
+from tfos_fast.cluster.offers import Offers
+from tfos_fast.cluster.placement import Slots
+from tfos_fast.cluster.replay import Replay
+from tfos_fast.cluster.source import source_of
+from tfos_fast.cluster.states import NodeState, stuck
+from tfos_fast.errors import ClusterError, ClusterTimeout
+
+THREE_DAYS = 259200.0
+
+
+class InputMode(IntEnum):
+    """Where the rows come from.
+
+    TENSORFLOW: ``main`` reads its data itself. SPARK: Spark tasks feed it.
+    """
+
+    TENSORFLOW = 0
+    SPARK = 1
+
+
+class Watching:
+    """The state of a cluster in the driver, and waiting for it. :class:`Cluster` is what users see."""
+
+    def __init__(
+        self,
+        sc: Any,
+        coordinator: Coordinator,
+        nodes: tuple[m.NodeInfo, ...],
+        slots: Slots,
+        *,
+        log_level: str,
+        start_timeout: float,
+    ) -> None:
+        self.sc = sc
+        self.nodes = nodes
+        self.input_mode = InputMode.SPARK
+        self._coordinator = coordinator
+        self._slots = slots
+        self._log_level = log_level
+        self._start_timeout = start_timeout
+        self._running = False
+        self._closed = False
+        self._told = False  # the failure was raised once
+        self._feeds = 0
+        self._keeping = False
+        self._offers = Offers(sc, coordinator, nodes, lambda data, feeder: source_of(sc, data).action(feeder))
+
+    @property
+    def _failed(self) -> bool:
+        return self._coordinator.failure is not None
+
+    def _raise_failure(self) -> None:
+        failure = self._coordinator.failure
+        if failure is not None and not self._told:
+            self._told = True
+            raise exception_of(failure)
+        if self._offers.error is not None and not self._told:
+            self._told = True
+            raise self._explain(self._offers.error)
+
+    def _check(self, running: str = "") -> None:
+        if self._closed:
+            raise ClusterError("the cluster was shut down")
+        self._raise_failure()
+        if self._failed:
+            assert self._coordinator.failure is not None
+            raise ClusterError(f"the cluster has failed before: {self._coordinator.failure.summary}")
+        if running and not self._running:
+            raise ClusterError(f"no program runs on the cluster yet: call cluster.start(main, args) before {running}")
+        if running and self.input_mode is not InputMode.SPARK:
+            raise ClusterError(f"{running} needs InputMode.SPARK; with InputMode.TENSORFLOW main reads its data itself")
+
+    def _order(self, make: Callable[[int], m.Order]) -> None:
+        self._coordinator.order([node.name for node in self.nodes], make, 60.0)
+
+    def _wait_taken(self) -> None:
+        """Wait for the rows of tasks that made way: these did not wait for their reader themselves."""
+        states = self._coordinator.nodes.values()
+        before = {state.name: state.beat for state in states}
+
+        def taken(state: NodeState) -> bool:
+            beat = state.beat
+            if not state.eats:
+                return True
+            return beat is not None and beat is not before[state.name] and beat.rows_taken == beat.rows_published
+
+        self._wait(lambda: all(taken(state) for state in states))
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        eats = lambda: any(state.eats for state in self._coordinator.nodes.values())  # noqa: E731
+        over = lambda: self._failed or self._offers.error is not None or not eats() or condition()  # noqa: E731
+        self._coordinator.wait(over, THREE_DAYS, "the driver waits for the evaluation of a named feed")
+        self._raise_failure()
+
+    def _watch(self, job: SparkJob | Replay, *, timeout: float | None = None, stall: float | None = None) -> None:
+        """Wait for a Spark job and look after the nodes; it is cancelled when one fails, all have ended, or nothing moves."""
+        begin = moved = time.monotonic()
+        progress: list[int] = []
+        changed = self._coordinator.changed
+        states = self._coordinator.nodes
+        try:
+            while not job.done:
+                with changed:
+                    if not job.done:
+                        changed.wait(0.5)
+                self._raise_failure()
+                now = time.monotonic()
+                if stall is not None and not any(state.eats for state in states.values()):
+                    job.cancel()
+                    return
+                beats = [state.beat for state in states.values() if state.beat is not None]
+                if [beat.progress for beat in beats] != progress:
+                    progress, moved = [beat.progress for beat in beats], now
+                if stall is not None and now - moved > stall and (who := stuck(states.values())):
+                    raise errors.StallTimeout(f"nothing moved for {now - moved:.0f} s: {who}. The setting is feed_timeout.")
+                if timeout is not None and now - begin > timeout:
+                    raise ClusterTimeout(f"the driver waits for Spark to run a job ({timeout:g} s)")
+        except BaseException:  # Ctrl-C, too
+            job.cancel()
+            raise
+        if job.error is not None:
+            raise self._explain(job.error)
+
+    def _explain(self, error: Exception) -> Exception:
+        """The error of a Spark job in our words, if it came from a task or node of ours; else as it is."""
+        error = job_exception(error)
+        if isinstance(error, errors.PeerDied | errors.NodeFailed | errors.NoNodeOnHost):
+            # The coordinator knows better what has happened, or will in a moment.
+            with contextlib.suppress(ClusterTimeout):
+                self._coordinator.wait(lambda: self._failed, 3.0, "")
+            failure = self._coordinator.failure
+            if failure is not None and not self._told:
+                self._told = True
+                return exception_of(failure)
+        return error
