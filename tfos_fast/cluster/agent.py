@@ -7,36 +7,28 @@ thread, which also spawns the trainer: the trainer's parent-death signal follows
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import zmq
-from zmq.utils.monitor import recv_monitor_message
 
-from tfos_fast.channel import messages as channel_messages
 from tfos_fast.channel.broker import Broker
 from tfos_fast.channel.processes import open_pidfd
 from tfos_fast.channel.segment import Segment
 from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.child import Child
+from tfos_fast.cluster.link import DriverLink
 from tfos_fast.cluster.machine import address_towards, host_name, machine_id, this_process
 from tfos_fast.cluster.named import NamedFeeds, feed_of
+from tfos_fast.cluster.supervisor import Supervisor, watch_once
 from tfos_fast.errors import ClusterError, TfosError
 
 log = logging.getLogger("tfos_fast.agent")
 
-DRIVER_GRACE = 5.0  # seconds without a connection to the driver, after which it is taken for dead
-FIRST_CONTACT = 30.0
-LAST_WORDS = 0.05  # a trainer's last messages may still be in the broker's socket when the kernel reports its death
-DYING = 10.0  # a trainer whose main has raised may take so long to end
 LOCAL_KEYS = "infer/"  # partitions whose attempts do not share rows: their results go back to the attempt
 
 
@@ -53,6 +45,9 @@ class Agent:
         The segment does not fit.
     """
 
+    named: NamedFeeds
+    link: DriverLink
+
     def __init__(self, config: m.AgentConfig) -> None:
         self.config = config
         self.name = config.name
@@ -62,7 +57,8 @@ class Agent:
         self.broker.on_control = self._on_control
         self.broker.on_terminated = lambda asked: self._state(m.Terminated(asked))
         self.broker.on_partition_done = self._on_partition_done
-        self.broker.explain_death = self._explain_death
+        self.trainer = Supervisor(self.name, self.host, self.broker, lambda: self.named, self._state)
+        self.broker.explain_death = self.trainer.explain_death
 
         where = config.endpoint.removeprefix("tcp://").rpartition(":")
         self.ip = address_towards(where[0], int(where[2]))
@@ -71,96 +67,39 @@ class Agent:
         self._port.bind((self.ip, 0))
         endpoint = f"{self.ip}:{self._port.getsockname()[1]}"
 
-        self.named = NamedFeeds(config, self.broker, self._on_open, self._on_partition_done, self._explain_death, self._send)
-        self._child: Child | None = None
-        self._ended = False
-        self._states: list[m.Message] = []
-        self._pending: dict[int, tuple[str, int, Callable[..., None]]] = {}
-        self._requests = 0
+        self.named = NamedFeeds(
+            config,
+            self.broker,
+            self._on_open,
+            self._on_partition_done,
+            self.trainer.explain_death,
+            self._tell,
+        )
         self._last_order = -1  # number of the last Keep or Replay
         self._replayed = -1  # number of the last Replay whose rows were all taken
-        self._driver_deadline: float | None = time.monotonic() + FIRST_CONTACT
         me = this_process()
         self.info = m.NodeInfo(
             config.name, config.index, config.token, self.host, self.broker.address, endpoint,
             str(self.broker.directory), me, config.executor,
         )  # fmt: skip
-        self._connect()
+        hello = m.Hello(self.name, config.token, self.host, me)
+        self.link = DriverLink(config, self.broker, hello, lambda: self.named.demands.values(), self._on_message, self._stop)
         self._watch_processes()
         self.broker.every(1.0, self._tick)
 
     # ---- the driver ----------------------------------------------------------------------------------------------------------
 
-    def _connect(self) -> None:
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.linger = 1000
-        self._socket.curve_serverkey = self.config.server_public.encode()
-        self._socket.curve_publickey = self.config.client_public.encode()
-        self._socket.curve_secretkey = self.config.client_secret.encode()
-        self._socket.routing_id = f"{self.name}/{self.config.token}".encode()
-        self._socket.heartbeat_ivl = 2000
-        self._socket.heartbeat_timeout = 10000
-        self._socket.reconnect_ivl = 200
-        self._socket.reconnect_ivl_max = 2000
-        self._monitor = self._socket.get_monitor_socket(
-            zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-        )
-        self.broker.watch(self._monitor, self._on_monitor)
-        self.broker.watch(self._socket, self._on_messages)
-        self._socket.connect(self.config.endpoint)
-
-    def _on_monitor(self) -> None:
-        while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._driver_deadline = None
-                self._greet()
-            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._stop("the coordinator refused the keys")
-            elif self._driver_deadline is None:
-                log.warning("%s lost its connection to the driver", self.name)
-                self._driver_deadline = time.monotonic() + DRIVER_GRACE
-
-    def _greet(self) -> None:
-        self._send(m.Hello(self.name, self.config.token, self.host, self.info.agent))
-        for state in self._states:
-            self._send(state)
-        for demand in self.named.demands.values():
-            self._send(demand)
-        for request, (key, attempt, _) in self._pending.items():
-            self._send(m.OpenPartition(request, key, attempt))
-
-    def _send(self, message: m.Message) -> None:
-        # HWM reached means that the driver has been away for long; the deadline ends this agent soon.
-        with contextlib.suppress(zmq.Again):
-            self._socket.send(m.encode(message), zmq.NOBLOCK)
+    def _tell(self, message: m.Message) -> None:
+        self.link.send(message)
 
     def _state(self, message: m.Message) -> None:
-        """Send what the coordinator must know, again after each reconnect."""
-        self._states.append(message)
-        self._send(message)
-
-    def _on_messages(self) -> None:
-        while True:
-            try:
-                message = m.decode_to_agent(self._socket.recv(zmq.NOBLOCK))
-            except zmq.Again:
-                return
-            self._on_message(message)
+        self.link.state(message)
 
     def _on_message(self, message: m.ToAgent) -> None:
         match message:
-            case m.Opened():
-                # An answer that comes twice (it was asked again after a reconnect) finds nobody waiting.
-                if waiting := self._pending.pop(message.request, None):
-                    waiting[2](message.skip)
-            case m.Refused():
-                if waiting := self._pending.pop(message.request, None):
-                    waiting[2](error=message.text)
             case m.Fence():
                 watermark = self.named.broker(feed_of(message.key)).fence(message.key, message.attempt)
-                self._send(m.Fenced(message.key, message.attempt, watermark))
+                self.link.send(m.Fenced(message.key, message.attempt, watermark))
             case m.EndEpoch():
                 self.named.end_epoch(message.feed)
                 self._acknowledge(message.request)
@@ -184,7 +123,6 @@ class Agent:
                 self._acknowledge(message.request)
             case m.Stop():
                 self._stop("the driver said so")
-        self.broker.flush()
 
     def _again(self, request: int) -> bool:
         again, self._last_order = self._last_order == request, request
@@ -199,18 +137,17 @@ class Agent:
 
     def _acknowledge(self, request: int) -> None:
         status = self.broker.status()
-        self._send(m.Ack(request, status["rows_taken"], status["rows_published"] - status["rows_taken"]))
+        self.link.send(m.Ack(request, status["rows_taken"], status["rows_published"] - status["rows_taken"]))
 
     def _tick(self) -> None:
         status = self.broker.status()
-        self._send(
+        self.link.send(
             m.Beat(
                 status["progress"] + self.named.progress, status["rows_published"], status["rows_taken"],
                 status["writers"], status["waiting"], status["reader"],
             )
         )  # fmt: skip
-        if self._driver_deadline is not None and time.monotonic() > self._driver_deadline:
-            self._stop("the driver is gone")
+        self.link.tick()
 
     # ---- deaths of others ----------------------------------------------------------------------------------------------------
 
@@ -223,20 +160,12 @@ class Agent:
             fd = open_pidfd(process.pid, process.started)
             if fd is None:
                 raise ClusterError(f"process {process.pid}, which {self.name} belongs to, is gone")
-            self.broker.watch(fd, self._once(fd, on_death))
-
-    def _once(self, fd: int, call: Callable[[], None]) -> Callable[[], None]:
-        def callback() -> None:
-            self.broker.unwatch(fd)
-            os.close(fd)
-            call()
-
-        return callback
+            watch_once(self.broker, fd, on_death)
 
     def _executor_died(self) -> None:
         text = f"{self.name} on {self.host}: its Spark executor (process {self.config.executor.pid}) died"
-        if not self._ended:
-            self._end(m.Failure("NodeKilled", text, self.name, self.host))
+        if not self.trainer.ended:
+            self.trainer.end(m.Failure("NodeKilled", text, self.name, self.host))
         self._stop("its executor died")
 
     def _stop(self, why: str) -> None:
@@ -249,13 +178,11 @@ class Agent:
         if key.startswith(LOCAL_KEYS):
             reply(0)
             return
-        self._requests += 1
-        self._pending[self._requests] = (key, attempt, reply)
-        self._send(m.OpenPartition(self._requests, key, attempt))
+        self.link.open(key, attempt, reply)
 
     def _on_partition_done(self, key: str, attempt: int, rows: int) -> None:
         if not key.startswith(LOCAL_KEYS):
-            self._send(m.PartitionDone(key, attempt, rows))
+            self.link.send(m.PartitionDone(key, attempt, rows))
 
     # ---- the trainer ---------------------------------------------------------------------------------------------------------
 
@@ -264,68 +191,15 @@ class Agent:
             return self.named.broker(body.decode()).address.encode()
         if name != "start":
             raise ClusterError(f"{self.name} does not know what {name!r} is")
-        if self._child is not None:
+        if self.trainer.started:
             return b"runs"
         start = msgspec.msgpack.decode(body, type=m.Start)
         directory = Path(start.directory).resolve()
         if self.broker.directory.resolve() not in directory.parents:
             raise ClusterError(f"{directory} is not in the folder of {self.name}")
-        self._spawn(directory)
-        return b"started"
-
-    def _spawn(self, directory: Path) -> None:
         self._port.close()
-        child = self._child = Child(self.name, self.host, directory)
-        self.broker.watch(child.pidfd, self._once(child.pidfd, self._trainer_died))
-        self.broker.watch(child.report_fd, self._once(child.report_fd, self._trainer_reports))
-        self._state(m.Started(this_process(child.pid)))
-
-    def _trainer_reports(self) -> None:
-        """The pipe says that the report is written (or that the trainer is gone, of which the pidfd speaks)."""
-        assert self._child is not None
-        failure = self._child.failure(dead=False)
-        if failure is not None and not self._ended:
-            self._end(failure)
-            deadline = time.monotonic() + DYING
-            self.broker.every(1.0, lambda: self._kill() if time.monotonic() > deadline else None)
-
-    def _trainer_died(self) -> None:
-        assert self._child is not None
-        failure = self._child.failure(dead=True)
-        if self._ended:
-            return
-        if failure is not None:
-            self._end(failure)
-            return
-        due = time.monotonic() + LAST_WORDS
-        self.broker.every(LAST_WORDS, lambda: self._end(None) if time.monotonic() >= due and not self._ended else None)
-
-    def _end(self, failure: m.Failure | None) -> None:
-        self._ended = True
-        status = self.broker.status()
-        taken, left = status["rows_taken"], status["rows_published"] - status["rows_taken"]
-        if failure is not None:
-            for broker in self.named.all():
-                broker.fail(
-                    failure.summary, failure.remote_traceback, failure.node, failure.host, kind=failure.kind, signal=failure.signal
-                )
-        else:
-            for broker in self.named.all():
-                broker.terminate()
-        self._state(m.Ended(failure, taken, left))
-
-    def _explain_death(self, pid: int) -> channel_messages.Failed | None:
-        """Words for a dead reader: if it was the trainer, its end is told by signal or traceback."""
-        failure = self._child.failure(dead=True) if self._child is not None and pid == self._child.pid else None
-        if failure is None:
-            return None
-        return channel_messages.Failed(
-            failure.kind, failure.summary, failure.node, failure.host, failure.remote_traceback, failure.signal
-        )
-
-    def _kill(self) -> None:
-        if self._child is not None:
-            self._child.kill()
+        self.trainer.spawn(directory)
+        return b"started"
 
     # ---- life ----------------------------------------------------------------------------------------------------------------
 
@@ -345,12 +219,8 @@ class Agent:
 
     def close(self) -> None:
         """End the trainer, say goodbye, remove the folder."""
-        self._kill()
-        self._send(m.Bye())
-        self._socket.disable_monitor()
-        self._monitor.close(0)
-        self._socket.close()
-        self._context.term()
+        self.trainer.kill()
+        self.link.close()
         self.broker.close()
 
 
