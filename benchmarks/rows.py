@@ -43,7 +43,8 @@ class Kind:
     make : callable
         Number of the row -> row.
     count : int
-        Rows that are cached; they are fed several times over.
+        Rows that are cached; they are fed several times over. Enough that a partition has 100 to 180 MB of pickled rows, as large as
+        Spark makes those of files (spark.sql.files.maxPartitionBytes: 128 MB): what a task costs to begin and end is no part of this.
     dtypes : tuple of str
         Of the columns in the trainer.
     spec : tuple of str, optional
@@ -58,10 +59,10 @@ class Kind:
 
 
 KINDS = {
-    "floats32": Kind("list of 784 floats, int; spec float32", floats, 20_000, ("float32", "int32"), ("float32", "int32")),
-    "floats64": Kind("list of 784 floats, int; as they are", floats, 20_000, ("float64", "int64")),
-    "pictures": Kind("28x28 uint8 array, int", picture, 100_000, ("uint8", "int64")),
-    "tens": Kind("tuple of 10 floats, int", ten, 400_000, ("float64", "int64")),
+    "floats32": Kind("list of 784 floats, int; spec float32", floats, 80_000, ("float32", "int32"), ("float32", "int32")),
+    "floats64": Kind("list of 784 floats, int; as they are", floats, 80_000, ("float64", "int64")),
+    "pictures": Kind("28x28 uint8 array, int", picture, 800_000, ("uint8", "int64")),
+    "tens": Kind("tuple of 10 floats, int", ten, 4_000_000, ("float64", "int64")),
 }
 
 

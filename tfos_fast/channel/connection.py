@@ -171,6 +171,7 @@ class Connection:
         *,
         timeout: float | None = None,
         starve: Callable[[], None] | None = None,
+        starve_ms: int = STARVE_AFTER_MS,
     ) -> T:
         """Handle messages until ``ready()`` returns something that is not None.
 
@@ -182,7 +183,8 @@ class Connection:
         timeout : float, optional
             Seconds; default: as long as something moves in the channel.
         starve : callable, optional
-            Called once when nothing has come for a moment.
+            Called once when nothing has come for ``starve_ms`` milliseconds.
+        starve_ms : int
 
         Raises
         ------
@@ -197,7 +199,7 @@ class Connection:
             return value
         begin = moved = asked = time.monotonic()
         progress = None
-        if starve is not None and not self.pump(STARVE_AFTER_MS):
+        if starve is not None and not self.pump(starve_ms):
             starve()  # not at once: most often the next slot is on its way, and the word to all writers costs more than it brings
         while True:
             value = ready()

@@ -26,6 +26,8 @@ from tfos_fast.channel.schema import Schema
 from tfos_fast.errors import ChannelError, FormError, TfosError
 
 _KEEP_FREE = 2  # slots that a hoarding reader must leave in motion
+_PATIENCE_MS = 40  # at most: see _patience
+_RELEASE_S = 0.04  # the end of a lease is told so long after the last message, if no slot was taken before
 _LINGER_S = 0.02  # inference: a short batch goes out when some writer is there and nothing came for so long
 Spec = dict[str, Declared]
 
@@ -66,7 +68,10 @@ class Reader:
         self._leased: set[int] = set()  # slots delivered and not released
         self._taken: list[int] = []  # slots whose rows were all handed out, and
         self._early: set[int] = set()  # slots told as taken before the schema was fixed
+        self._told = 0.0  # when the last Done was sent
         self._ended: list[int] = []  # slots whose leases have ended, both not yet told
+        self._delivered = 0.0  # when the last slot came, and
+        self._interval = 0.0  # how long after the one before; 0: the first one of an epoch
         self._feed_ended = False
         self._terminated = False
         self._leaving = False  # terminate() or close() was called, perhaps while another thread waits for rows
@@ -268,7 +273,7 @@ class Reader:
             batch = self._next_columns(n, epoch_ends, deadline, most, runs)
             if batch is not None and not self._train:
                 self._origin.extend(batch.origin)
-            if self._taken or self._ended or self._released.pending or self._keeper.untold:
+            if self._taken or self._keeper.untold or batch is None or self._release_is_due():
                 self._send_done()
             return batch
 
@@ -511,8 +516,24 @@ class Reader:
                 if isinstance(message, m.Deliver):
                     self._conn.send(m.Done([], [message.slot]))
                 return
-            self._epoch += isinstance(message, m.EpochEnd)
+            self._pace(message)
             self._inbox.append(message)
+
+    def _pace(self, message: Any) -> None:
+        if isinstance(message, m.Deliver):
+            now = time.monotonic()
+            self._interval = now - self._delivered if self._delivered else 0.0
+            self._delivered = now
+        elif isinstance(message, m.EpochEnd):
+            self._epoch += 1
+            self._delivered = self._interval = 0.0
+
+    def _patience(self) -> int:
+        """Milliseconds without a slot after which writers are asked for what they have.
+
+        Twice what lay between the last two slots: a writer in full swing, which the reader outruns, is to fill its slots.
+        """
+        return max(STARVE_AFTER_MS, min(_PATIENCE_MS, int(2000 * self._interval)))
 
     def _next_item(self, *, wait: bool) -> Any:
         while True:
@@ -536,13 +557,16 @@ class Reader:
             self._conn.pump()
         if not self._inbox and wait and not self._feed_ended:
             self._results.flush()
-            # Leases that have ended go with the next Done, unless slots are short; a wait of 5 ms sends them anyway.
+            # Leases that have ended go with the next Done, unless slots are short; a reader that starves sends them anyway.
             self._collect()
             self._tell_replayed()
             if self._taken or len(self._leased) > self._quota // 2:
                 self._send_done()
             self._conn.wait(
-                lambda: True if self._inbox or self._leaving else None, "rows (a feed, or the end of the feed)", starve=self._starve
+                lambda: True if self._inbox or self._leaving else None,
+                "rows (a feed, or the end of the feed)",
+                starve=self._starve,
+                starve_ms=self._patience(),
             )
         if not self._inbox:
             return m.FeedEnd() if self._feed_ended else None
@@ -605,6 +629,12 @@ class Reader:
         else:
             self._taken.append(slot)  # told with the next Done: one message for a slot, not two
 
+    def _release_is_due(self) -> bool:
+        """Whether a lease has ended that must be told now. Most often it can wait until the next slot was taken: one message for both."""
+        if not (self._ended or self._released.pending):
+            return False
+        return len(self._leased) > self._quota // 2 or time.monotonic() - self._told > _RELEASE_S
+
     def _collect(self) -> None:
         """Note the leases that have ended."""
         ended = self._released.drain()
@@ -624,6 +654,7 @@ class Reader:
             taken, self._taken = self._taken, []
             ended, self._ended = self._ended, []
             self._conn.send(m.Done(taken, ended))
+            self._told = time.monotonic()
 
     def _pause(self, seconds: float) -> None:
         """Handle messages for up to so long; writers are asked for what they have when nothing comes at once."""

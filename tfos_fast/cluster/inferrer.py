@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.agent import LOCAL_KEYS
-from tfos_fast.cluster.feeder import attempt_here, choose
+from tfos_fast.cluster.feeder import attempt_here, choose, settle_imports
 from tfos_fast.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class Inferrer:
             if writer is not None:
                 writer.close()
             channel.close()
+            settle_imports()
 
 
 class Kept:
