@@ -43,8 +43,8 @@ class Kind:
     make : callable
         Number of the row -> row.
     count : int
-        Rows that are cached; they are fed several times over. Enough that a partition has 100 to 180 MB of pickled rows, as large as
-        Spark makes those of files (spark.sql.files.maxPartitionBytes: 128 MB): what a task costs to begin and end is no part of this.
+        Rows that are cached; they are fed several times over. Enough that a partition has 100 to 180 MB of pickled rows, as Spark
+        makes those of files (spark.sql.files.maxPartitionBytes: 128 MB): what a task costs to begin and end is no part of this.
     dtypes : tuple of str
         Of the columns in the trainer.
     spec : tuple of str, optional

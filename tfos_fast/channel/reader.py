@@ -630,7 +630,7 @@ class Reader:
             self._taken.append(slot)  # told with the next Done: one message for a slot, not two
 
     def _release_is_due(self) -> bool:
-        """Whether a lease has ended that must be told now. Most often it can wait until the next slot was taken: one message for both."""
+        """Whether a lease has ended that must be told now. Most often it can wait for the next taken slot: one message for both."""
         if not (self._ended or self._released.pending):
             return False
         return len(self._leased) > self._quota // 2 or time.monotonic() - self._told > _RELEASE_S
