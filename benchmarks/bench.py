@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import tfos_fast
-from benchmarks import trainers
+from benchmarks import cpu, trainers
 from benchmarks.collector import Collector
 from benchmarks.rows import Kind, Sums, partition_sums
 
@@ -23,29 +24,39 @@ class Bench:
     ----------
     sc : SparkContext
     options : Namespace
-        ``executors``, ``repeats``, ``seconds``, ``quick``, ``memory``, ``data``.
+        ``executors``, ``repeats``, ``seconds``, ``quick``, ``memory``, ``data``, ``profile``.
     collector : Collector
     tfos : dict
         Case -> way -> samples of TensorFlowOnSpark; empty where it was not measured.
+    cpu : dict
+        Way -> CPU times of the case that runs, when they are asked for (``--profile``).
     """
 
     sc: Any
     options: argparse.Namespace
     collector: Collector
     tfos: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    cpu: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     def count(self, usual: int) -> int:
         """Rows that are kept: fewer in a quick run."""
         return max(usual // 20, 2000) if self.options.quick else usual
 
-    def in_turns(self, ways: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-        """Figures of every way. They take turns, so that a change of the machine's speed meets all; a first turn warms up."""
+    def in_turns(self, ways: dict[str, Callable[[], float]], rows: int = 0) -> dict[str, list[float]]:
+        """Figures of every way. They take turns, so that a change of the machine's speed meets all; a first turn warms up.
+
+        With ``--profile`` their CPU times are counted too, for each row where all that a way does is to move ``rows``.
+        """
         samples: dict[str, list[float]] = {way: [] for way in ways}
+        times = {way: cpu.Times() for way in ways}
         for turn in range(self.options.repeats + 1):
             for way, run in ways.items():
-                figure = run()
+                with cpu.counted(times[way]) if self.options.profile and turn else contextlib.nullcontext():
+                    figure = run()
                 if turn:
                     samples[way].append(figure)
+        if self.options.profile:
+            self.cpu = {way: cpu.summary(spent, rows * self.options.repeats) for way, spent in times.items()}
         return samples
 
     def times_for(self, run: Callable[[], Any], minimum: int = 1) -> int:

@@ -53,6 +53,7 @@ def arguments() -> argparse.Namespace:
     add("--repeats", type=int, default=5, help="samples of each figure (default %(default)s)")
     add("--seconds", type=float, default=5.0, help="about how long the slower runs of a case take (default %(default)g)")
     add("--quick", action="store_true", help="little data, one sample: whether it works; the figures mean nothing")
+    add("--profile", action="store_true", help="count the CPU time of each kind of process, too (of those on this machine)")
     add("--json", type=Path, help="write everything, raw samples and the machine included, to this file")
     add("--master", help="a running Spark cluster, such as spark://host:7077 (default: a local-cluster)")
     add("--executors", type=int, default=2, help="executors of one core, and nodes (default %(default)s)")
@@ -88,7 +89,10 @@ def main() -> None:
         try:
             for name in names:
                 try:
-                    report.add(CASES[name](bench, name))
+                    bench.cpu = {}
+                    case = CASES[name](bench, name)
+                    case.cpu = bench.cpu
+                    report.add(case)
                 except Exception as error:  # the other cases are still worth their figures
                     log.exception("case %s failed", name)
                     report.fail(name, error)

@@ -58,7 +58,7 @@ def frame(bench: Bench, name: str) -> Case:
             }
             if hasattr(tfos_fast, "parquet"):
                 ways[PARQUET] = lambda: feed.feed(tfos_fast.parquet(path), sums)
-            samples = {PARQUET: [], **bench.in_turns(ways)}
+            samples = {PARQUET: [], **bench.in_turns(ways, sums.rows)}
     bars = [Bar(TENSORS, COUNT, 0.9), Bar(PARQUET, COUNT, 3.0)]
     about = f"{title}: Parquet files read by Spark, and by tfos_fast.parquet"
     return Case(name, about, "rows/s", samples, bars, f"{sums.rows} rows a run")

@@ -55,7 +55,7 @@ def infer(bench: Bench, name: str) -> Case:
     arguments = {"to": bench.collector.address}
     with tfos_fast.run(bench.sc, trainers.doubling, arguments, bench.options.executors, memory=bench.options.memory) as cluster:
         results = cluster.infer(rdd)
-        samples = bench.in_turns({"map in Spark": lambda: rate(rdd.mapPartitions(work)), "infer": lambda: rate(results)})
+        samples = bench.in_turns({"map in Spark": lambda: rate(rdd.mapPartitions(work)), "infer": lambda: rate(results)}, rows)
     once.unpersist()
     samples["TFoS"] = bench.tfos.get(name, {}).get("infer", [])
     bars = [Bar("infer", "TFoS", 20.0), Bar("infer", "map in Spark")]

@@ -34,7 +34,8 @@ def stored(bench: Bench, name: str) -> Case:
                 "raw": lambda: data.sums.rows / timed(lambda: drain(raw)),
                 TENSORS: lambda: feeds["tensors"].feed(data.rdd, data.sums),
                 DATASET: lambda: feeds["dataset"].feed(data.rdd, data.sums),
-            }
+            },
+            data.sums.rows,
         )
     data.once.unpersist()
     # TFoS makes no difference between the two kinds of floats: it has no spec.
@@ -59,7 +60,8 @@ def made_by_python(bench: Bench, name: str) -> Case:
             {
                 "drain": lambda: sums.rows / timed(lambda: drain(rdd)),
                 TENSORS: lambda: feed.feed(rdd, sums),
-            }
+            },
+            sums.rows,
         )
     return Case(
         name,

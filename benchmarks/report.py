@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cpu import table
+
 NOT_THERE = "not there"
 
 
@@ -43,6 +45,8 @@ class Case:
     bars : list of Bar
     note : str
         What a reader has to know about the figures.
+    cpu : dict
+        Way -> kind of process -> CPU times; empty where they were not counted.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Case:
     samples: dict[str, list[float]] = field(default_factory=dict)
     bars: list[Bar] = field(default_factory=list)
     note: str = ""
+    cpu: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     def median(self, way: str) -> float | None:
         """Of a way's samples; None when it is not there."""
@@ -72,6 +77,7 @@ class Case:
             "note": self.note,
             "ways": {way: {"median": self.median(way), "samples": values} for way, values in self.samples.items()},
             "bars": [self.compare(bar) for bar in self.bars],
+            **({"cpu": self.cpu} if self.cpu else {}),
         }
 
     def show(self) -> None:
@@ -90,6 +96,8 @@ class Case:
                 asked = f"   bar {'<=' if bar.most else '>='} {bar.bar:g}x"
                 verdict = "   holds" if found["holds"] else "   MISSED"
             print(f"    {bar.way} / {bar.against} = {found['ratio']:.2f}x{asked}{verdict}")
+        for line in table(self.cpu):
+            print(line)
         print(end="", flush=True)
 
 

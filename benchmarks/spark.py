@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import tempfile
 import zipfile
@@ -10,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from benchmarks.cpu import MARK
 
 HERE = Path(__file__).parent
 
@@ -67,6 +70,7 @@ def context(master: str | None, executors: int, mib: int, settings: Iterable[str
             "spark.executor.cores": "1",
             "spark.cores.max": str(executors),
             "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "2",
+            f"spark.executorEnv.{MARK}": os.environ.setdefault(MARK, secrets.token_hex(8)),
         }
         if master is None:
             os.environ["SPARK_HOME"] = str(_home_of_links(folder / "home"))
