@@ -8,7 +8,7 @@ PYTHON_BIN = $(VENV)/bin/python
 RUN = env -u SPARK_HOME JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON="$(CURDIR)/$(PYTHON_BIN)" $(PYTHON_BIN)
 ARGS ?=
 
-.PHONY: help setup demo test lint unit build sanitize fuzz bench dist test-gpu test-oldest clean
+.PHONY: help setup demo test lint unit build sanitize fuzz bench bench-tfos dist test-gpu test-oldest clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -44,6 +44,10 @@ fuzz: setup ## mutated pickle streams against the decoder, under the sanitizers 
 bench: setup ## the benchmarks, each prints ratios and the machine
 	@for program in pack channel feed; do echo "== $$program"; $(RUN) -m benchmarks $$program $(ARGS) || exit 1; done
 
+bench-tfos: setup ## the feed's benchmarks with TensorFlowOnSpark beside us, in an environment of its own (.venv-tfos)
+	@scripts/tfos-env.sh $(PYTHON_BIN)
+	$(RUN) -m benchmarks feed --tfos .venv-tfos/bin/python $(ARGS)
+
 dist: setup ## sdist and wheel in dist/
 	$(PYTHON_BIN) -m build
 
@@ -53,5 +57,5 @@ test-oldest: ## the tests with the oldest supported Spark, TensorFlow and librar
 	$(RUN) -m pytest tests/unit tests/spark $(ARGS)
 
 clean: ## everything that was built or installed here
-	rm -rf .venv .venv-oldest build dist demo-output *.egg-info tfos_fast/*.so
+	rm -rf .venv .venv-oldest .venv-tfos build dist demo-output *.egg-info tfos_fast/*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -165,9 +165,7 @@ class Feeding:
             self.cluster.abort()
             return
         self.cluster.shutdown()
-        found = Sums()
-        for report in self._bench.collector.wait(self._name, len(self.cluster.nodes)):
-            found = found + Sums(report["rows"], tuple(report["columns"]))
+        found = trainers.sums_in(self._bench.collector.wait(self._name, len(self.cluster.nodes)))
         if found != self._expected:
             raise SumsDiffer(f"the trainers of {self._name} found {found}, and the source has {self._expected}")
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
-MARK = "TFOS_BENCH_RUN"
+from benchmarks.spark import MARK
+
 # What a process's command line says it is; the first that fits.
 KINDS = (
     ("agents", ("tfos_fast.cluster.agent",)),

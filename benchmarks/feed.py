@@ -24,6 +24,7 @@ from benchmarks.collector import Collector
 from benchmarks.machine import machine, show
 from benchmarks.report import Case, Report
 from benchmarks.spark import context, driver_host
+from benchmarks.tfos import process
 
 log = logging.getLogger("benchmarks")
 
@@ -41,6 +42,7 @@ CASES: dict[str, Callable[[Bench, str], Case]] = {
     "infer": others.infer,
     "first-batch": others.first_batch,
     "next-batch-1": others.next_batch_1,
+    "lifecycle": others.lifecycle,
     "memory": others.memory,
 }
 
@@ -60,10 +62,13 @@ def arguments() -> argparse.Namespace:
     add("--executor-mib", type=int, default=2048, help="memory of an executor's JVM (default %(default)s)")
     add("--memory", default="256m", help="shared memory of each node (default %(default)s)")
     add("--data", help="URL of a directory for Parquet files (default: a temporary one of this machine)")
+    add("--tfos", metavar="PYTHON", help="measure TensorFlowOnSpark, too, by this interpreter (scripts/tfos-env.sh makes it)")
     add("--conf", action="append", default=[], metavar="NAME=VALUE", help="further settings of Spark")
     options = parser.parse_args()
     if options.quick:
         options.repeats, options.seconds, options.memory = 1, 0.2, "32m"
+    if options.master and options.tfos:
+        parser.error("--tfos measures on this machine, and --master elsewhere: the figures could not be compared")
     if options.master and not options.data and chosen(options.only) & set(frames.FRAMES):
         parser.error("with --master the cases frame-* need --data, a directory that all machines reach")
     if not chosen(options.only):
@@ -76,6 +81,18 @@ def chosen(only: str) -> set[str]:
     return {name for pattern in only.split(",") for name in fnmatch.filter(CASES, pattern.strip())}
 
 
+def beside(report: Report, names: list[str], options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """What TensorFlowOnSpark does in the same cases; measured before our own Spark starts, so that neither disturbs the other."""
+    try:
+        found = process.measure(options.tfos, names, options)
+    except process.TfosFailed as error:
+        report.fail("TensorFlowOnSpark", error)
+        return {}
+    report.content["tensorflowonspark"] = {"versions": found["versions"], "processes left behind": found["left"]}
+    print("TensorFlowOnSpark:", "; ".join(f"{name} {value}" for name, value in found["versions"].items()), flush=True)
+    return found["samples"]
+
+
 def main() -> None:
     options = arguments()
     names = [name for name in CASES if name in chosen(options.only)]
@@ -83,9 +100,10 @@ def main() -> None:
     show(facts)
     told = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     report = Report(facts, told, options.json)
+    tfos = beside(report, names, options) if options.tfos else {}
     with context(options.master, options.executors, options.executor_mib, options.conf) as sc:
         collector = Collector(driver_host(sc))
-        bench = Bench(sc, options, collector)
+        bench = Bench(sc, options, collector, tfos)
         try:
             for name in names:
                 try:

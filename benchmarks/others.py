@@ -78,17 +78,11 @@ def first_batch(bench: Bench, name: str) -> Case:
 
         samples = bench.in_turns({"Spark job that does nothing": lambda: 1e3 * timed(lambda: drain(rdd)), "first batch": feed})
     rdd.unpersist()
-    samples["first batch"] = delays(calls, bench.collector.wait(name, nodes))[1:]
+    samples["first batch"] = trainers.delays(calls, bench.collector.wait(name, nodes))[1:]
     samples["TFoS"] = bench.tfos.get(name, {}).get("first batch", [])
     note = "clocks of different machines are compared where the nodes are not on the driver's"
     bars = [Bar("first batch", "TFoS"), Bar("first batch", "Spark job that does nothing")]
     return Case(name, "from the call of feed() to the first batch in a trainer", "ms", samples, bars, note)
-
-
-def delays(calls: Iterable[float], reports: Iterable[dict[str, Any]]) -> list[float]:
-    """Milliseconds from each call to the first arrival after it."""
-    arrivals = sorted(arrival for report in reports for arrival in report["arrivals"])
-    return [1e3 * (next(arrival for arrival in arrivals if arrival >= call) - call) for call in calls]
 
 
 def next_batch_1(bench: Bench, name: str) -> Case:
@@ -111,6 +105,24 @@ def next_batch_1(bench: Bench, name: str) -> Case:
 def per_call(reports: Iterable[dict[str, Any]]) -> float:
     """The median of all calls, in microseconds."""
     return 1e6 * statistics.median(seconds for report in reports for seconds in report["seconds"])
+
+
+def lifecycle(bench: Bench, name: str) -> Case:
+    """Seconds that a cluster takes to come and to go, beyond the SparkContext; its main does nothing."""
+    starts, stops = [], []
+    for _ in range(bench.options.repeats + 1):
+        begin = time.perf_counter()
+        cluster = tfos_fast.run(bench.sc, trainers.nothing, {}, bench.options.executors, memory=bench.options.memory)
+        began = time.perf_counter()
+        cluster.shutdown()
+        starts.append(began - begin)
+        stops.append(time.perf_counter() - began)
+    both = [start + stop for start, stop in zip(starts, stops, strict=True)]
+    samples = {"reserve + start": starts[1:], "shutdown": stops[1:], "both": both[1:], "asked": [3.0]}
+    theirs = bench.tfos.get(name, {})
+    samples |= {"TFoS run": theirs.get("start", []), "TFoS shutdown": theirs.get("shutdown", []), "TFoS": theirs.get("both", [])}
+    title = f"a cluster of {bench.options.executors} nodes whose main does nothing"
+    return Case(name, title, "s", samples, [Bar("both", "asked", 1.0, most=True), Bar("both", "TFoS")])
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------------------

@@ -1,16 +1,16 @@
-"""What runs on the nodes: each reads its feed in one way and sends what it saw to the benchmark in the end."""
+"""What runs on the nodes, of tfos_fast or of TensorFlowOnSpark: each reads its feed in one way and sends what it saw in the end."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks.collector import send
-from benchmarks.rows import Sums
+from benchmarks.rows import Sums, sums_of
 
 BATCH = 256
 
@@ -37,6 +37,22 @@ def summing(args: Any, ctx: Any) -> None:
     for batch in _batches(ctx.get_data_feed(), args["way"], args["spec"]):
         found = found.add(_columns(batch))
     send(args["to"], args["of"], rows=found.rows, columns=found.columns)
+
+
+def reading_rows(args: Any, ctx: Any) -> None:
+    """Sum rows as ``next_batch`` hands them out, and note when each batch came."""
+    feed = ctx.get_data_feed()
+    found, arrivals = Sums(), []
+    while not feed.should_stop():
+        rows = feed.next_batch(BATCH)
+        if rows:
+            arrivals.append(time.time())
+            found = found + sums_of(rows, args["dtypes"])
+    send(args["to"], args["of"], rows=found.rows, columns=found.columns, arrivals=arrivals)
+
+
+def nothing(args: Any, ctx: Any) -> None:
+    """For the time that a cluster takes to come and go."""
 
 
 def noting_arrivals(args: Any, ctx: Any) -> None:
@@ -73,3 +89,20 @@ def doubling(args: Any, ctx: Any) -> None:
         rows = feed.next_batch(BATCH)
         if rows:
             feed.batch_results([2 * row[1] for row in rows])
+
+
+# ---- what the reports say, for the driver ----------------------------------------------------------------------------------------
+
+
+def sums_in(reports: Iterable[dict[str, Any]]) -> Sums:
+    """All that the trainers found."""
+    found = Sums()
+    for report in reports:
+        found = found + Sums(report["rows"], tuple(report["columns"]))
+    return found
+
+
+def delays(calls: Iterable[float], reports: Iterable[dict[str, Any]]) -> list[float]:
+    """Milliseconds from each call to the first arrival after it."""
+    arrivals = sorted(arrival for report in reports for arrival in report["arrivals"])
+    return [1e3 * (next(arrival for arrival in arrivals if arrival >= call) - call) for call in calls]
