@@ -19,8 +19,8 @@ setup: ## make .venv with everything in it (all targets below do this by themsel
 demo: setup ## handwritten digits: prepare, train on two nodes, infer (ARGS="--data DIR" for the 28x28 files)
 	@$(RUN) examples/mnist/demo.py $(ARGS)
 
-test: lint ## lint and the whole test suite
-	$(RUN) -m pytest $(ARGS)
+test: lint ## lint and the whole test suite, two files at a time
+	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 unit: setup ## only the tests that need no Spark: seconds
 	$(RUN) -m pytest tests/unit $(ARGS)
