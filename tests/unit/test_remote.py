@@ -1,0 +1,219 @@
+"""Writers that reach a broker over TCP: they do what local ones do."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.unit.helpers import child, ended, free, gateway, in_thread, wait_for
+from tfos_fast.channel import Channel
+from tfos_fast.channel.remote import RemoteAddress
+from tfos_fast.errors import (
+    AddressError,
+    BrokerDied,
+    ChannelClosed,
+    Fenced,
+    NodeFailed,
+    RowTooLarge,
+    SchemaMismatch,
+    StallTimeout,
+)
+
+
+@contextmanager
+def remote(**options: Any) -> Iterator[tuple[Channel, Channel]]:
+    """A channel, and a remote handle on it."""
+    with Channel.create(**options) as channel, gateway(channel.address) as address:
+        with Channel.attach(address) as far:
+            yield channel, far
+
+
+def test_rows_and_batches_of_every_kind_come_as_they_were_written():
+    rows = [(i, float(i), f"text {i}", bytes([i % 256]) * (i % 50), [i, i + 1], np.full(7, i, np.float32)) for i in range(5000)]
+    with remote(memory="1m", slot_bytes="64k", form="rows") as (channel, far):
+        def write() -> None:
+            with far.writer() as writer:
+                assert writer.write_rows(iter(rows)) == len(rows)
+
+        thread, out = in_thread(write)
+        with channel.reader() as reader:
+            seen: list[Any] = []
+            while not reader.ended:
+                seen += reader.next_rows(300)
+        ended(thread)
+        assert out == [None]
+    assert len(seen) == len(rows)
+    for before, after in zip(rows, seen, strict=True):
+        assert before[:5] == after[:5]
+        assert (before[5] == after[5]).all()
+
+
+def test_columns_with_lists_nulls_and_text_in_arrow_batches():
+    batch = pa.RecordBatch.from_pydict({"x": pa.array(range(3000), pa.float32()), "y": [[i] * (i % 5) for i in range(3000)], "z": [str(i) for i in range(3000)]})
+    with remote(memory="512k", slot_bytes="32k") as (channel, far):
+        thread, out = in_thread(lambda: write_batches(far, [batch] * 3))
+        with channel.reader() as reader:
+            x, y, z = [], [], []
+            for part in reader.batches(100):
+                x += part["x"].tolist()
+                y += part["y"].tolist()
+                z += part["z"].tolist()
+        ended(thread)
+        assert out == [None]
+    assert x == batch["x"].to_pylist() * 3
+    assert y == batch["y"].to_pylist() * 3
+    assert z == batch["z"].to_pylist() * 3
+
+
+def write_batches(channel: Channel, batches: list[Any]) -> None:
+    with channel.writer() as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def test_results_come_back():
+    with remote(memory="256k", slot_bytes="8k", form="rows") as (channel, far):
+        def serve() -> None:
+            with channel.reader(train_mode=False) as reader:
+                while not reader.ended:
+                    reader.write_results([("r", row, None) for row in reader.next_rows(33)])
+
+        server, served = in_thread(serve)
+        with far.writer() as writer:
+            results = [result for some in writer.exchange(iter(range(10_000))) for result in some]
+        ended(server)
+        assert served == [None]
+        assert results == [("r", i, None) for i in range(10_000)]
+
+
+def test_two_remote_writers_and_a_local_one():
+    with remote(memory="256k", slot_bytes="8k", form="rows", writers=3) as (channel, far):
+        def write(to: Channel, first: int) -> None:
+            with to.writer() as writer:
+                writer.write_rows(iter(range(first, first + 2000)))
+
+        threads = [in_thread(lambda to=to, first=first: write(to, first)) for to, first in [(far, 0), (far, 10_000), (channel, 20_000)]]
+        with channel.reader() as reader:
+            seen = []
+            while not reader.ended:
+                seen += reader.next_rows(64)
+        for thread, out in threads:
+            ended(thread)
+            assert out == [None]
+        for first in (0, 10_000, 20_000):
+            assert [row for row in seen if first <= row < first + 10_000] == list(range(first, first + 2000))
+
+
+def test_a_writer_waits_for_slots_and_its_own_are_free_when_it_is_killed():
+    with remote(memory="64k", slot_bytes="4k", form="columns", writers=0) as (channel, far):
+        with child(write_forever, far.address) as writer:
+            assert writer.hear() == "middle"
+            reader = channel.reader()
+            next(reader.batches(16))
+            wait_for(lambda: channel.status()["slots"]["granted"] > 0)
+            assert channel.status()["writers"] == 1
+            writer.kill()
+            wait_for(lambda: channel.status()["writers"] == 0)
+            assert channel.status()["slots"]["granted"] == 0
+        reader.close()
+
+
+def write_forever(pipe: Any, address: RemoteAddress) -> None:
+    writer = Channel.attach(address).writer()
+    writer.open_partition("k", 0)
+
+    def rows() -> Any:
+        for i in range(10**9):
+            if i == 500:
+                pipe.send("middle")
+            yield (i, float(i))
+
+    try:
+        writer.write_rows(rows())
+    except Exception as error:
+        pipe.send((type(error).__name__, str(error)))
+
+
+def test_a_new_attempt_skips_what_came_and_fences_the_old_one():
+    with remote(memory="256k", slot_bytes="4k", form="rows", writers=0) as (channel, far), channel.reader() as reader:
+        old = far.writer()
+        assert old.open_partition("p", 0) == 0
+        old.write_rows(iter(range(3000)))
+        seen = reader.next_rows(100)
+        new = far.writer()
+        skip = new.open_partition("p", 1)
+        assert 0 < skip < 3000
+        with pytest.raises(Fenced, match="attempt 0 at partition p was replaced by attempt 1"):
+            for _ in range(100):
+                old.write_rows([1])
+        old.close()
+        new.write_rows(iter(range(skip, 3000)))
+        new.end_partition()
+        while len(seen) < 3000:
+            seen += reader.next_rows(100)
+        new.close(wait=True)
+        assert seen == list(range(3000))
+
+
+def test_errors_keep_their_types_and_texts():
+    with remote(memory="64k", slot_bytes="4k", writers=0) as (_, far):
+        writer = far.writer()
+        with pytest.raises(RowTooLarge, match="a slot has 4096"):
+            writer.write_rows([(np.zeros(10_000),)])
+        writer.close()
+    with remote(memory="64k", slot_bytes="4k", writers=0) as (channel, far):
+        reader = channel.reader()
+        writer = far.writer()
+        writer.write_rows([(1,)] * 600)
+        next(reader.batches(4))
+        with pytest.raises(SchemaMismatch, match="partition .*column 'c0'"):
+            writer.write_rows([("text",)])
+        writer.close()
+        with pytest.raises(AddressError, match="on another host"):
+            far.reader()
+        stalled = far.writer(stall_timeout=0.3)
+        with pytest.raises(StallTimeout, match=r"nothing moved for .* waited for a free slot.* 1 writers"):
+            stalled.write_rows((i,) for i in range(100_000))
+        stalled.close()
+        reader.close()
+
+
+class Own:
+    """A class of the program's."""
+
+
+def test_objects_that_hold_data_pass_and_others_are_refused():
+    good = [{"a": None}, {"a": {1, 2}}, {"a": datetime.date(2020, 1, 2)}, {"a": [np.arange(3), "x"]}, {"a": 10**30}]
+    with remote(memory="64k", slot_bytes="4k", form="rows", writers=0) as (channel, far), channel.reader() as reader:
+        with far.writer() as writer:
+            writer.write_rows(good)
+        seen = []
+        while len(seen) < len(good):
+            seen += reader.next_rows(1)
+        assert repr(seen) == repr(good)
+        writer = far.writer()
+        with pytest.raises(SchemaMismatch, match=r"made by tests\.unit\.test_remote\.Own"):
+            writer.write_rows([Own()])
+            writer.end_partition()
+            writer.close(wait=True)
+        assert channel.status()["rows_published"] == len(good)
+
+
+def test_a_broker_that_dies_and_one_that_is_gone():
+    with remote(memory="64k", slot_bytes="4k", form="rows", writers=0) as (channel, far):
+        writer = far.writer()
+        writer.write_rows([1, 2])
+        channel._broker.kill()
+        with pytest.raises(BrokerDied, match=r"the connection to the node at 127\.0\.0\.1:\d+ broke"):
+            writer.write_rows(iter(int, 1))
+        writer.close()
+        with pytest.raises(AddressError, match="no connection to the node"):
+            far.writer()
