@@ -8,7 +8,7 @@ PYTHON_BIN = $(VENV)/bin/python
 RUN = env -u SPARK_HOME JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON="$(CURDIR)/$(PYTHON_BIN)" $(PYTHON_BIN)
 ARGS ?=
 
-.PHONY: help setup demo test lint unit build sanitize fuzz bench dist test-gpu test-oldest clean
+.PHONY: help setup demo test lint unit build sanitize fuzz bench dist multihost test-gpu test-oldest clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -24,6 +24,9 @@ test: lint ## lint and the whole test suite
 
 unit: setup ## only the tests that need no Spark: seconds
 	$(RUN) -m pytest tests/unit $(ARGS)
+
+multihost: setup ## executors in namespaces as separate hosts: remote feed, a cut link, a stranger (for root; skips with a reason)
+	TFOS_MULTIHOST=1 $(RUN) -m pytest tests/multihost -rs $(ARGS)
 
 test-gpu: setup ## on a GPU node: pinned shared memory and copies to the device (skips with a reason elsewhere)
 	$(RUN) -m pytest tests/gpu -rs $(ARGS)

@@ -9,9 +9,7 @@ from tfos_fast.channel.connection import Connection, LocalConnection, Role
 from tfos_fast.channel.remote import RemoteAddress, RemoteConnection
 
 
-def connect(
-    address: str | RemoteAddress, role: Role, handler: Callable[[Any], None] | None, *, stall_timeout: float
-) -> Connection:
+def connect(address: str | RemoteAddress, role: Role, handler: Callable[[Any], None] | None, *, stall_timeout: float) -> Connection:
     """Attach to the broker of an address, on this host or over the network.
 
     Raises

@@ -33,7 +33,9 @@ class Channel:
         Give it to other processes of the same user on this host.
     """
 
-    def __init__(self, address: str | RemoteAddress, segment: Segment | None = None, broker: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(
+        self, address: str | RemoteAddress, segment: Segment | None = None, broker: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self.address = address
         self._segment = segment
         self._broker = broker
@@ -120,7 +122,9 @@ class Channel:
     def reader(self, *, train_mode: bool = True, stall_timeout: float = 86400.0) -> Reader:
         """Attach as the reader; there is one at a time. ``train_mode=False``: inference, every row needs a result."""
         if isinstance(self.address, RemoteAddress):
-            raise AddressError(f"{self.address} is on another host: rows are read where they lie in memory, and only written from afar")
+            raise AddressError(
+                f"{self.address} is on another host: rows are read where they lie in memory, and only written from afar"
+            )
         return Reader(self.address, train=train_mode, stall_timeout=stall_timeout)
 
     def control(self, name: str, body: bytes = b"", timeout: float = 60.0) -> bytes:
@@ -129,6 +133,16 @@ class Channel:
         connection.send(m.Control(name, body))
         # A request that was given up ends the connection (see ask); the next one attaches anew.
         return connection.ask(m.ControlAnswer, f"the answer to {name!r}", timeout=timeout).body
+
+    def connect(self) -> None:
+        """Connect now, which each method does for itself.
+
+        Raises
+        ------
+        AddressError
+            The channel cannot be reached.
+        """
+        self._connection()
 
     def status(self) -> dict[str, Any]:
         """The broker's counters: see :class:`~tfos_fast.channel.messages.Status`."""

@@ -2,12 +2,12 @@
 
 To the broker each remote writer is a local one: the gateway holds a connection to the broker for each, and relays its messages. So
 slots keep their one owner, and whatever the broker does to writers (credits, fencing, errors, watermarks) holds for remote ones.
-Payload is copied into the granted slot before the message that publishes it is passed on; a slot of results is sent from shared memory,
-and is free when the remote writer says so.
+Payload is copied into the granted slot before the message that publishes it is passed on; a slot of results is sent from shared
+memory, and is free when the remote writer says so.
 
-It is a process of its own because its work is bytes: ZeroMQ's threads decrypt, this one copies, and the broker's loop never waits for
-either. What a remote writer may say is typed, bounded and checked here, before it comes near shared memory. A writer whose connection is
-gone has left: its slots are free at once.
+It is a process of its own because its work is bytes: ZeroMQ's threads decrypt, this one copies, and the broker's loop never waits
+for either. What a remote writer may say is typed, bounded and checked here, before it comes near shared memory. A writer whose
+connection is gone has left: its slots are free at once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GatewayConfig(msgspec.Struct, frozen=True):
         Inherited descriptor of a listening TCP socket.
     server_secret, client_public : str
         CURVE keys in Z85: the gateway's own, and the one that clients must have.
-    log_level : str
+    log_level, name : str
     """
 
     address: str
@@ -59,15 +59,16 @@ class GatewayConfig(msgspec.Struct, frozen=True):
     server_secret: str
     client_public: str
     log_level: str = "WARNING"
+    name: str = ""
 
 
-def spawn(config: GatewayConfig, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def spawn(config: GatewayConfig) -> subprocess.Popen[bytes]:
     """Start a gateway; it ends with the broker's process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tfos_fast.channel.gateway"],
         stdin=subprocess.PIPE,
         pass_fds=(config.listener,),
-        env=dict(os.environ if env is None else env, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
         start_new_session=True,
     )
     assert process.stdin is not None
@@ -333,7 +334,9 @@ class Gateway:
 def main() -> None:
     """Read the configuration, serve until the broker's process is gone."""
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=GatewayConfig)
-    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s tfos_fast gateway %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=config.log_level, format=f"%(asctime)s %(levelname)s tfos_fast {config.name} gateway %(message)s", stream=sys.stderr
+    )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # connections of strangers take one each until they are cut

@@ -179,6 +179,7 @@ class RemoteConnection(Connection):
         where = wire.slot_layout(self._schemas[message.schema_id], message.capacity, self.segment.slot_bytes)
         parts = wire.extents(where, slot, message.rows)
         tracker = self._socket.send_multipart(wire.frames(message, parts, slot), zmq.NOBLOCK, copy=False, track=True)
+        assert tracker is not None  # because of track=True
         self.segment.sent(message.slot, tracker)
 
     def _get(self) -> Any:

@@ -1,7 +1,7 @@
 """Python objects in slots that came over a network: they lie there pickled, and are looked through before anybody unpickles them.
 
-An unpickler calls what a stream names. Between processes of one user on one host that is as good as a call; off a socket nothing may
-be executed, whoever has sent it. So a value passes when its stream names nothing but the types below, which only hold data.
+An unpickler calls what a stream names. Between processes of one user on one host that does no harm; off a socket nothing may be
+executed, whoever has sent it. So a value passes when its stream names nothing but the types below, which only hold data.
 """
 
 from __future__ import annotations

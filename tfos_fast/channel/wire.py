@@ -1,7 +1,7 @@
 """How the channel's messages travel over TCP: what a remote writer and the gateway add to those of a broker's socket. Pure.
 
-A filled slot goes behind its message (``Publish`` or ``Deliver``), as frames of at most ``FRAME`` bytes: the extents of the slot that
-its rows use. The frame between says where in the slot each one lies. Nothing else has more than one frame::
+A filled slot goes behind its message (``Publish`` or ``Deliver``), as frames of at most ``FRAME`` bytes: the extents of the slot
+that its rows use. The frame between says where in the slot each one lies. Nothing else has more than one frame::
 
     Publish | [offset, offset, ...] | bytes | bytes | ...
 

@@ -68,6 +68,7 @@ class Reservation:
     slot_bytes: str | None
     feeds: dict[str, str]
     log_level: str
+    remote_feed: bool
 
     def __call__(self, index: int, _: Iterable[object]) -> Iterator[bytes]:
         """Spawn, and yield the agent's answer (`messages.Ready`). Errors are an answer too, so that their class survives."""
@@ -78,6 +79,7 @@ class Reservation:
             memory=self.memory,
             slot_bytes=self.slot_bytes,
             feeds=self.feeds,
+            remote_feed=self.remote_feed,
             endpoint=self.keys.endpoint,
             server_public=self.keys.server_public.decode(),
             client_public=self.keys.client_public.decode(),

@@ -79,7 +79,7 @@ def reserve(
     slots = preflight(sc, num_executors, reservation_timeout)
     coordinator = _coordinator(sc)
     slot = None if slot_bytes is None else str(slot_bytes)
-    task = Reservation(coordinator.keys, this_process(), str(memory), slot, quotas, log_level)
+    task = Reservation(coordinator.keys, this_process(), str(memory), slot, quotas, log_level, not slots.local)
 
     def action() -> list[bytes]:
         rdd = sc.parallelize(range(num_executors), num_executors).barrier().mapPartitionsWithIndex(task)
