@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import pickle
@@ -9,6 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -281,13 +283,15 @@ def test_who_has_no_key_gets_nothing():
             raw.sendall(b"GET / HTTP/1.0\r\n\r\n" + bytes(200))
             raw.settimeout(20)
             heard = b""
-            while some := raw.recv(1000):
-                heard += some
+            with contextlib.suppress(ConnectionResetError):  # it has not read all that was sent
+                while some := raw.recv(1000):
+                    heard += some
             assert len(heard) <= 64  # ZeroMQ's greeting
-        with client(far.address, zmq.curve_keypair()) as dealer:
+        stranger = zmq.curve_keypair()
+        with client(far.address, stranger) as dealer:
             dealer.send(m.encode(wire.Attach("")))
-            with pytest.raises(AddressError, match="no connection to|refused the keys"):
-                Channel.attach(dataclasses.replace(far.address, client_public=b"0" * 40)).writer()
+            with pytest.raises(AddressError, match=r"no connection to|refused the keys"):
+                Channel.attach(dataclasses.replace(far.address, client_public=stranger[0], client_secret=stranger[1])).writer()
             assert not dealer.poll(500)
         wrong = dataclasses.replace(far.address, server_public=zmq.curve_keypair()[0])
         with pytest.raises(AddressError, match="no connection to"):
@@ -300,57 +304,57 @@ def test_who_has_no_key_gets_nothing():
 PAYLOAD = [m.encode([0]), b"12345678"]
 
 
-@pytest.mark.parametrize(
-    "frames",
-    [
-        [b"\xc1 not msgpack"],
-        [],
-        [m.encode(m.OpenReader(m.Form("rows"), True))],
-        [m.encode(m.Control("start", b""))],
-        [m.encode(m.Hello("reader", 1, 1))],
-        [m.encode(m.Want("input")), b"payload"],
-        [m.encode(m.Publish(0, 0, 1, 1, 0)), *PAYLOAD],  # nothing was granted
-        [m.encode(m.Publish(10**9, 0, 1, 1, 0)), *PAYLOAD],
-    ],
-)
-def test_what_a_client_must_not_say_ends_it(frames):
-    with remote(memory="64k", slot_bytes="4k", form="rows", writers=0) as (channel, far), client(far.address) as dealer:
-        dealer.send(m.encode(wire.Attach("")))
-        assert isinstance(hear(dealer), wire.Attached)
-        dealer.send_multipart(frames or [b""])
-        answer = hear(dealer)
-        assert isinstance(answer, m.Failed)
-        assert "protocol error" in answer.text
-        assert channel.status()["writers"] == 0
+SAID = [
+    [b"\xc1 not msgpack"],
+    [b""],
+    [m.encode(m.OpenReader(m.Form("rows"), True))],
+    [m.encode(m.Control("start", b""))],
+    [m.encode(m.Hello("reader", 1, 1))],
+    [m.encode(m.Want("input")), b"payload"],
+    [m.encode(m.Publish(0, 0, 1, 1, 0)), *PAYLOAD],  # nothing was granted
+    [m.encode(m.Publish(10**9, 0, 1, 1, 0)), *PAYLOAD],
+]
+
+
+def test_what_a_client_must_not_say_ends_it():
+    with remote(memory="64k", slot_bytes="4k", form="rows", writers=0) as (channel, far):
+        for frames in SAID:
+            with client(far.address) as dealer:
+                dealer.send(m.encode(wire.Attach("")))
+                assert isinstance(hear(dealer), wire.Attached)
+                dealer.send_multipart(frames)
+                answer = hear(dealer)
+                assert isinstance(answer, m.Failed), frames
+                assert "protocol error" in answer.text
+            assert channel.status()["writers"] == 0
         with far.writer() as writer:  # the others never notice
             writer.write_rows([1])
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        [],
-        [b"\xc1"],
-        [m.encode([4095]), b"xx"],
-        [m.encode([0, 8]), b"one"],
-        [m.encode([-1]), b"x"],
-        [m.encode([2**62]), b"x"],
-    ],
-)
-def test_a_payload_never_reaches_out_of_its_slot(payload):
-    with remote(memory="64k", slot_bytes="4k", form="rows", writers=0) as (channel, far), client(far.address) as dealer:
-        for message in (wire.Attach(""), m.Hello("writer", 1, 1), m.OpenPartition("k", 0, False)):
-            dealer.send(m.encode(message))
-        assert [type(hear(dealer)) for _ in range(3)] == [wire.Attached, m.Welcome, m.Opened]
-        schema = Schema("bare", (Column("c0", "fixed", "int64", (), "int"),))
-        dealer.send(m.encode(m.Propose(schema)))
-        number = hear(dealer).schema_id
-        dealer.send(m.encode(m.Want("input")))
-        slot = hear(dealer).slots[0]
-        dealer.send_multipart([m.encode(m.Publish(slot, 0, 1, 8, number)), *payload])
-        answer = hear(dealer)
-        assert isinstance(answer, m.Failed)
-        wait_for(lambda: free(channel) == 16)
+def test_a_payload_never_reaches_out_of_its_slot():
+    schema = Schema("bare", (Column("c0", "fixed", "int64", (), "int"),))
+    with remote(memory="64k", slot_bytes="4k", form="rows", writers=0) as (channel, far):
+        for payload in (
+            [],
+            [b"\xc1"],
+            [m.encode([4095]), b"xx"],
+            [m.encode([0, 8]), b"one"],
+            [m.encode([-1]), b"x"],
+            [m.encode([2**62]), b"x"],
+        ):
+            with client(far.address) as dealer:
+                for message in (wire.Attach(""), m.Hello("writer", 1, 1), m.OpenPartition("", 0, False)):
+                    dealer.send(m.encode(message))
+                hear(dealer), hear(dealer)
+                stream = hear(dealer).stream
+                dealer.send(m.encode(m.Propose(schema)))
+                number = hear(dealer).schema_id
+                dealer.send(m.encode(m.Want("input")))
+                slot = hear(dealer).slots[0]
+                dealer.send_multipart([m.encode(m.Publish(slot, stream, 1, 8, number)), *payload])
+                answer = hear(dealer)
+                assert isinstance(answer, m.Failed), payload
+            wait_for(lambda: free(channel) == 16)
         assert channel.status()["rows_published"] == 0
 
 
@@ -376,13 +380,13 @@ def test_an_object_that_would_call_something_is_never_loaded(tmp_path):
     st.integers(1, 60),
     st.lists(st.sampled_from(["fixed", "string", "bytes", "null"]), min_size=1, max_size=5),
     st.integers(0, 60),
-    st.randoms(use_true_random=False),
+    st.integers(0, 2**32),
 )
-def test_extents_hold_every_byte_that_the_rows_use(capacity, kinds, rows, random):
+def test_extents_hold_every_byte_that_the_rows_use(capacity, kinds, rows, seed):
+    random = Random(seed)
     rows = min(rows, capacity)
-    columns = tuple(
-        Column(f"c{i}", kind, "int64" if kind == "fixed" else "", (3,) if kind == "fixed" else ()) for i, kind in enumerate(kinds)
-    )
+    fixed = ("int64", (3,))
+    columns = tuple(Column(f"c{i}", kind, *(fixed if kind == "fixed" else ())) for i, kind in enumerate(kinds))
     where = layout(Schema("tuple", columns), capacity, 64 << 10)
     slot, used, top = bytearray(random.randbytes(where.slot_bytes)), set(), where.heap
     for offset, column in zip(where.offsets, columns, strict=True):
