@@ -45,8 +45,9 @@ class Door:
         self._broker = broker
         self._gateway: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        if not config.remote_feed:
+        if not config.listen:
             return
+        ip = "127.0.0.1" if config.listen == "loopback" else ip
         public, secret = zmq.curve_keypair()
         self.public_key, self._secret = public.decode(), secret.decode()
         self._socket = socket.create_server((ip, 0), backlog=_BACKLOG)

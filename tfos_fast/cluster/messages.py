@@ -243,7 +243,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
     executor: Process
     log_level: str
     feeds: dict[str, str] = {}  # memory of named feeds
-    remote_feed: bool = False  # listen for feeders of other hosts
+    listen: Literal["", "loopback", "network"] = ""  # for remote feeders
 
 
 class Ready(msgspec.Struct, frozen=True):
