@@ -215,6 +215,15 @@ def test_a_failure_of_the_node_comes_with_its_traceback():
             far.writer()
 
 
+def test_what_a_closed_writer_has_written_is_at_the_broker():
+    with remote(memory="16m", slot_bytes="1m", form="columns", writers=0) as (channel, far):
+        writer = far.writer()
+        writer.write_rows([(np.ones(1 << 16),)] * 20)
+        writer.end_partition()
+        writer.close()
+        assert channel.status()["rows_published"] == 20
+
+
 class Own:
     """A class of the program's."""
 

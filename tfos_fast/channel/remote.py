@@ -7,6 +7,7 @@ one has in private buffers: as many as it was granted slots, each laid out as a 
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,8 @@ class RemoteConnection(Connection):
         self.broker = str(address)
         self.segment = Buffers(0, 0)
         self._reached = False
+        self._asked = self._answered = 0  # questions for the broker's counters; they are answered in order
+        self._owed = 0  # when so many are answered, all that was published has arrived
         self._schemas: dict[int, Schema] = {}
         socket = self._socket
         socket.curve_serverkey = address.server_public
@@ -170,11 +173,15 @@ class RemoteConnection(Connection):
                 self.segment.drop(message.slot)
             elif isinstance(message, m.ClosePartition):
                 self.segment.drop_all()
+                self._owed = self._asked + 1
+            elif isinstance(message, m.AskStatus):
+                self._asked += 1
             super()._put(message)
         except zmq.Again:  # the connection is gone, and with it the queue
             self._bury(f"the connection to {self.broker} broke")
 
     def _publish(self, message: m.Publish) -> None:
+        self._owed = self._asked + 1
         slot = self.segment.window(message.slot)
         where = wire.slot_layout(self._schemas[message.schema_id], message.capacity, self.segment.slot_bytes)
         parts = wire.extents(where, slot, message.rows)
@@ -192,6 +199,8 @@ class RemoteConnection(Connection):
                 self._schemas[message.schema_id] = message.schema
             elif isinstance(message, m.Deliver):
                 self._take(message, payload)
+            elif isinstance(message, m.Status):
+                self._answered += 1
             return message
 
     def _take(self, message: m.Deliver, payload: list[zmq.Frame]) -> None:
@@ -201,6 +210,27 @@ class RemoteConnection(Connection):
         wire.unpack([frame.buffer for frame in payload], slot, self.segment.slot_bytes)
         if has_objects(schema):
             vet(wire.slot_layout(schema, message.capacity, self.segment.slot_bytes), slot, message.rows)
+
+    def close(self, *, abort: bool = False) -> None:
+        """As of every connection; what was published is at the broker when this returns.
+
+        Raises
+        ------
+        BrokerDied, NodeFailed, ...
+            It may not be.
+        """
+        # A local broker finds a message in its socket, whatever becomes of its sender; here it may still be in this process.
+        waits = self._answered < self._owed and not (abort or self._closed)
+        try:
+            if waits and self.failure is None and os.getpid() == self._pid:
+                self.send(m.AskStatus())
+                self.wait(lambda: True if self._answered >= self._owed else None, "the last rows to arrive", timeout=60.0)
+        finally:
+            super().close(abort=abort)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            super().close()  # no waiting in a garbage collection
 
     def _release(self) -> None:
         super()._release()
