@@ -61,7 +61,7 @@ def rows(sc, sizes, pause=0.0):
 def check(out, sizes):
     """Every row once; gives the hosts that made them."""
     seen = [row for node in noted(str(out)).values() for row in node]
-    assert sorted(row[:2] for row in seen) == [(p, row) for p, size in enumerate(sizes) for row in range(size)]
+    assert sorted(tuple(row[:2]) for row in seen) == [(p, row) for p, size in enumerate(sizes) for row in range(size)]
     return {row[2] for row in seen}
 
 

@@ -196,8 +196,8 @@ def test_errors_keep_their_types_and_texts():
         writer.close()
         with pytest.raises(AddressError, match="on another host"):
             far.reader()
-        stalled = far.writer(stall_timeout=3)
-        with pytest.raises(StallTimeout, match=r"nothing moved for .* waited for a free slot.* [12] writers"):
+        stalled = far.writer(stall_timeout=0.3)
+        with pytest.raises(StallTimeout, match=r"nothing moved for .* waited for a free slot"):
             stalled.write_rows((i,) for i in range(100_000))
         stalled.close()
         reader.close()
