@@ -58,7 +58,7 @@ class Connection:
 
     Attributes
     ----------
-    segment : SlotMemory
+    segment : Segment or Buffers
         Where the slots lie that this client was granted or delivered.
     broker : str
         The other side, for messages.
