@@ -45,7 +45,7 @@ fuzz: setup ## mutated pickle streams against the decoder, under the sanitizers 
 	@scripts/sanitize.sh $(PYTHON_BIN) --fuzz $(or $(SECONDS),60)
 
 bench: setup ## the benchmarks, each prints ratios and the machine
-	@for program in pack channel feed; do echo "== $$program"; $(RUN) -m benchmarks $$program $(ARGS) || exit 1; done
+	@for program in pack channel remote feed; do echo "== $$program"; $(RUN) -m benchmarks $$program $(ARGS) || exit 1; done
 
 dist: setup ## sdist and wheel in dist/
 	$(PYTHON_BIN) -m build

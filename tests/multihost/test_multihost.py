@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -118,8 +119,9 @@ def test_a_stranger_on_the_network_gets_nothing(sc, tmp_path):
             raw.sendall(b"GET / HTTP/1.0\r\n\r\n" + bytes(100))
             raw.settimeout(30)
             heard = b""
-            while some := raw.recv(1000):
-                heard += some
+            with contextlib.suppress(ConnectionResetError):  # it has not read all that was sent
+                while some := raw.recv(1000):
+                    heard += some
             assert len(heard) <= 64  # ZeroMQ's greeting, which says its version and the word CURVE
         context = zmq.Context()
         try:
