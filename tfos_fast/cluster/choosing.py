@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterable, Iterator
 
@@ -15,8 +14,8 @@ from tfos_fast.cluster.launch import executor_pid
 from tfos_fast.cluster.machine import host_name
 from tfos_fast.errors import AddressError, BrokerDied, NoNodeOnHost
 
-FORCE = "TFOS_FEED_REMOTELY"  # set: nodes of this host are reached over the network, too
 ASKED = 4  # of many remote nodes so many are asked for their counters: the least busy of some is good enough
+MISSED = 8  # that cannot be reached; each takes some seconds when a firewall says nothing
 
 Rank = tuple[bool, int, int, int]
 
@@ -48,7 +47,7 @@ def choose(nodes: Iterable[m.NodeInfo], keys: Keys, partition: int, turn: int = 
     """
     nodes = list(nodes)
     order = [nodes[(partition + turn + i) % len(nodes)] for i in range(len(nodes))]
-    here, channel = (False, None) if os.environ.get(FORCE) else _hungriest(_local(order, name))
+    here, channel = _hungriest(_local(order, name))
     if here:
         return channel
     failures: list[str] = []
@@ -84,7 +83,9 @@ def _remote(nodes: list[m.NodeInfo], keys: Keys, name: str, failures: list[str])
     """The same of nodes that answer over the network."""
     asked = 0
     for node in nodes:
-        if asked == ASKED or not node.feed_endpoint:
+        if asked == ASKED or len(failures) == MISSED:
+            return
+        if not node.feed_endpoint:
             continue
         address = RemoteAddress(
             node.feed_endpoint, node.feed_key.encode(), keys.client_public, keys.client_secret, name, f"{node.name} ({node.host})"
