@@ -22,6 +22,7 @@ from tfos_fast.channel.processes import open_pidfd
 from tfos_fast.channel.segment import Segment
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.link import DriverLink
+from tfos_fast.cluster.listening import Door
 from tfos_fast.cluster.machine import address_towards, host_name, machine_id, this_process
 from tfos_fast.cluster.named import NamedFeeds, feed_of
 from tfos_fast.cluster.supervisor import Supervisor, watch_once
@@ -75,12 +76,13 @@ class Agent:
             self.trainer.explain_death,
             self._tell,
         )
+        self.door = Door(config, self.broker, self.ip)
         self._last_order = -1  # number of the last Keep or Replay
         self._replayed = -1  # number of the last Replay whose rows were all taken
         me = this_process()
         self.info = m.NodeInfo(
             config.name, config.index, config.token, self.host, self.broker.address, endpoint,
-            str(self.broker.directory), me, config.executor,
+            str(self.broker.directory), me, config.executor, self.door.endpoint, self.door.public_key,
         )  # fmt: skip
         hello = m.Hello(self.name, config.token, self.host, me)
         self.link = DriverLink(config, self.broker, hello, lambda: self.named.demands.values(), self._on_message, self._stop)
@@ -220,6 +222,7 @@ class Agent:
     def close(self) -> None:
         """End the trainer, say goodbye, remove the folder."""
         self.trainer.kill()
+        self.door.close()
         self.link.close()
         self.broker.close()
 

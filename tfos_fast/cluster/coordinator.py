@@ -30,7 +30,7 @@ from tfos_fast.errors import ClusterTimeout
 
 log = logging.getLogger("tfos_fast.cluster")
 
-SILENCE = 10.0  # seconds without a beat after which a node on another host is taken for dead
+SILENCE = 8.0  # seconds without a beat (agents send one a second) after which a node on another host is taken for dead
 HEARTBEAT = 2.0
 
 

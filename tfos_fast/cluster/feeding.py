@@ -109,7 +109,9 @@ class Feeding(Watching):
             order = Order(seed, epoch) if shuffle else None
             only: frozenset[int] | None = None
             while only is None or only:
-                action = source.action(Feeder(self.nodes, job_name, feed_timeout, order.turn if order else 0, only=only), order)
+                action = source.action(
+                    Feeder(self.nodes, self._coordinator.keys, job_name, feed_timeout, order.turn if order else 0, only=only), order
+                )
                 job = SparkJob(self.sc, f"feed {self._feeds}, epoch {epoch + 1} of {epochs}", action, self._coordinator.changed)
                 self._watch(job, stall=feed_timeout)
                 only = frozenset(number for number, _, whole in job.result or () if not whole)
@@ -202,7 +204,7 @@ class Feeding(Watching):
         """
         check_data(data, "infer")
         self._check(running="infer")
-        inferrer = Inferrer(self.nodes, feed_timeout)
+        inferrer = Inferrer(self.nodes, self._coordinator.keys, feed_timeout)
         if is_frame(data):
             return infer_frame(data, inferrer, schema, columns, keep)
         if schema is not None or keep is not None or columns is not None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import psutil
@@ -68,6 +68,7 @@ class Reservation:
     slot_bytes: str | None
     feeds: dict[str, str]
     log_level: str
+    listen: Literal["", "loopback", "network"]  # for remote feeders
 
     def __call__(self, index: int, _: Iterable[object]) -> Iterator[bytes]:
         """Spawn, and yield the agent's answer (`messages.Ready`). Errors are an answer too, so that their class survives."""
@@ -78,6 +79,7 @@ class Reservation:
             memory=self.memory,
             slot_bytes=self.slot_bytes,
             feeds=self.feeds,
+            listen=self.listen,
             endpoint=self.keys.endpoint,
             server_public=self.keys.server_public.decode(),
             client_public=self.keys.client_public.decode(),

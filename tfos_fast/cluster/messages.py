@@ -39,6 +39,8 @@ class NodeInfo(msgspec.Struct, frozen=True, array_like=True):
     directory: str
     agent: Process
     executor: Process
+    feed_endpoint: str = ""  # host:port at which remote feeders are taken in; empty: nowhere
+    feed_key: str = ""  # the CURVE key that answers there
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -241,6 +243,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
     executor: Process
     log_level: str
     feeds: dict[str, str] = {}  # memory of named feeds
+    listen: Literal["", "loopback", "network"] = ""  # for remote feeders
 
 
 class Ready(msgspec.Struct, frozen=True):

@@ -161,7 +161,9 @@ class Offers:
         self.busy = True
         try:
             self._order(everybody, lambda number: m.Yield(number, True))
-            feeder = Feeder(members, offer.job_name, offer.feed_timeout, name=offer.name, only=offer.left or None)
+            feeder = Feeder(
+                members, self._coordinator.keys, offer.job_name, offer.feed_timeout, name=offer.name, only=offer.left or None
+            )
             job = SparkJob(
                 self._sc, f"feed {offer.name}, epoch {offer.epoch}", self._action(offer.data, feeder), self._coordinator.changed
             )

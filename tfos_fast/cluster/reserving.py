@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -79,7 +79,11 @@ def reserve(
     slots = preflight(sc, num_executors, reservation_timeout)
     coordinator = _coordinator(sc)
     slot = None if slot_bytes is None else str(slot_bytes)
-    task = Reservation(coordinator.keys, this_process(), str(memory), slot, quotas, log_level)
+    # All of local-cluster is on one host: nobody else has anything to look for at its nodes.
+    listen: Literal["", "loopback", "network"] = "network"
+    if slots.local or sc.master.startswith("local-cluster"):
+        listen = "" if slots.local else "loopback"
+    task = Reservation(coordinator.keys, this_process(), str(memory), slot, quotas, log_level, listen)
 
     def action() -> list[bytes]:
         rdd = sc.parallelize(range(num_executors), num_executors).barrier().mapPartitionsWithIndex(task)
