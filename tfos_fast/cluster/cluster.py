@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tfos_fast.cluster import drivernodes
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.feeding import Feeding
 from tfos_fast.cluster.jobs import SparkJob
 from tfos_fast.cluster.launch import Handing, pickle_main
+from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.placement import count_slots
+from tfos_fast.cluster.roles import cluster_spec
 from tfos_fast.cluster.watching import THREE_DAYS, InputMode
 from tfos_fast.errors import ClusterError, ClusterTimeout, TfosError
 
@@ -25,7 +28,7 @@ class Cluster(Feeding):
     Attributes
     ----------
     nodes : tuple of NodeInfo
-        In the order of their names, ``worker:0`` first.
+        In the order of their numbers: ps, chief or master, evaluator, workers.
     """
 
     # ---- start ---------------------------------------------------------------------------------------------------------------
@@ -51,7 +54,7 @@ class Cluster(Feeding):
         if self._running:
             raise ClusterError("the cluster has been started already")
         payload, broadcasts = pickle_main(self.sc, main, args)
-        spec = {"worker": [node.endpoint for node in self.nodes]}
+        spec = cluster_spec((node.job_name, node.endpoint) for node in self.nodes)
         deadline = time.monotonic() + self._start_timeout
         states = self._coordinator.nodes
         attempt = 0
@@ -75,6 +78,10 @@ class Cluster(Feeding):
         tasks = 1 if slots.local else max(slots.tasks, 1)
         ids = tuple(variable._jbroadcast.id() for variable in broadcasts)
         task = Handing(missing, spec, payload, ids, self._log_level, attempt > 0, 0.0 if tasks == 1 else 0.3)
+        here = tuple(node for node in missing if node.executor == this_process())
+        drivernodes.hand_over(task, here, broadcasts)
+        if len(here) == len(missing):
+            return
 
         def action() -> list[str]:
             # Which broadcast variables go with a job is noted per thread while its function is pickled.
@@ -87,12 +94,14 @@ class Cluster(Feeding):
     # ---- the end -------------------------------------------------------------------------------------------------------------
 
     def shutdown(self, grace_secs: float = 0.0, timeout: float = THREE_DAYS) -> None:
-        """End the feed, wait for every ``main`` to return, stop the nodes, and see that no process of theirs is left.
+        """End the feed, wait for every ``main`` that trains to return, stop the nodes, and see that no process of theirs is left.
+
+        A ps and an evaluator, and a worker that holds (``ctx.hold()``), serve until then and are not waited for.
 
         Parameters
         ----------
         grace_secs : float
-            Seconds that the nodes are kept after every ``main`` has returned.
+            Seconds that the nodes are kept after every ``main`` has returned: time for the evaluator's last evaluation.
         timeout : float
             Seconds to wait for every ``main``; then they are killed.
 
@@ -109,7 +118,7 @@ class Cluster(Feeding):
                 self._order(m.EndFeed)
                 self._offers.end()
                 states = self._coordinator.nodes
-                busy = lambda: [s.name for s in states.values() if not (s.ended or s.gone)]  # noqa: E731
+                busy = lambda: [s.name for s in states.values() if s.fed and not (s.ended or s.gone)]  # noqa: E731
                 try:
                     over = lambda: self._failed or self._offers.error is not None or not busy()  # noqa: E731
                     self._coordinator.wait(over, timeout, "the driver waits for main to return")
