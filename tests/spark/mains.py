@@ -54,6 +54,7 @@ def describe(args, ctx):
 
     from pyspark import SparkFiles
 
+    print(f"{ctx.job_name}:{ctx.task_index} was here")
     feed = ctx.get_data_feed()
     broadcast = args["broadcast"]
     note(
