@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,33 @@ def test_the_coordinator_where_the_environment_says(sc, monkeypatch):
         host, _, number = cluster._coordinator.keys.endpoint.removeprefix("tcp://").rpartition(":")
         assert host == "localhost"
         assert port <= int(number) <= port + 9
+
+
+def watched(args, ctx):
+    """Wait until the test has seen TensorBoard."""
+    while not Path(args["out"], "seen").exists():
+        time.sleep(0.01)
+
+
+def test_tensorboard_on_the_chief(sc, out):
+    pytest.importorskip("tensorboard")
+    boards = []
+    with tfos_fast.run(
+        sc, watched, {"out": out}, 2, master_node="chief", input_mode=InputMode.TENSORFLOW, tensorboard=True, log_dir=out
+    ) as cluster:
+        url = cluster.tensorboard_url()
+        deadline = time.monotonic() + 50
+        while not boards:
+            try:
+                with urllib.request.urlopen(f"{url}/data/environment", timeout=10) as answer:
+                    boards.append(json.load(answer)["data_location"])
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        Path(out, "seen").touch()
+    assert boards == [out]
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(url, timeout=10)
 
 
 def between_graph(args, ctx):

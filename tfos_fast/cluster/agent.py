@@ -26,6 +26,7 @@ from tfos_fast.cluster.machine import address_towards, host_name, machine_id, th
 from tfos_fast.cluster.named import NamedFeeds, feed_of
 from tfos_fast.cluster.ports import HeldPort, parse_ports
 from tfos_fast.cluster.supervisor import Supervisor, watch_once
+from tfos_fast.cluster.tensorboard import TensorBoard
 from tfos_fast.errors import ClusterError, TfosError
 
 log = logging.getLogger("tfos_fast.agent")
@@ -76,6 +77,7 @@ class Agent:
             self.trainer.explain_death,
             self._tell,
         )
+        self._board: TensorBoard | None = None
         self._last_order = -1  # number of the last Keep or Replay
         self._replayed = -1  # number of the last Replay whose rows were all taken
         me = this_process()
@@ -202,10 +204,18 @@ class Agent:
         directory = Path(start.directory).resolve()
         if self.broker.directory.resolve() not in directory.parents:
             raise ClusterError(f"{directory} is not in the folder of {self.name}")
+        handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
+        if handover.tensorboard and self._board is None:
+            self._show(handover)
         if self.config.release_port:
             self._port.share()
         self.trainer.spawn(directory)
         return b"started"
+
+    def _show(self, handover: m.Handover) -> None:
+        board = self._board = TensorBoard(handover, self.ip)
+        watch_once(self.broker, board.pidfd, board.died)
+        self._state(m.TensorBoard(board.url))
 
     def _hold(self) -> bytes:
         self.broker.feed.close()
@@ -236,6 +246,8 @@ class Agent:
         """End the trainer, say goodbye, remove the folder."""
         self.trainer.kill()
         self.link.close()
+        if self._board is not None:
+            self._board.close()
         self.broker.close()
         self._port.close()
 

@@ -299,6 +299,8 @@ class Coordinator:
                 node.started, node.trainer = True, message.trainer
             case m.Terminated():
                 node.terminated, node.asked = True, message.asked
+            case m.TensorBoard():
+                node.tensorboard = message.url
             case m.Holding():
                 node.holding = True
             case m.Demand():

@@ -134,6 +134,7 @@ class Handing:
     broadcasts: tuple[int, ...]
     log_level: str
     any_executor: bool
+    tensorboard: tuple[str, str]  # name of the node that runs one, and its folder of logs
     hold: float  # seconds a task stays, so that the job's other tasks go to other executors
 
     def __call__(self, _: Iterable[object]) -> Iterator[str]:
@@ -176,6 +177,7 @@ class Handing:
             spark_files=os.path.abspath(SparkFiles.getRootDirectory()),
             broadcasts=environment.save_broadcasts(self.broadcasts, directory, broadcasts),
             log_level=self.log_level,
+            tensorboard=self.tensorboard[1] if self.tensorboard[0] == node.name else "",
         )
         (directory / m.MAIN).write_bytes(self.main)
         (directory / m.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))

@@ -94,6 +94,12 @@ class Terminated(Message, frozen=True):
     asked: bool
 
 
+class TensorBoard(Message, frozen=True):
+    """TensorBoard runs at this node, before the trainer does."""
+
+    url: str
+
+
 class Holding(Message, frozen=True):
     """The trainer serves others until it is stopped: it takes no rows, and nobody waits for its end."""
 
@@ -227,7 +233,8 @@ class Stop(Message, frozen=True):
     """End now: the trainer too, if it still runs."""
 
 
-FromAgent = Hello | Started | Ended | Terminated | Holding | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye
+Told = Hello | Started | Ended | Terminated | TensorBoard | Holding  # of the node's state
+FromAgent = Told | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye
 Order = EndEpoch | Keep | Replay | EndFeed | Yield
 ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Yield | Stop
 
@@ -288,6 +295,7 @@ class Handover(msgspec.Struct, frozen=True):
     spark_files: str
     broadcasts: dict[int, str]  # id -> file with the pickled value
     log_level: str
+    tensorboard: str = ""  # folder of its logs, at the node that runs it
 
 
 class Report(msgspec.Struct, frozen=True):

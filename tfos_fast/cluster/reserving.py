@@ -165,6 +165,8 @@ def run(
     eval_node: bool = False,
     driver_ps_nodes: bool = False,
     input_mode: InputMode = InputMode.SPARK,
+    tensorboard: bool = False,
+    log_dir: str | None = None,
     memory: int | str = "256m",
     slot_bytes: int | str | None = None,
     feeds: Mapping[str, int | str] | None = None,
@@ -198,6 +200,11 @@ def run(
     input_mode : InputMode
         SPARK: Spark feeds the chief or master and the workers. TENSORFLOW: ``main`` reads its data itself, nodes have no memory for
         a feed, and shutdown waits for ``main``.
+    tensorboard : bool
+        Run TensorBoard beside ``main`` at the chief or master, or the first worker; ``cluster.tensorboard_url()`` tells where.
+        TENSORBOARD_PORT in the executors' environment says at which port, or range of ports.
+    log_dir : str, optional
+        Its folder of logs, relative to the folder in which ``main`` runs; default ``tensorboard_<executor_id>`` there.
     memory : int or str
         Bytes of shared memory of each node, such as ``"256m"``. Taken at once, never more.
     slot_bytes : int or str, optional
@@ -242,7 +249,7 @@ def run(
         server_host=server_host, server_port=server_port, reservation_timeout=reservation_timeout, log_level=log_level,
     )  # fmt: skip
     try:
-        cluster.start(main, args, input_mode=input_mode)
+        cluster.start(main, args, input_mode=input_mode, tensorboard=tensorboard, log_dir=log_dir)
     except BaseException:
         cluster.abort()
         raise

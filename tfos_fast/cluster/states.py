@@ -23,6 +23,7 @@ class NodeState:
     ended: bool = False
     terminated: bool = False
     holding: bool = False
+    tensorboard: str = ""
     asked: bool = False  # by terminate(): rather than by leaving
     failure: m.Failure | None = None
     rows_taken: int = 0
