@@ -99,7 +99,8 @@ class Feeding(Watching):
         made_way = False
         for epoch in range(epochs):
             if keep is not None and epoch:
-                replay = Replay(self._coordinator, states, epoch_seed(seed, epoch) if shuffle else None)
+                names = [node.name for node in self._fed_nodes]
+                replay = Replay(self._coordinator, names, epoch_seed(seed, epoch) if shuffle else None)
                 self._watch(replay, stall=feed_timeout)
                 self._order(m.EndEpoch)
                 if not any(state.eats for state in states.values()):
