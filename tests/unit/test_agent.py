@@ -176,7 +176,7 @@ def test_a_node_that_holds_sends_partitions_elsewhere(nodes, tmp_path):
     assert not nodes.state(0).eats
     assert not nodes.state(0).ended
     with pytest.raises(ChannelClosed, match=r"takes no rows"):
-        next(iter(nodes.writer(0).exchange("job/0", 3, [1])))
+        next(iter(nodes.writer(0).exchange([1], "job/0", 3)))
 
 
 @pytest.mark.parametrize("nodes", [mains.deaf], indirect=True)
