@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ import pytest
 import tfos_fast
 from tfos_fast.cluster import InputMode
 from tfos_fast.cluster.machine import this_process
-from tfos_fast.errors import ClusterError, PortUnavailable, RoleError
+from tfos_fast.errors import ClusterError, MissingDependency, PortUnavailable, RoleError
 
 MASTER = "local-cluster[2,2,1024]"
 SMALL = {"memory": "8m"}
@@ -160,8 +161,17 @@ def watched(args, ctx):
         time.sleep(0.01)
 
 
+BOARD = importlib.util.find_spec("tensorboard") is not None
+
+
+@pytest.mark.skipif(BOARD, reason="tensorboard is installed")
+def test_without_tensorboard(sc, out):
+    with pytest.raises(MissingDependency, match="worker:0 .* pip install tensorboard"):
+        tfos_fast.run(sc, watched, {"out": out}, 1, tensorboard=True, **SMALL)
+
+
+@pytest.mark.skipif(not BOARD, reason="tensorboard is not installed")
 def test_tensorboard_on_the_chief(sc, out):
-    pytest.importorskip("tensorboard")
     boards = []
     with tfos_fast.run(
         sc, watched, {"out": out}, 2, master_node="chief", input_mode=InputMode.TENSORFLOW, tensorboard=True, log_dir=out
