@@ -166,7 +166,7 @@ BOARD = importlib.util.find_spec("tensorboard") is not None
 
 @pytest.mark.skipif(BOARD, reason="tensorboard is installed")
 def test_without_tensorboard(sc, out):
-    with pytest.raises(MissingDependency, match="worker:0 .* pip install tensorboard"):
+    with pytest.raises(MissingDependency, match=r"worker:0 .* pip install tensorboard"):
         tfos_fast.run(sc, watched, {"out": out}, 1, tensorboard=True, **SMALL)
 
 
