@@ -106,10 +106,11 @@ class Cluster(Feeding):
         # Spark deals tasks out to executors in turn: with a task for each slot, each executor with a free one gets its turn.
         tasks = 1 if slots.local else max(slots.tasks, 1)
         ids = tuple(variable._jbroadcast.id() for variable in broadcasts)
-        task = Handing(missing, spec, payload, ids, self._log_level, attempt > 0, tensorboard, 0.0 if tasks == 1 else 0.3)
         here = tuple(node for node in missing if node.executor == this_process())
+        there = tuple(node for node in missing if node not in here)
+        task = Handing(there, spec, payload, ids, self._log_level, attempt > 0, tensorboard, 0.0 if tasks == 1 else 0.3)
         drivernodes.hand_over(task, here, broadcasts)
-        if len(here) == len(missing):
+        if not there:
             return
 
         def action() -> list[str]:
