@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -137,6 +138,9 @@ def test_surroundings(sc, out, tmp_path):
         assert it["module"] == "shipped"
         assert it["broadcast"] == {"weights": list(range(10))}
         assert it["session"] == it["pid"]
+        log = Path(it["cwd"], "stderr").read_text()  # of its executor
+        assert f"worker:{i} was here" in log
+        assert f"worker:{1 - i} was here" not in log
     assert len({it["cwd"] for it in seen.values()}) == 2  # each in its executor's folder
 
 
