@@ -18,6 +18,7 @@ import pytest
 
 import tfos_fast._copy
 import tfos_fast._pack
+import tfos_fast._proof
 import tfos_fast._segment
 import tfos_fast._stream
 import tfos_fast._stream_pack
@@ -25,7 +26,15 @@ import tfos_fast._unpack
 import tfos_fast.channel
 from tfos_fast.channel.processes import runtime_base
 
-for _module in (tfos_fast._copy, tfos_fast._pack, tfos_fast._segment, tfos_fast._stream, tfos_fast._stream_pack, tfos_fast._unpack):
+for _module in (
+    tfos_fast._copy,
+    tfos_fast._pack,
+    tfos_fast._proof,
+    tfos_fast._segment,
+    tfos_fast._stream,
+    tfos_fast._stream_pack,
+    tfos_fast._unpack,
+):
     assert _module.__file__.endswith(".so"), f"{_module.__name__} is not compiled"
 
 

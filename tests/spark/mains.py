@@ -121,6 +121,15 @@ def fail_late(args, ctx):
         raise LookupError("the model could not be saved")
 
 
+def fail_everywhere(args, ctx):
+    """Raise at every node after the end of the feed, all at once."""
+    feed = ctx.get_data_feed()
+    while not feed.should_stop():
+        feed.next_batch(10)
+    print("a last line")
+    raise LookupError(f"the model of {ctx.task_index} could not be saved")
+
+
 def stop_early(args, ctx):
     """Take some rows; then terminate (``how='terminate'``) or return."""
     feed = ctx.get_data_feed()

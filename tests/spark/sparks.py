@@ -88,8 +88,8 @@ def stop(sc: SparkContext) -> None:
 
 
 @contextmanager
-def standalone(workers: int, cores: int) -> Iterator[str]:
-    """A standalone Master with Workers; yields the master's address."""
+def standalone(workers: int, cores: int, *, hosts: bool = False) -> Iterator[str]:
+    """A standalone Master with Workers; yields the master's address. ``hosts``: Spark takes each Worker for another host."""
     with tempfile.TemporaryDirectory(prefix="tfos-spark-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         home = make_spark_home(folder / "home")
@@ -100,14 +100,14 @@ def standalone(workers: int, cores: int) -> Iterator[str]:
         launcher = [str(home / "bin" / "spark-class")]
         processes = []
 
-        def launch(what: str, *args: str) -> Path:
+        def launch(what: str, *args: str, host: str = "127.0.0.1") -> Path:
             log = folder / f"{what}-{len(processes)}.log"
             with open(log, "wb") as out:
                 command = [
                     *launcher,
                     f"org.apache.spark.deploy.{what}",
                     "--host",
-                    "127.0.0.1",
+                    host,
                     "--port",
                     "0",
                     "--webui-port",
@@ -121,7 +121,9 @@ def standalone(workers: int, cores: int) -> Iterator[str]:
             address = _find(launch("master.Master"), r"Starting Spark master at (spark://\S+)")
             for i in range(workers):
                 work = folder / f"work-{i}"
-                log = launch("worker.Worker", "--cores", str(cores), "--memory", "1g", "--work-dir", str(work), address)
+                host = f"127.0.0.{i + 1 if hosts else 1}"
+                arguments = ["--cores", str(cores), "--memory", "1g", "--work-dir", str(work), address]
+                log = launch("worker.Worker", *arguments, host=host)
                 _find(log, "Successfully registered with master")
             yield address
         finally:

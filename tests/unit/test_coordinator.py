@@ -203,7 +203,7 @@ def test_death_of_an_agent_on_this_host_is_seen(coordinator):
         child.kill()
         child.wait()
         child.stdin.close()
-    assert coordinator.failure.kind == "NodeKilled"
+    assert coordinator.failure.kind == "NodeLost"
     assert f"worker:0 on here: its agent (process {child.pid})" in coordinator.failure.summary
 
 

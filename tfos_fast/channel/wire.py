@@ -56,7 +56,8 @@ class Still(m.Message):
 
 #: What a remote writer may say. The gateway relays nothing else.
 Relayed = (
-    m.Hello | m.Bye | m.AskStatus | m.OpenPartition | m.Propose | m.Want | m.Publish | m.GiveBack | m.ClosePartition | m.Done
+    m.Hello | m.Bye | m.AskStatus | m.Stalled | m.OpenPartition | m.Propose | m.Want | m.Publish | m.GiveBack
+    | m.ClosePartition | m.Done
 )  # fmt: skip
 
 decode_from_client = msgspec.msgpack.Decoder(Attach | Relayed).decode
