@@ -1,4 +1,4 @@
-"""One entry for every benchmark: ``python -m benchmarks feed | pack | channel | remote | machine``; ``--help`` after the name tells more."""
+"""One entry for every benchmark: ``python -m benchmarks PROGRAM``, and ``--help`` after the name tells more."""
 
 from __future__ import annotations
 
