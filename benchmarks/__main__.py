@@ -10,6 +10,7 @@ PROGRAMS = {
     "pack": "the packer against pickle and numpy, row by row",
     "channel": "the channel against memcpy and multiprocessing.Queue",
     "detection": "how long until the driver knows of a death",
+    "remote": "the remote feed against a bare CURVE socket",
     "machine": "what the figures are measured on",
 }
 
