@@ -19,8 +19,11 @@ setup: ## make .venv with everything in it (all targets below do this by themsel
 demo: setup ## handwritten digits: prepare, train on two nodes, infer (ARGS="--data DIR" for the 28x28 files)
 	@$(RUN) examples/mnist/demo.py $(ARGS)
 
-test: lint ## lint and the whole test suite, two files at a time
-	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+test: lint ## lint and the whole test suite
+	$(RUN) -m pytest $(ARGS)
+
+test-long: setup ## the tests that take half a minute and more each, which `make test` leaves out
+	TFOS_LONG=1 $(RUN) -m pytest tests/spark/test_benchmarks.py tests/spark/test_roles.py $(ARGS)
 
 failures: setup ## every row of docs/failures.md: real processes, real signals (about ten minutes)
 	TFOS_ALL_FAILURES=1 $(RUN) -m pytest tests/failures $(ARGS)
