@@ -27,6 +27,9 @@ BAD_SCHEMA = msgspec.convert({"structure": "tuple", "columns": [{"name": "a", "k
         [b"\xff" * 100],
         [random.Random(1).randbytes(1000)],
         [b"\x93\xa5Hello\xa6nobody"],
+        [b"\x94\xa5Hello\xa6\xff\xff\xff\xff\xff\xff\x01\x01"],  # text that is no UTF-8
+        [msgspec.msgpack.encode(["Hello", "writer", 1, 1])[:-1] + b"\x01" + b"\x91" * 5000],  # cut short
+        [b"\x95" + msgspec.msgpack.encode(["Hello", "writer", 1, 1])[1:] + b"\x91" * 100_000],  # nesting without end
         [msgspec.msgpack.encode(["Hello", "nobody", 1, 1])],
         [msgspec.msgpack.encode(["Hello", "writer", -1, 1])],
         [msgspec.msgpack.encode(["Hello", "writer", 2**31, 1])],

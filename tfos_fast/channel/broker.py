@@ -228,7 +228,7 @@ class Broker:
                 continue
             try:
                 self._dispatch(peer, m.decode_request(frame))
-            except (TableError, msgspec.DecodeError) as error:
+            except (TableError, *m.UNREADABLE) as error:
                 log.warning("dropped client %s: %s", peer.hex(), error)
                 self._send(peer, m.Failed("ChannelError", f"protocol error: {error}"))
                 self._forget(peer, died=True)

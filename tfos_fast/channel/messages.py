@@ -1,7 +1,7 @@
 """The control messages between a broker and its clients, as typed structs (msgpack by msgspec). No payload, nothing executable.
 
 A message is one ZeroMQ frame; the broker's ROUTER socket puts the sender's identity before it. Unknown or malformed messages raise
-``msgspec.ValidationError`` in the decoder (the types say what a field may hold), and the broker drops their sender.
+what is in ``UNREADABLE`` (the types say what a field may hold), and the broker drops their sender.
 """
 
 from __future__ import annotations
@@ -347,6 +347,9 @@ Answer = (
     Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Yield | Deliver | StreamEnd | EpochEnd | FeedEnd | Keep
     | Replay | Pinned | StreamTaken | Shut | Terminated | Failed | Status | ControlAnswer
 )  # fmt: skip
+
+#: What a decoder raises for bytes that are no message: ill-typed ones, text that is no UTF-8, nesting without end.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode

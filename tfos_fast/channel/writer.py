@@ -514,6 +514,11 @@ class Writer:
 
     def _bind(self) -> None:
         assert self._schema is not None
+        schema = self._schema if self._packer is None else self._packer.schema
+        if self._layout is None or self._layout.schema != schema or has_heap(schema):  # before a slot is taken: it may refuse
+            heap = self._heap_per_row if has_heap(schema) else 0.0
+            batch = 1 if self._form.exact else self._form.batch
+            self._layout = plan(schema, self._conn.segment.slot_bytes, batch=batch, heap_per_row=heap)
         if self._scratch is not None:
             self._slot, self._window = _NO_SLOT, self._scratch
         else:
@@ -521,11 +526,6 @@ class Writer:
             if not self._granted:
                 self._want()  # the next one is on its way while this one fills
             self._window = self._conn.segment.window(self._slot)
-        schema = self._schema if self._packer is None else self._packer.schema
-        if self._layout is None or self._layout.schema != schema or has_heap(schema):
-            heap = self._heap_per_row if has_heap(schema) else 0.0
-            batch = 1 if self._form.exact else self._form.batch
-            self._layout = plan(schema, self._conn.segment.slot_bytes, batch=batch, heap_per_row=heap)
         self._arrow_rows = self._arrow_heap = 0
         if self._packer is not None:
             self._packer.bind(self._window, self._layout, 0)

@@ -18,13 +18,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import zmq
 from zmq.utils import z85
 
+from tfos_fast.channel.messages import UNREADABLE
 from tfos_fast.channel.processes import is_stopped, open_pidfd
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ledger import Action, AskFence, Grant, Ledger, Refuse
@@ -47,7 +47,7 @@ class Keys:
     endpoint: str
     server_public: bytes
     client_public: bytes
-    client_secret: bytes
+    client_secret: bytes = field(repr=False)
 
 
 class Coordinator:
@@ -294,7 +294,7 @@ class Coordinator:
                 continue  # not two frames
             try:
                 message = m.decode_from_agent(body)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 log.warning("a message that cannot be read came from %r: %s", peer, error)
                 continue
             self._handle(peer, message)
@@ -359,8 +359,11 @@ class Coordinator:
                 self._drop(node.name)
             node = self.nodes[message.name] = NodeState(message.name, message.token, message.host, message.agent)
             if message.agent.machine == self._machine:
-                node.pidfd = open_pidfd(message.agent.pid, message.agent.started)
-                node.gone = node.pidfd is None
+                try:
+                    node.pidfd = open_pidfd(message.agent.pid, message.agent.started)
+                    node.gone = node.pidfd is None
+                except (OSError, OverflowError) as error:  # no number of a process; silence tells of its end
+                    log.warning("the end of %s cannot be watched: %s", node.name, error)
         self._peers[peer] = message.name
         self._routes[message.name] = peer
         node.connected = time.monotonic()

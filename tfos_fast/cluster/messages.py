@@ -13,6 +13,15 @@ import msgspec
 
 from tfos_fast.channel.proof import Proof
 
+MAX_TEXT = 10_000  # characters of an error's summary
+MAX_TRACEBACK = 100_000  # a recursion's traceback would fill the message
+
+
+def clip(text: str, most: int) -> str:
+    """A program's words as they fit into a message: without lone surrogates, and shortened in the middle."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= most else f"{text[: most // 2]}\n...\n{text[-most // 2 :]}"
+
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Base of all messages."""

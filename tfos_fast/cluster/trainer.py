@@ -21,8 +21,6 @@ from tfos_fast.cluster import environment
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.context import Context
 
-_MAX_TRACEBACK = 100_000  # characters; a recursion's traceback would fill the message
-
 
 def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
     """Unpickle ``main`` and its arguments. The file was written by a Spark task, from Spark's own closure."""
@@ -58,9 +56,8 @@ def run_main(directory: Path) -> None:
 def _report(error: BaseException) -> m.Report:
     text = traceback.format_exc()
     print(text, file=sys.stderr, flush=True)
-    if len(text) > _MAX_TRACEBACK:
-        text = text[: _MAX_TRACEBACK // 2] + "\n...\n" + text[-_MAX_TRACEBACK // 2 :]
-    return m.Report(f"main raised {''.join(traceback.format_exception_only(error)).strip()}", text)
+    summary = f"main raised {''.join(traceback.format_exception_only(error)).strip()}"
+    return m.Report(m.clip(summary, m.MAX_TEXT), m.clip(text, m.MAX_TRACEBACK))
 
 
 def main() -> None:
