@@ -91,6 +91,11 @@ def our_sockets() -> dict[str, str]:
     return {str(path): "runtime directory" for path in runtime_base().iterdir()}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick tests first."""
+    items.sort(key=lambda item: "tests/unit/" not in item.path.as_posix())
+
+
 def pytest_collection_finish() -> None:
     """Every test ends with a garbage collection, which must not look at all of TensorFlow each time."""
     gc.collect()
