@@ -1,7 +1,7 @@
 """The control messages between a broker and its clients, as typed structs (msgpack by msgspec). No payload, nothing executable.
 
 A message is one ZeroMQ frame; the broker's ROUTER socket puts the sender's identity before it. Unknown or malformed messages raise
-``msgspec.ValidationError`` in the decoder (the types say what a field may hold), and the broker drops their sender.
+what is in ``UNREADABLE`` (the types say what a field may hold), and the broker drops their sender.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from tfos_fast.channel.schema import Schema
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Pid = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Name = Annotated[str, msgspec.Meta(max_length=128)]
+Key = Annotated[str, msgspec.Meta(max_length=1024)]
+Slots = Annotated[list[Count], msgspec.Meta(max_length=1 << 20)]
 Pool = Literal["input", "output"]
 
 
@@ -73,8 +76,8 @@ class AskStatus(Message):
 class Control(Message):
     """A named request to whoever embeds the broker (the node agent)."""
 
-    name: str
-    body: bytes
+    name: Name
+    body: Annotated[bytes, msgspec.Meta(max_length=1 << 16)]
 
 
 # ---- writers -----------------------------------------------------------------------------------------------------------------
@@ -83,8 +86,8 @@ class Control(Message):
 class OpenPartition(Message):
     """Begin a partition; the answer is Opened, when a reader has declared its form."""
 
-    key: str
-    attempt: int
+    key: Key
+    attempt: Count
     exchange: bool  # results are wanted back
 
 
@@ -141,8 +144,8 @@ class Pin(Message):
 class Done(Message):
     """Rows of these slots were taken by the reader's process; these leases ended."""
 
-    taken: list[Count]
-    released: list[Count]
+    taken: Slots
+    released: Slots
 
 
 class Replayed(Message):
@@ -336,6 +339,9 @@ Answer = (
     Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Yield | Deliver | StreamEnd | EpochEnd | FeedEnd | Keep
     | Replay | Pinned | StreamTaken | Shut | Terminated | Failed | Status | ControlAnswer
 )  # fmt: skip
+
+#: What a decoder raises for bytes that are no message: ill-typed ones, text that is no UTF-8, nesting without end.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode

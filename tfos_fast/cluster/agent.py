@@ -193,7 +193,7 @@ class Agent:
 
     def _on_control(self, name: str, body: bytes) -> bytes:
         if name == "feed":
-            return self.named.broker(body.decode()).address.encode()
+            return self.named.broker(body.decode(errors="replace")).address.encode()
         if name == "hold":
             return self._hold()
         if name == "release_port":
@@ -203,10 +203,13 @@ class Agent:
         if self.trainer.started:
             return b"runs"
         start = msgspec.msgpack.decode(body, type=m.Start)
-        directory = Path(start.directory).resolve()
-        if self.broker.directory.resolve() not in directory.parents:
-            raise ClusterError(f"{directory} is not in the folder of {self.name}")
-        handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
+        try:
+            directory = Path(start.directory).resolve()
+            if self.broker.directory.resolve() not in directory.parents:
+                raise ClusterError(f"{directory} is not in the folder of {self.name}")
+            handover = m.read_handover(directory)
+        except (OSError, ValueError) as error:  # no such folder, or no name of one
+            raise ClusterError(f"{self.name} cannot be started on {start.directory!r:.200}: {error}") from error
         if handover.tensorboard and self._board is None:
             self._show(handover)
         if self.config.release_port:

@@ -4,7 +4,8 @@ One thread owns the sockets, the ledger and the nodes' states. Other threads of 
 condition that is notified at every change, and leave requests in a queue that an eventfd announces.
 
 Agents authenticate by CURVE: the server's public key and one client key pair per cluster travel inside Spark's own task closures,
-and whoever does not hold the client's secret key never gets past the handshake.
+and whoever does not hold the client's secret key never gets past the handshake. A holder of the key may speak for a node only with
+the token of its agent; what it sends is typed and bounded (``messages.py``), and what cannot be read is dropped.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import zmq
 from zmq.utils import z85
 
+from tfos_fast.channel.messages import UNREADABLE
 from tfos_fast.channel.processes import open_pidfd
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ledger import Action, AskFence, Grant, Ledger, Refuse
@@ -35,6 +37,12 @@ log = logging.getLogger("tfos_fast.cluster")
 
 SILENCE = 8.0  # seconds without a beat (agents send one a second) after which a node on another host is taken for dead
 HEARTBEAT = 2.0
+HANDSHAKE = 10.0  # seconds after which a connection that has not shown the key is closed
+MAX_MESSAGE = 2 << 20  # bytes; a long traceback is the largest thing that an agent says
+MOST_NODES = 1 << 16  # that say hello while the reservation runs
+MOST_FEEDS = 256  # named ones that a node may ask for
+MOST_ACKS = 4096  # that are remembered of a node
+BEATS_TOLD = 0.1  # seconds; counters wake the driver's threads so often at most
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Keys:
     endpoint: str
     server_public: bytes
     client_public: bytes
-    client_secret: bytes
+    client_secret: bytes = field(repr=False)
 
 
 class Coordinator:
@@ -72,6 +80,10 @@ class Coordinator:
         self._opening: dict[tuple[str, int], tuple[bytes, int]] = {}  # (key, attempt) -> (peer, its request number)
         self._peers: dict[bytes, str] = {}
         self._routes: dict[str, bytes] = {}
+        self._watched: dict[int, NodeState] = {}  # pidfds of agents on this machine
+        self._deaths = select.epoll()  # of these, so that a turn costs the same however many there are
+        self._told = 0.0  # when the driver's threads were last woken
+        self._news = False  # something else than counters has changed since
         self._machine = machine_id()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._context = zmq.Context()
@@ -92,7 +104,9 @@ class Coordinator:
         self._socket.router_handover = True  # a node that reconnects takes its name over
         self._socket.heartbeat_ivl = int(HEARTBEAT * 1000)
         self._socket.heartbeat_timeout = int(SILENCE * 1000)
-        self._socket.maxmsgsize = 1 << 22
+        self._socket.maxmsgsize = MAX_MESSAGE
+        self._socket.handshake_ivl = int(HANDSHAKE * 1000)
+        self._socket.backlog = 4096  # all nodes come at once
         port = self._bind(bind_address, ports)
         self.keys = Keys(f"tcp://{advertise}:{port}", server_public, client_public, client_secret)
         self._thread = threading.Thread(target=self._run, name="tfos-coordinator", daemon=True)
@@ -220,9 +234,9 @@ class Coordinator:
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        for source in (self._zap, self._socket, self._wake):
+        for source in (self._zap, self._socket, self._wake, self._deaths.fileno()):
             poller.register(source, zmq.POLLIN)
-        watched: dict[int, NodeState] = {}
+        looked = time.monotonic()
         try:
             while True:
                 events = dict(poller.poll(500))
@@ -231,20 +245,21 @@ class Coordinator:
                 with self.changed:
                     if self._wake in events:
                         os.eventfd_read(self._wake)
+                        self._news = True
                         while self._requests:
                             self._requests.popleft()()
                     if self._socket in events:
                         self._receive_all()
-                    for fd in [fd for fd in watched if fd in events]:
-                        poller.unregister(fd)
-                        self._agent_died(watched.pop(fd))
-                        os.close(fd)
-                    for node in self.nodes.values():
-                        if node.pidfd is not None and node.pidfd not in watched:
-                            poller.register(node.pidfd, zmq.POLLIN)
-                            watched[node.pidfd] = node
-                    self._check_silence()
-                    self.changed.notify_all()
+                    if self._deaths.fileno() in events:
+                        for fd, _ in self._deaths.poll(0):
+                            self._agent_died(self._unwatch(fd))
+                    now = time.monotonic()
+                    if now - looked >= 0.5:
+                        looked = now
+                        self._check_silence()
+                    if self._news or now - self._told >= BEATS_TOLD:
+                        self._told, self._news = now, False
+                        self.changed.notify_all()
         except SystemExit:
             log.debug("coordinator ends")
         except Exception as error:
@@ -254,18 +269,43 @@ class Coordinator:
                 self.changed.notify_all()
             raise
         finally:
-            for fd in [*watched, self._wake]:
+            self._deaths.close()
+            for fd in [*self._watched, self._wake]:
                 os.close(fd)
             self._zap.close(0)
             self._socket.close()
             self._context.term()
 
+    def _watch(self, node: NodeState) -> None:
+        """See the end of an agent on this machine; elsewhere, and where that cannot be, silence tells of it."""
+        try:
+            node.pidfd = open_pidfd(node.agent.pid, node.agent.started)
+            node.gone = node.pidfd is None
+        except OSError as error:  # out of descriptors; or it is no process
+            log.warning("the end of %s cannot be watched: %s", node.name, error)
+            return
+        if node.pidfd is not None:
+            self._watched[node.pidfd] = node
+            self._deaths.register(node.pidfd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> NodeState:
+        self._deaths.unregister(fd)
+        os.close(fd)
+        node = self._watched.pop(fd)
+        node.pidfd = None
+        return node
+
     def _authenticate(self) -> None:
         """Answer libzmq's question (RFC 27) whether this CURVE key may enter."""
-        version, request, _domain, _address, _identity, mechanism, *credentials = self._zap.recv_multipart()
-        good = mechanism == b"CURVE" and credentials == [z85.decode(self._client_public)]
-        status = (b"200", b"OK") if good else (b"400", b"this key is not of this cluster")
-        self._zap.send_multipart([version, request, *status, b"agent", b""])
+        key = z85.decode(self._client_public)
+        for _ in range(1000):
+            try:
+                version, request, _domain, _address, _identity, mechanism, *credentials = self._zap.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            good = mechanism == b"CURVE" and credentials == [key]
+            status = (b"200", b"OK") if good else (b"400", b"this key is not of this cluster")
+            self._zap.send_multipart([version, request, *status, b"agent", b""])
 
     def _receive_all(self) -> None:
         for _ in range(1000):  # then look at the other sources again
@@ -277,8 +317,11 @@ class Coordinator:
                 continue  # not two frames
             try:
                 message = m.decode_from_agent(body)
-            except msgspec.DecodeError as error:
-                log.warning("a message that cannot be read came from %r: %s", peer, error)
+            except UNREADABLE as error:
+                node = self.nodes.get(self._peers.get(peer, ""))
+                if node is not None and not node.garbled:  # once: it must not fill the log
+                    node.garbled = True
+                    log.warning("a message that cannot be read came from %s: %s", node.name, error)
                 continue
             self._handle(peer, message)
 
@@ -291,10 +334,12 @@ class Coordinator:
         if name is None or node is None:
             return
         node.connected = time.monotonic()
+        if isinstance(message, m.Beat):
+            node.beat = message
+            node.rows_taken = message.rows_taken
+            return
+        self._news = True
         match message:
-            case m.Beat():
-                node.beat = message
-                node.rows_taken = message.rows_taken
             case m.Started():
                 node.started, node.trainer = True, message.trainer
             case m.Terminated():
@@ -304,7 +349,8 @@ class Coordinator:
             case m.Holding():
                 node.holding = True
             case m.Demand():
-                node.demands[message.feed] = message
+                if message.feed in node.demands or len(node.demands) < MOST_FEEDS:
+                    node.demands[message.feed] = message
             case m.Bye():
                 node.gone = True
             case m.Ended():
@@ -313,8 +359,10 @@ class Coordinator:
                 if message.failure is not None:
                     self._failed(node, message.failure)
             case m.Ack():
-                node.acks.add(message.request)
-                node.orders.pop(message.request, None)
+                if node.orders.pop(message.request, None) is not None:
+                    node.acks.add(message.request)
+                if len(node.acks) > MOST_ACKS:
+                    node.acks = set(sorted(node.acks)[MOST_ACKS // 2 :])
                 node.rows_taken, node.rows_left = message.rows_taken, message.rows_left
             case m.OpenPartition():
                 self._opening[message.key, message.attempt] = (peer, message.request)
@@ -325,19 +373,23 @@ class Coordinator:
                 self._act(self._ledger.done(name, message.key, message.attempt, message.rows))
 
     def _hello(self, peer: bytes, message: m.Hello) -> None:
+        if peer != m.routing_id(message.name, message.token):
+            return  # it speaks for somebody else
+        self._news = True
         stale = self._expected is not None and self._expected.get(message.name) != message.token
         if stale or self._stopping:
             self._route(peer, m.Stop())
             return
         node = self.nodes.get(message.name)
+        if node is None and len(self.nodes) >= MOST_NODES:
+            return
         if node is None or node.token != message.token:
             if node is not None:  # the reservation is tried again; the agent of the first try is not needed
                 self._send(node.name, m.Stop())
                 self._drop(node.name)
             node = self.nodes[message.name] = NodeState(message.name, message.token, message.host, message.agent)
             if message.agent.machine == self._machine:
-                node.pidfd = open_pidfd(message.agent.pid, message.agent.started)
-                node.gone = node.pidfd is None
+                self._watch(node)
         self._peers[peer] = message.name
         self._routes[message.name] = peer
         node.connected = time.monotonic()
@@ -367,9 +419,8 @@ class Coordinator:
             self.failure = failure
 
     def _agent_died(self, node: NodeState) -> None:
-        dropped = self.nodes.get(node.name) is not node
-        node.gone, node.pidfd, orderly = True, None, node.gone
-        if not (self._stopping or dropped or orderly):
+        node.gone, orderly, self._news = True, node.gone, True
+        if not (self._stopping or orderly):
             text = f"{node.name} on {node.host}: its agent (process {node.agent.pid}) is gone, and its trainer with it"
             self._failed(node, m.Failure("NodeKilled", text, node.name, node.host))
 
@@ -378,13 +429,15 @@ class Coordinator:
         for node in self.nodes.values():
             if node.gone or node.pidfd is not None or now - node.connected < SILENCE:
                 continue
-            node.gone = True
+            node.gone = self._news = True
             if not self._stopping:
                 text = f"{node.name} on {node.host}: nothing was heard of its agent for {SILENCE:g} s"
                 self._failed(node, m.Failure("NodeKilled", text, node.name, node.host))
 
     def _drop(self, name: str) -> None:
         node = self.nodes.pop(name)
+        if node.pidfd is not None:
+            self._unwatch(node.pidfd)
         peer = self._routes.pop(name, b"")
         self._peers.pop(peer, None)
         node.gone = True

@@ -56,6 +56,10 @@ class AskFence:
 Action = Grant | Refuse | AskFence
 
 
+#: Partitions of jobs that are not over. An entry takes some 300 bytes of the driver's memory.
+MOST_PARTITIONS = 1 << 24
+
+
 @dataclass
 class _Entry:
     node: str
@@ -77,6 +81,8 @@ class Ledger:
         if key.rpartition("/")[0] in self.closed:
             return [Refuse(node, key, attempt, f"attempt {attempt} at partition {key} comes after the end of its job")]
         entry = self.entries.get(key)
+        if entry is None and len(self.entries) >= MOST_PARTITIONS:
+            return [Refuse(node, key, attempt, f"partition {key} is one too many: a feed may have {MOST_PARTITIONS}; coalesce it")]
         if entry is None:
             self.entries[key] = _Entry(node, attempt)
             return [Grant(node, key, attempt, 0)]

@@ -34,6 +34,7 @@ class NodeState:
     demands: dict[str, m.Demand] = field(default_factory=dict)  # by name of the feed
     pidfd: int | None = None
     gone: bool = False
+    garbled: bool = False  # something came that could not be read
 
     @property
     def eats(self) -> bool:

@@ -22,7 +22,6 @@ from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.context import Context
 
 _PR_SET_PDEATHSIG = 1
-_MAX_TRACEBACK = 100_000  # characters; a recursion's traceback would fill the message
 
 
 def die_with(parent: int) -> None:
@@ -44,7 +43,7 @@ def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
 
 def run_main(directory: Path) -> None:
     """Take over the Spark worker's surroundings and run ``main``."""
-    handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
+    handover = m.read_handover(directory)
     logging.basicConfig(
         level=handover.log_level, format=f"%(asctime)s %(levelname)s {handover.name} %(message)s", stream=sys.stderr
     )
@@ -68,9 +67,8 @@ def run_main(directory: Path) -> None:
 def _report(error: BaseException) -> m.Report:
     text = traceback.format_exc()
     print(text, file=sys.stderr, flush=True)
-    if len(text) > _MAX_TRACEBACK:
-        text = text[: _MAX_TRACEBACK // 2] + "\n...\n" + text[-_MAX_TRACEBACK // 2 :]
-    return m.Report(f"main raised {''.join(traceback.format_exception_only(error)).strip()}", text)
+    summary = f"main raised {''.join(traceback.format_exception_only(error)).strip()}"
+    return m.Report(m.clip(summary, m.MAX_TEXT), m.clip(text, m.MAX_TRACEBACK))
 
 
 def main() -> None:
