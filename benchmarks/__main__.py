@@ -1,4 +1,4 @@
-"""One entry for every benchmark: ``python -m benchmarks feed | pack | channel | machine``; ``--help`` after the name tells more."""
+"""One entry for every benchmark: ``python -m benchmarks feed | pack | channel | scale | machine``; ``--help`` after it: more."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ PROGRAMS = {
     "feed": "feeding a cluster against Spark's own iteration",
     "pack": "the packer against pickle and numpy, row by row",
     "channel": "the channel against memcpy and multiprocessing.Queue",
+    "scale": "the coordinator with 10, 100 and 1000 simulated nodes",
     "machine": "what the figures are measured on",
 }
 

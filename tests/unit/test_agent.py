@@ -16,13 +16,16 @@ import pytest
 
 from tests.spark import mains
 from tests.spark.mains import noted
+from tests.unit import attack
 from tfos_fast.channel import Channel
+from tfos_fast.channel import messages as channel_messages
+from tfos_fast.channel.address import Address
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.launch import spawn_agent
 from tfos_fast.cluster.machine import this_process
-from tfos_fast.errors import ChannelClosed, Fenced, NodeFailed, NodeKilled, Yielded
+from tfos_fast.errors import ChannelClosed, ChannelError, ClusterError, Fenced, NodeFailed, NodeKilled, TfosError, Yielded
 
 WAIT = 30.0
 
@@ -199,3 +202,45 @@ def test_agents_end_when_the_coordinator_is_gone(nodes):
     while any(this_process(agent.pid).started == agent.started for agent in agents):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("nodes", [mains.collect], indirect=True)
+def test_keys_are_in_no_command_line_and_no_environment(nodes):
+    keys = nodes.coordinator.keys
+    for process in (nodes.infos[0].agent, nodes.state(0).trainer):
+        folder = Path(f"/proc/{process.pid}")
+        for where in ("cmdline", "environ"):
+            text = (folder / where).read_bytes()
+            assert text
+            assert keys.client_secret not in text
+            assert nodes.infos[0].token.encode() not in text
+        assert attack.as_user(lambda folder=folder: (folder / "environ").read_text()) == "PermissionError"
+    assert b"tfos_fast.cluster.agent" in Path(f"/proc/{nodes.infos[0].agent.pid}/cmdline").read_bytes()
+    nodes.end_feed()
+
+
+@pytest.mark.parametrize("nodes", [mains.collect], indirect=True)
+def test_a_feed_goes_on_under_attack(nodes, tmp_path):
+    """Strangers at the coordinator, a broken client at the broker, and senseless requests to the agent."""
+    endpoint = nodes.coordinator.keys.endpoint
+    control = nodes.channels[0].control
+    for body in (b"\xff", b"\x91\xa1\xff", msgspec.msgpack.encode(["x"]), msgspec.msgpack.encode(m.Start("a\0b"))):
+        with pytest.raises(TfosError):
+            Channel.attach(nodes.infos[0].address).control("feed", body[:1] + b"/..")
+        with attack.dealer(f"ipc://{Address.parse(nodes.infos[0].address).socket}") as client:
+            client.send(channel_messages.encode(channel_messages.Control("start", body)))
+    assert control("start", msgspec.msgpack.encode(m.Start(str(tmp_path)))) == b"runs"
+    with attack.connections(endpoint, 100, attack.greeting(b"CURVE")):
+        for part in range(4):
+            for opening in attack.OPENINGS.values():
+                attack.say(endpoint, opening)
+            for body in (b"\x92\xa3Bye" + b"\x91" * 100_000, b"", b"\xff" * 100):
+                with attack.dealer(f"ipc://{Address.parse(nodes.infos[part % 2].address).socket}") as client:
+                    client.send(body)
+            with nodes.writer(part % 2) as writer:
+                assert writer.open_partition(f"job/{part}", part) == 0
+                writer.write_rows(range(1000))
+                writer.end_partition()
+    assert nodes.coordinator.end_job("job") == (4, 4000)
+    nodes.end_feed()
+    assert noted(tmp_path) == {0: [*range(1000)] * 2, 1: [*range(1000)] * 2}
