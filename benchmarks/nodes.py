@@ -82,7 +82,7 @@ class Nodes:
     def _open(self, socket: Any) -> None:
         self._asked[socket] += 1
         number = self._asked[socket]
-        self._send(socket, m.OpenPartition(number, f"feed1/{self._names[socket]}/{number}", number))
+        self._send(socket, m.OpenPartition(number, f"feed1/{self._names[socket]}-{number}", number))
 
     def _receive(self, socket: Any) -> None:
         while True:
