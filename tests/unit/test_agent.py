@@ -225,11 +225,11 @@ class Attacked(Nodes):
         folder = Path(info.directory) / "empty"
         folder.mkdir()
         (folder / m.HANDOVER).write_bytes(b"\xff")
-        starts = [msgspec.msgpack.encode(m.Start(where)) for where in ("a\0b", "/", str(folder) + "2", "x" * 5000)]
+        starts = [msgspec.msgpack.encode(m.Start(where)) for where in ("a\0b", "/", str(folder) + "2", "x" * 5000, str(folder))]
         for name, body in [*(("start", start) for start in starts), ("feed", b"\xff/.."), ("no such", b"")]:
             with pytest.raises(ClusterError):
                 channel.control(name, body)
-        for body in (b"", b"\xff", b"\x81\xa9directory\xa1\xff", msgspec.msgpack.encode(m.Start(str(folder)))):
+        for body in (b"", b"\xff", b"\x81\xa9directory\xa1\xff"):
             with Channel.attach(info.address) as bad, pytest.raises(ChannelError, match="protocol error"):
                 bad.control("start", body)
         super()._start(info, channel, main, args)
