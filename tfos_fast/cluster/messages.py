@@ -121,7 +121,7 @@ class Terminated(Message, frozen=True):
 class TensorBoard(Message, frozen=True):
     """TensorBoard runs at this node, before the trainer does."""
 
-    url: str
+    url: Annotated[str, msgspec.Meta(max_length=1024)]
 
 
 class Holding(Message, frozen=True):
