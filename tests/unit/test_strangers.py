@@ -199,7 +199,7 @@ def test_nothing_is_unpickled_by_a_broker(tmp_path):
 
 #: Modules that know pickle, and what comes to them. Off a socket come only objects of a remote feed, and those are looked through.
 PICKLE = {
-    "tfos_fast/channel/vetting.py": "looks through objects of a remote feed; its unpickler finds a list of data types and nothing else",
+    "tfos_fast/channel/vetting.py": "looks through objects of a remote feed; its unpickler finds data types only",
     "tfos_fast/channel/writer.py": "batches that Spark keeps of a stored RDD, in Spark's own task",
     "tfos_fast/cluster/frames.py": "results of the first rows, from Spark's own job",
     "tfos_fast/cluster/inferrer.py": "pickles results for Spark's own job",
