@@ -11,6 +11,7 @@ PROGRAMS = {
     "channel": "the channel against memcpy and multiprocessing.Queue",
     "detection": "how long until the driver knows of a death",
     "remote": "the remote feed against a bare CURVE socket",
+    "scale": "the coordinator with 10, 100 and 1000 simulated nodes",
     "machine": "what the figures are measured on",
 }
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import tfos_fast
@@ -34,6 +35,11 @@ def test_several_feed_tasks_at_one_node(sc, out, nodes):
 def test_infer_with_several_tasks(sc):
     with tfos_fast.run(sc, mains.square, {"batch": 64}, 2, **SMALL) as cluster:
         assert cluster.infer(sc.parallelize(range(3000), 7)).collect() == [i * i for i in range(3000)]
+        # Nobody outside of this machine is listened to.
+        ours = [os.getpid(), *(node.agent.pid for node in cluster.nodes)]
+        open_ports = [c.laddr for pid in ours for c in psutil.Process(pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        assert int(cluster._coordinator.keys.endpoint.rpartition(":")[2]) in [address.port for address in open_ports]
+        assert {address.ip for address in open_ports} <= {"127.0.0.1", "::1"}
 
 
 def test_a_partition_larger_than_the_memory_passes_through(sc, out):

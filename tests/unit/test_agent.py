@@ -16,14 +16,16 @@ import pytest
 
 from tests.spark import mains
 from tests.spark.mains import noted
+from tests.unit import attack
 from tfos_fast.channel import Channel
+from tfos_fast.channel.address import Address
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.launch import spawn_agent
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.trainer import _report as trainer_report
-from tfos_fast.errors import ChannelClosed, Fenced, NodeFailed, NodeKilled, Yielded
+from tfos_fast.errors import ChannelClosed, ChannelError, ClusterError, Fenced, NodeFailed, NodeKilled, Yielded
 
 WAIT = 30.0
 
@@ -209,3 +211,59 @@ def test_words_that_are_no_text_are_told_all_the_same():
     assert again.summary.startswith("main raised ValueError: the file \\udcff is missing")
     assert len(again.summary) < 2 * m.MAX_TEXT
     assert len(again.remote_traceback) < 2 * m.MAX_TRACEBACK
+
+
+@pytest.mark.parametrize("nodes", [mains.collect], indirect=True)
+def test_keys_are_in_no_command_line_and_no_environment(nodes):
+    keys = nodes.coordinator.keys
+    for process in (nodes.infos[0].agent, nodes.state(0).trainer):
+        folder = Path(f"/proc/{process.pid}")
+        for where in ("cmdline", "environ"):
+            text = (folder / where).read_bytes()
+            assert text
+            assert keys.client_secret not in text
+            assert nodes.infos[0].token.encode() not in text
+        assert attack.as_user(lambda folder=folder: (folder / "environ").read_text()) == "PermissionError"
+    assert b"tfos_fast.cluster.agent" in Path(f"/proc/{nodes.infos[0].agent.pid}/cmdline").read_bytes()
+    nodes.end_feed()
+
+
+class Attacked(Nodes):
+    """Their agents get senseless requests before they get a program."""
+
+    def _start(self, info, channel, main, args):
+        folder = Path(info.directory) / "empty"
+        folder.mkdir()
+        (folder / m.HANDOVER).write_bytes(b"\xff")
+        starts = [msgspec.msgpack.encode(m.Start(where)) for where in ("a\0b", "/", str(folder) + "2", "x" * 5000, str(folder))]
+        for name, body in [*(("start", start) for start in starts), ("feed", b"\xff/.."), ("no such", b"")]:
+            with pytest.raises(ClusterError):
+                channel.control(name, body)
+        for body in (b"", b"\xff", b"\x81\xa9directory\xa1\xff"):
+            with Channel.attach(info.address) as bad, pytest.raises(ChannelError, match="protocol error"):
+                bad.control("start", body)
+        super()._start(info, channel, main, args)
+
+
+def test_a_feed_goes_on_under_attack(tmp_path):
+    """Strangers at the coordinator, broken clients at the brokers."""
+    nodes = Attacked(mains.collect, {"out": str(tmp_path)})
+    try:
+        endpoint = nodes.coordinator.keys.endpoint
+        with attack.connections(endpoint, 100, attack.greeting(b"CURVE")):
+            for part in range(4):
+                for opening in attack.OPENINGS.values():
+                    attack.say(endpoint, opening)
+                for body in (b"\x92\xa3Bye" + b"\x91" * 100_000, b"", b"\xff" * 100):
+                    with attack.dealer(f"ipc://{Address.parse(nodes.infos[part % 2].address).socket}") as client:
+                        client.send(body)
+                        assert client.poll(10_000)
+                with nodes.writer(part % 2) as writer:
+                    assert writer.open_partition(f"job/{part}", part) == 0
+                    writer.write_rows(range(1000))
+                    writer.end_partition()
+        assert nodes.coordinator.end_job("job") == (4, 4000)
+        nodes.end_feed()
+        assert noted(tmp_path) == {0: [*range(1000)] * 2, 1: [*range(1000)] * 2}
+    finally:
+        nodes.close()

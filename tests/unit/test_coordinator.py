@@ -235,9 +235,13 @@ def test_what_cannot_be_read_ends_nothing(coordinator):
 @pytest.mark.parametrize("pid", [0, -1, 2**40])
 def test_a_number_that_is_no_process_ends_nothing(coordinator, pid):
     me = this_process()
-    with agent(coordinator, process=m.Process(pid, me.started, me.machine)):
+    with agent(coordinator, "worker:1", "u", hello=False) as bad, agent(coordinator) as good:
+        bad.send(m.Hello("worker:1", "u", "here", m.Process(pid, me.started, me.machine)))
+        number = coordinator.post(["worker:0"], m.EndEpoch)
+        good.send(m.Ack(good.receive().request, 0, 0))
+        coordinator.wait(lambda: number in coordinator.nodes["worker:0"].acks, WAIT, "the answer")
         assert coordinator.failure is None
-        assert not coordinator.nodes["worker:0"].gone
+        assert set(coordinator.nodes) == {"worker:0"}, "a hello that is out of bounds is none"
 
 
 def test_keys_do_not_show_their_secret(coordinator):

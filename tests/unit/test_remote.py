@@ -315,6 +315,8 @@ PAYLOAD = [m.encode([0]), b"12345678"]
 SAID = [
     [b"\xc1 not msgpack"],
     [b""],
+    [b"\x92\xa3Bye" + b"\x91" * 100_000],
+    [b"\x92\xa6Attach\xa1\xff"],
     [m.encode(m.OpenReader(m.Form("rows"), True))],
     [m.encode(m.Control("start", b""))],
     [m.encode(m.Hello("reader", 1, 1))],

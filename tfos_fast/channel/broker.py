@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # A dying client's last messages may still be in the socket when the kernel reports its death.
 _LAST_WORDS = 0.02
+_MOST_UNREAD = 1 << 20  # messages that may wait for one client
 _MAX_MESSAGE = 16 << 20  # control messages are small; a spool file carries what is not
 
 
@@ -88,8 +89,9 @@ class Broker:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.SNDHWM, 0)  # what waits for a peer is bounded by the number of slots
-        self._socket.setsockopt(zmq.RCVHWM, 0)
+        # What waits for a peer that keeps to the protocol is bounded by slots and partitions; one that does not is dropped.
+        self._socket.setsockopt(zmq.SNDHWM, _MOST_UNREAD)
+        self._socket.setsockopt(zmq.RCVHWM, 10_000)  # the rest waits at the sender
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.bind(f"ipc://{path}")
@@ -310,6 +312,9 @@ class Broker:
     def _send(self, peer: bytes, message: m.Message) -> None:
         try:
             self._socket.send_multipart((peer, m.encode(message)), zmq.NOBLOCK)
+        except zmq.Again:
+            log.warning("dropped client %s: it does not read what it is told", peer.hex())
+            self._forget(peer, died=True)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise

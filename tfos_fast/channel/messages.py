@@ -16,6 +16,9 @@ from tfos_fast.channel.schema import Schema
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Pid = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Name = Annotated[str, msgspec.Meta(max_length=128)]
+Key = Annotated[str, msgspec.Meta(max_length=1024)]
+Slots = Annotated[list[Count], msgspec.Meta(max_length=1 << 20)]
 Pool = Literal["input", "output"]
 
 
@@ -80,8 +83,8 @@ class Stalled(Message):
 class Control(Message):
     """A named request to whoever embeds the broker (the node agent)."""
 
-    name: str
-    body: bytes
+    name: Name
+    body: Annotated[bytes, msgspec.Meta(max_length=1 << 16)]
 
 
 # ---- writers -----------------------------------------------------------------------------------------------------------------
@@ -90,8 +93,8 @@ class Control(Message):
 class OpenPartition(Message):
     """Begin a partition; the answer is Opened, when a reader has declared its form."""
 
-    key: str
-    attempt: int
+    key: Key
+    attempt: Count
     exchange: bool  # results are wanted back
 
 
@@ -151,8 +154,8 @@ class Pin(Message):
 class Done(Message):
     """Rows of these slots were taken by the reader's process; these leases ended."""
 
-    taken: list[Count]
-    released: list[Count]
+    taken: Slots
+    released: Slots
 
 
 class Replayed(Message):

@@ -222,7 +222,7 @@ class Agent:
 
     def _on_control(self, name: str, body: bytes) -> bytes:
         if name == "feed":
-            return self.named.broker(body.decode()).address.encode()
+            return self.named.broker(body.decode(errors="replace")).address.encode()
         if name == "hold":
             return self._hold()
         if name == "release_port":
@@ -232,10 +232,13 @@ class Agent:
         if self.trainer.started:
             return b"runs"
         start = msgspec.msgpack.decode(body, type=m.Start)
-        directory = Path(start.directory).resolve()
-        if self.broker.directory.resolve() not in directory.parents:
-            raise ClusterError(f"{directory} is not in the folder of {self.name}")
-        handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
+        try:
+            directory = Path(start.directory).resolve()
+            if self.broker.directory.resolve() not in directory.parents:
+                raise ClusterError(f"{directory} is not in the folder of {self.name}")
+            handover = m.read_handover(directory)
+        except (OSError, ValueError) as error:  # no such folder, or no name of one
+            raise ClusterError(f"{self.name} cannot be started on {start.directory!r:.200}: {error}") from error
         if handover.tensorboard and self._board is None:
             self._show(handover)
         if self.config.release_port:
@@ -276,7 +279,9 @@ class Agent:
     def failed(self, error: Exception) -> None:
         """Note what this agent met; ``close`` tells the driver."""
         text = "".join(traceback.format_exception_only(error)).strip()
-        self._bye = m.Bye(f"failed: {text}", "".join(traceback.format_exception(error)))
+        self._bye = m.Bye(
+            m.clip(f"failed: {text}", m.MAX_TEXT), m.clip("".join(traceback.format_exception(error)), m.MAX_TRACEBACK)
+        )
 
     def close(self) -> None:
         """End the trainer, say goodbye, remove the folder."""

@@ -42,7 +42,7 @@ class Child:
         self.name = name
         self.host = host
         self._directory = directory
-        handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
+        handover = m.read_handover(directory)
         # For the interpreter to find this package; the trainer then sets sys.path and PYTHONPATH as the Spark worker had them.
         env = dict(handover.environ, PYTHONPATH=os.pathsep.join(path for path in handover.sys_path if path))
         self.report_fd, report_in = os.pipe()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from tfos_fast.channel import Channel
 from tfos_fast.channel.remote import RemoteAddress
 from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Keys
+from tfos_fast.cluster.entrance import Keys
 from tfos_fast.cluster.launch import executor_pid
 from tfos_fast.cluster.machine import host_name
 from tfos_fast.errors import AddressError, BrokerDied, NoNodeOnHost

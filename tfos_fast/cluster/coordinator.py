@@ -4,50 +4,42 @@ One thread owns the sockets, the ledger and the nodes' states. Other threads of 
 condition that is notified at every change, and leave requests in a queue that an eventfd announces.
 
 Agents authenticate by CURVE: the server's public key and one client key pair per cluster travel inside Spark's own task closures,
-and whoever does not hold the client's secret key never gets past the handshake.
+and whoever does not hold the client's secret key never gets past the handshake. A holder of the key may speak for a node only with
+the token of its agent; what it sends is typed and bounded (``messages.py``), and what cannot be read is dropped.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
+import select
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import zmq
-from zmq.utils import z85
 
 from tfos_fast.channel.messages import UNREADABLE
 from tfos_fast.channel.processes import is_stopped, open_pidfd
 from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.entrance import HEARTBEAT, SILENCE, Entrance
 from tfos_fast.cluster.ledger import Action, AskFence, Grant, Ledger, Refuse
 from tfos_fast.cluster.machine import machine_id
-from tfos_fast.cluster.ports import unavailable
 from tfos_fast.cluster.states import STOPPED, NodeState
 from tfos_fast.errors import ClusterTimeout
 
 log = logging.getLogger("tfos_fast.cluster")
 
-SILENCE = 8.0  # seconds without a beat (agents send one a second) after which a node on another host is taken for dead
+# SILENCE: seconds without a beat (agents send one a second) after which a node on another host is taken for dead, too.
 BUSY = 60.0  # the same for one on this host that is not stopped: it may be reserving a large memory
-HEARTBEAT = 2.0
-
-
-@dataclass(frozen=True)
-class Keys:
-    """What an agent needs to connect: sent only inside Spark's closures."""
-
-    endpoint: str
-    server_public: bytes
-    client_public: bytes
-    client_secret: bytes = field(repr=False)
+MOST_NODES = 1 << 16  # that say hello while the reservation runs
+MOST_FEEDS = 256  # named ones that a node may ask for
+MOST_ACKS = 4096  # that are remembered of a node
+MOST_FAILURES = 4 * MOST_NODES
+BEATS_TOLD = 0.1  # seconds; counters wake the driver's threads so often at most
 
 
 class Coordinator:
@@ -76,49 +68,24 @@ class Coordinator:
         self._opening: dict[tuple[str, int], tuple[bytes, int]] = {}  # (key, attempt) -> (peer, its request number)
         self._peers: dict[bytes, str] = {}
         self._routes: dict[str, bytes] = {}
+        self._watched: dict[int, NodeState] = {}  # pidfds of agents on this machine
+        self._deaths = select.epoll()  # of these, so that a turn costs the same however many there are
+        self._told = 0.0  # when the driver's threads were last woken
+        self._news = False  # something else than counters has changed since
         self._machine = machine_id()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._context = zmq.Context()
         self._pid = os.getpid()
 
-        server_public, server_secret = zmq.curve_keypair()
-        client_public, client_secret = zmq.curve_keypair()
-        self._client_public = client_public
-        # The address at which libzmq asks who may enter; it is per context, and so per cluster.
-        self._zap = self._context.socket(zmq.REP)
-        self._zap.linger = 0
-        self._zap.bind("inproc://zeromq.zap.01")
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.linger = 500
-        self._socket.curve_server = True
-        self._socket.curve_secretkey = server_secret
-        self._socket.zap_domain = b"tfos_fast"
-        self._socket.router_handover = True  # a node that reconnects takes its name over
-        self._socket.heartbeat_ivl = int(HEARTBEAT * 1000)
-        self._socket.heartbeat_timeout = int(SILENCE * 1000)
-        self._socket.maxmsgsize = 1 << 22
-        port = self._bind(bind_address, ports)
-        self.keys = Keys(f"tcp://{advertise}:{port}", server_public, client_public, client_secret)
+        try:
+            self._entrance = Entrance(bind_address, advertise, ports)
+        except OSError:
+            os.close(self._wake)
+            self._deaths.close()
+            raise
+        self.keys = self._entrance.keys
+        self._socket = self._entrance.socket
         self._thread = threading.Thread(target=self._run, name="tfos-coordinator", daemon=True)
         self._thread.start()
-
-    def _bind(self, address: str, ports: Sequence[int]) -> int:
-        try:
-            for port in ports:
-                try:
-                    self._socket.bind(f"tcp://{address}:{port or '*'}")
-                    endpoint: Any = self._socket.last_endpoint
-                    return int(endpoint.rpartition(b":")[2])
-                except zmq.ZMQError as error:
-                    if error.errno != errno.EADDRINUSE or not port:
-                        raise
-            raise unavailable(address, ports, "server_port, or TFOS_SERVER_PORT")
-        except OSError:  # zmq.ZMQError is one
-            self._zap.close(0)
-            self._socket.close(0)
-            self._context.term()
-            os.close(self._wake)
-            raise
 
     # ---- what the driver's threads use ---------------------------------------------------------------------------------------
 
@@ -218,7 +185,7 @@ class Coordinator:
 
     def close(self) -> None:
         """End the thread and close the sockets."""
-        if self._context.closed or self._pid != os.getpid():
+        if self._entrance.closed or self._pid != os.getpid():
             return
         self._ask(self._thread_ends)
         self._thread.join(10)
@@ -236,31 +203,31 @@ class Coordinator:
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        for source in (self._zap, self._socket, self._wake):
+        for source in (self._entrance.asks, self._socket, self._wake, self._deaths.fileno()):
             poller.register(source, zmq.POLLIN)
-        watched: dict[int, NodeState] = {}
+        looked = time.monotonic()
         try:
             while True:
                 events = dict(poller.poll(500))
-                if self._zap in events:
-                    self._authenticate()
+                if self._entrance.asks in events:
+                    self._entrance.answer()
                 with self.changed:
                     if self._wake in events:
                         os.eventfd_read(self._wake)
+                        self._news = True
                         while self._requests:
                             self._requests.popleft()()
                     heard = self._socket not in events or self._receive_all()
-                    for fd in [fd for fd in watched if fd in events]:
-                        poller.unregister(fd)
-                        self._agent_died(watched.pop(fd))
-                        os.close(fd)
-                    for node in self.nodes.values():
-                        if node.pidfd is not None and node.pidfd not in watched:
-                            poller.register(node.pidfd, zmq.POLLIN)
-                            watched[node.pidfd] = node
-                    if heard:  # else the beats that count may be among those to come
+                    if self._deaths.fileno() in events:
+                        for fd, _ in self._deaths.poll(0):
+                            self._agent_died(self._unwatch(fd))
+                    now = time.monotonic()
+                    if heard and now - looked >= 0.5:  # not heard: the beats that count may be among those to come
+                        looked = now
                         self._check_silence()
-                    self.changed.notify_all()
+                    if self._news or now - self._told >= BEATS_TOLD:
+                        self._told, self._news = now, False
+                        self.changed.notify_all()
         except SystemExit:
             log.debug("coordinator ends")
         except Exception as error:
@@ -270,18 +237,29 @@ class Coordinator:
                 self.changed.notify_all()
             raise
         finally:
-            for fd in [*watched, self._wake]:
+            self._deaths.close()
+            for fd in [*self._watched, self._wake]:
                 os.close(fd)
-            self._zap.close(0)
-            self._socket.close()
-            self._context.term()
+            self._entrance.close()
 
-    def _authenticate(self) -> None:
-        """Answer libzmq's question (RFC 27) whether this CURVE key may enter."""
-        version, request, _domain, _address, _identity, mechanism, *credentials = self._zap.recv_multipart()
-        good = mechanism == b"CURVE" and credentials == [z85.decode(self._client_public)]
-        status = (b"200", b"OK") if good else (b"400", b"this key is not of this cluster")
-        self._zap.send_multipart([version, request, *status, b"agent", b""])
+    def _watch(self, node: NodeState) -> None:
+        """See the end of an agent on this machine; elsewhere, and where that cannot be, silence tells of it."""
+        try:
+            node.pidfd = open_pidfd(node.agent.pid, node.agent.started)
+            node.gone = node.pidfd is None
+        except (OSError, OverflowError) as error:  # out of descriptors; or no number of a process
+            log.warning("the end of %s cannot be watched: %s", node.name, error)
+            return
+        if node.pidfd is not None:
+            self._watched[node.pidfd] = node
+            self._deaths.register(node.pidfd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> NodeState:
+        self._deaths.unregister(fd)
+        os.close(fd)
+        node = self._watched.pop(fd)
+        node.pidfd = None
+        return node
 
     def _receive_all(self) -> bool:
         """Handle what has come; whether that was all of it."""
@@ -295,7 +273,10 @@ class Coordinator:
             try:
                 message = m.decode_from_agent(body)
             except UNREADABLE as error:
-                log.warning("a message that cannot be read came from %r: %s", peer, error)
+                node = self.nodes.get(self._peers.get(peer, ""))
+                if node is not None and not node.garbled:  # once: it must not fill the log
+                    node.garbled = True
+                    log.warning("a message that cannot be read came from %s: %s", node.name, error)
                 continue
             self._handle(peer, message)
         return False
@@ -309,11 +290,13 @@ class Coordinator:
         if name is None or node is None:
             return
         node.connected = time.monotonic()
+        if isinstance(message, m.Beat):
+            node.beat = message
+            node.rows_taken, node.totals = message.rows_taken, message.totals
+            node.stopped = {pid: node.stopped.get(pid, node.connected) for pid in message.stopped}
+            return
+        self._news = True
         match message:
-            case m.Beat():
-                node.beat = message
-                node.rows_taken, node.totals = message.rows_taken, message.totals
-                node.stopped = {pid: node.stopped.get(pid, node.connected) for pid in message.stopped}
             case m.Started():
                 node.started, node.trainer = True, message.trainer
             case m.Terminated():
@@ -323,7 +306,8 @@ class Coordinator:
             case m.Holding():
                 node.holding = True
             case m.Demand():
-                node.demands[message.feed] = message
+                if message.feed in node.demands or len(node.demands) < MOST_FEEDS:
+                    node.demands[message.feed] = message
             case m.Bye():
                 node.gone, node.said_bye = True, True
                 node.status, node.totals = message.status, message.totals
@@ -336,8 +320,10 @@ class Coordinator:
                 if message.failure is not None:
                     self._failed(node, message.failure)
             case m.Ack():
-                node.acks.add(message.request)
-                node.orders.pop(message.request, None)
+                if node.orders.pop(message.request, None) is not None:
+                    node.acks.add(message.request)
+                if len(node.acks) > MOST_ACKS:
+                    node.acks = set(sorted(node.acks)[MOST_ACKS // 2 :])
                 node.rows_taken, node.rows_left = message.rows_taken, message.rows_left
             case m.OpenPartition():
                 self._opening[message.key, message.attempt] = (peer, message.request)
@@ -348,22 +334,23 @@ class Coordinator:
                 self._act(self._ledger.done(name, message.key, message.attempt, message.rows, message.proof))
 
     def _hello(self, peer: bytes, message: m.Hello) -> None:
+        if peer != m.routing_id(message.name, message.token):
+            return  # it speaks for somebody else
+        self._news = True
         stale = self._expected is not None and self._expected.get(message.name) != message.token
         if stale or self._stopping:
             self._route(peer, m.Stop())
             return
         node = self.nodes.get(message.name)
+        if node is None and len(self.nodes) >= MOST_NODES:
+            return
         if node is None or node.token != message.token:
             if node is not None:  # the reservation is tried again; the agent of the first try is not needed
                 self._send(node.name, m.Stop())
                 self._drop(node.name)
             node = self.nodes[message.name] = NodeState(message.name, message.token, message.host, message.agent)
             if message.agent.machine == self._machine:
-                try:
-                    node.pidfd = open_pidfd(message.agent.pid, message.agent.started)
-                    node.gone = node.pidfd is None
-                except (OSError, OverflowError) as error:  # no number of a process; silence tells of its end
-                    log.warning("the end of %s cannot be watched: %s", node.name, error)
+                self._watch(node)
         self._peers[peer] = message.name
         self._routes[message.name] = peer
         node.connected = time.monotonic()
@@ -389,13 +376,12 @@ class Coordinator:
         if node.failure is None:
             node.failure = failure
             log.info("%s failed: %s", node.name, failure.summary)
-        if not self._stopping:
+        if not self._stopping and len(self._failures) < MOST_FAILURES:
             self._failures.append((node.token, failure))
 
     def _agent_died(self, node: NodeState) -> None:
-        dropped = self.nodes.get(node.name) is not node
-        node.gone, node.pidfd, orderly = True, None, node.gone
-        if not (self._stopping or dropped or orderly):
+        node.gone, orderly, self._news = True, node.gone, True
+        if not (self._stopping or orderly):
             text = f"{node.name} on {node.host}: its agent (process {node.agent.pid}) is gone, and its trainer with it"
             self._failed(node, m.Failure("NodeLost", text, node.name, node.host))
 
@@ -410,6 +396,7 @@ class Coordinator:
                 continue
             if node.pidfd is not None and silent < BUSY and not is_stopped(node.agent.pid):
                 continue
+            self._news = True
             if self._stopping:
                 node.gone = node.pidfd is None  # one on this machine is looked at, and killed in the end
                 continue
@@ -424,6 +411,8 @@ class Coordinator:
 
     def _drop(self, name: str) -> None:
         node = self.nodes.pop(name)
+        if node.pidfd is not None:
+            self._unwatch(node.pidfd)
         peer = self._routes.pop(name, b"")
         self._peers.pop(peer, None)
         node.gone = True
@@ -436,4 +425,4 @@ class Coordinator:
     def _route(self, peer: bytes, message: m.Message) -> None:
         # A peer that is not connected now is silently skipped by ROUTER; what it must have is sent again after its next Hello.
         if peer:
-            self._socket.send_multipart([peer, m.encode(message)], zmq.NOBLOCK)
+            self._entrance.send(peer, m.encode(message))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.choosing import choose
-from tfos_fast.cluster.coordinator import Keys
+from tfos_fast.cluster.entrance import Keys
 from tfos_fast.errors import ClusterError, Fenced, Yielded
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.agent import LOCAL_KEYS
 from tfos_fast.cluster.choosing import choose
-from tfos_fast.cluster.coordinator import Keys
+from tfos_fast.cluster.entrance import Keys
 from tfos_fast.cluster.feeder import attempt_here, settle_imports
 from tfos_fast.errors import ClusterError
 

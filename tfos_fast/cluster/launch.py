@@ -19,7 +19,7 @@ import psutil
 from tfos_fast.channel import Channel
 from tfos_fast.cluster import environment
 from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Keys
+from tfos_fast.cluster.entrance import Keys
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.roles import Role
 from tfos_fast.errors import AddressError, BrokerDied, ClusterError, MainNotPicklable

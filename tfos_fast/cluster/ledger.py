@@ -59,6 +59,10 @@ class AskFence:
 Action = Grant | Refuse | AskFence
 
 
+#: Partitions of jobs that are not over. An entry takes some 300 bytes of the driver's memory.
+MOST_PARTITIONS = 1 << 24
+
+
 @dataclass
 class _Entry:
     node: str
@@ -75,12 +79,15 @@ class Ledger:
 
     entries: dict[str, _Entry] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)  # prefixes of keys whose job is over
+    _fencing: set[str] = field(default_factory=set)  # keys in this state: few, where the entries may be millions
 
     def open(self, node: str, key: str, attempt: int) -> list[Action]:
         """An attempt asks to publish a partition at a node."""
         if key.rpartition("/")[0] in self.closed:
             return [Refuse(node, key, attempt, f"attempt {attempt} at partition {key} comes after the end of its job")]
         entry = self.entries.get(key)
+        if entry is None and len(self.entries) >= MOST_PARTITIONS:
+            return [Refuse(node, key, attempt, f"partition {key} is one too many: a feed may have {MOST_PARTITIONS}; coalesce it")]
         if entry is None:
             self.entries[key] = _Entry(node, attempt)
             return [Grant(node, key, attempt, 0)]
@@ -98,6 +105,7 @@ class Ledger:
         entry.waiting = (node, attempt)
         if entry.state is State.ACTIVE:
             entry.state = State.FENCING
+            self._fencing.add(key)
         # Asked again even if a fence is under way: the first one may be lost with its connection, and fencing twice is harmless.
         actions.append(AskFence(entry.node, key, attempt))
         return actions
@@ -114,6 +122,7 @@ class Ledger:
             entry.watermark, entry.proof = watermark, proof
         (entry.node, entry.attempt), entry.waiting = entry.waiting, None
         entry.state = State.ACTIVE
+        self._fencing.discard(key)
         return [Grant(entry.node, key, entry.attempt, entry.watermark, entry.proof)]
 
     def done(self, node: str, key: str, attempt: int, rows: int, proof: Proof = Proof()) -> list[Action]:  # noqa: B008
@@ -123,6 +132,7 @@ class Ledger:
             return []
         entry.watermark, entry.proof = rows, proof
         entry.state = State.DONE
+        self._fencing.discard(key)
         if entry.waiting is None:
             return []
         (entry.node, entry.attempt), entry.waiting = entry.waiting, None
@@ -132,8 +142,8 @@ class Ledger:
         """The fences that this node has not answered, for a node that has connected anew."""
         return [
             AskFence(node, key, entry.waiting[1])
-            for key, entry in self.entries.items()
-            if entry.state is State.FENCING and entry.node == node and entry.waiting
+            for key, entry in ((key, self.entries[key]) for key in sorted(self._fencing))
+            if entry.node == node and entry.waiting
         ]
 
     def close(self, prefix: str) -> tuple[int, int]:
@@ -147,5 +157,6 @@ class Ledger:
         self.closed.add(prefix)
         keys = [key for key in self.entries if key.rpartition("/")[0] == prefix]
         gone = [self.entries.pop(key) for key in keys]
+        self._fencing.difference_update(keys)
         done = [entry for entry in gone if entry.state is State.DONE]
         return len(done), sum(entry.watermark for entry in done)

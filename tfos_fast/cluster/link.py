@@ -62,7 +62,7 @@ class DriverLink:
         self._socket.curve_serverkey = self.config.server_public.encode()
         self._socket.curve_publickey = self.config.client_public.encode()
         self._socket.curve_secretkey = self.config.client_secret.encode()
-        self._socket.routing_id = f"{self.name}/{self.config.token}".encode()
+        self._socket.routing_id = m.routing_id(self.name, self.config.token)
         self._socket.heartbeat_ivl = 2000
         self._socket.heartbeat_timeout = 10000
         self._socket.reconnect_ivl = 200

@@ -1,26 +1,38 @@
 """The control messages between the coordinator in the driver and the node agents, as typed structs (msgpack by msgspec).
 
 They travel over TCP, encrypted and authenticated by CURVE. They never carry rows, and never anything that is executed: the user's
-``main`` comes to a node only inside a Spark task. An agent's messages that tell its state (`Hello`, `Started`, `Ended`,
+``main`` comes to a node only inside a Spark task. Every field is bounded, so that no message makes the coordinator keep more than
+it should; :func:`clip` cuts what a program has written. An agent's messages that tell its state (`Hello`, `Started`, `Ended`,
 `Terminated`) are sent again after a reconnect, so the coordinator takes each of them any number of times.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 
+from tfos_fast.channel.messages import Count, Key, Name, Pid
 from tfos_fast.channel.proof import Proof
 
-MAX_TEXT = 10_000  # characters of an error's summary
+MAX_TEXT = 10_000  # characters of an error's summary; a node adds its name
 MAX_TRACEBACK = 100_000  # a recursion's traceback would fill the message
+
+Text = Annotated[str, msgspec.Meta(max_length=2 * MAX_TEXT)]
+LongText = Annotated[str, msgspec.Meta(max_length=2 * MAX_TRACEBACK)]
+HostName = Annotated[str, msgspec.Meta(max_length=256)]
 
 
 def clip(text: str, most: int) -> str:
     """A program's words as they fit into a message: without lone surrogates, and shortened in the middle."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= most else f"{text[: most // 2]}\n...\n{text[-most // 2 :]}"
+
+
+def routing_id(name: str, token: str) -> bytes:
+    """By which the coordinator's socket knows an agent: who has not got its token cannot speak for it."""
+    return f"{name}/{token}".encode()
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -33,9 +45,9 @@ class Process(msgspec.Struct, frozen=True, array_like=True):
     ``machine`` is the kernel's boot id with the process id namespace: only where it is equal does ``pid`` mean anything.
     """
 
-    pid: int
-    started: int
-    machine: str
+    pid: Pid
+    started: Count
+    machine: HostName
 
 
 class NodeInfo(msgspec.Struct, frozen=True, array_like=True):
@@ -67,19 +79,19 @@ class NodeInfo(msgspec.Struct, frozen=True, array_like=True):
 class Failure(msgspec.Struct, frozen=True, array_like=True):
     """Why a node failed. ``kind`` is the name of a class in tfos_fast.errors."""
 
-    kind: str
-    summary: str
-    node: str
-    host: str
-    remote_traceback: str = ""
-    signal: int = 0
-    log_tail: str = ""  # the last lines that the trainer printed
+    kind: Name
+    summary: Text
+    node: Name
+    host: HostName
+    remote_traceback: LongText = ""
+    signal: Count = 0
+    log_tail: LongText = ""  # the last lines that the trainer printed
 
 
 class Totals(msgspec.Struct, frozen=True, array_like=True):
     """What a node was fed until now."""
 
-    bytes: int = 0  # filled shared memory
+    bytes: Count = 0  # filled shared memory
     starved: float = 0.0  # seconds that its reader had nothing
     blocked: float = 0.0  # seconds that its writers waited for a slot, added up
 
@@ -90,9 +102,9 @@ class Totals(msgspec.Struct, frozen=True, array_like=True):
 class Hello(Message, frozen=True):
     """First message on every connection."""
 
-    name: str
-    token: str
-    host: str
+    name: Name
+    token: Name
+    host: HostName
     agent: Process
 
 
@@ -106,8 +118,8 @@ class Ended(Message, frozen=True):
     """The trainer is gone: with a failure, or because ``main`` returned."""
 
     failure: Failure | None
-    rows_taken: int
-    rows_left: int  # published to this node and never taken
+    rows_taken: Count
+    rows_left: Count  # published to this node and never taken
 
 
 class Terminated(Message, frozen=True):
@@ -119,7 +131,7 @@ class Terminated(Message, frozen=True):
 class TensorBoard(Message, frozen=True):
     """TensorBoard runs at this node, before the trainer does."""
 
-    url: str
+    url: Annotated[str, msgspec.Meta(max_length=1024)]
 
 
 class Holding(Message, frozen=True):
@@ -129,48 +141,48 @@ class Holding(Message, frozen=True):
 class Beat(Message, frozen=True):
     """The node's counters, once a second."""
 
-    progress: int
-    rows_published: int
-    rows_taken: int
-    writers: int
-    waiting: int  # writers that wait for a slot
+    progress: Count
+    rows_published: Count
+    rows_taken: Count
+    writers: Count
+    waiting: Count  # writers that wait for a slot
     reader: bool
     totals: Totals = Totals()
-    stopped: dict[int, Literal["trainer", "task", "executor"]] = {}  # processes that a SIGSTOP or a debugger holds
+    stopped: Annotated[dict[Pid, Literal["trainer", "task", "executor"]], msgspec.Meta(max_length=4096)] = {}  # by SIGSTOP, say
 
 
 class OpenPartition(Message, frozen=True):
     """A writer on this node wants to begin a partition; answered by `Opened` or `Refused`."""
 
-    request: int
-    key: str
-    attempt: int
+    request: Count
+    key: Key
+    attempt: Count
 
 
 class Fenced(Message, frozen=True):
     """Answer to `Fence`: rows of the partition that were published at this node."""
 
-    key: str
-    attempt: int
-    watermark: int
+    key: Key
+    attempt: Count
+    watermark: Count
     proof: Proof = Proof()
 
 
 class PartitionDone(Message, frozen=True):
     """All rows of a partition are published."""
 
-    key: str
-    attempt: int
-    rows: int
+    key: Key
+    attempt: Count
+    rows: Count
     proof: Proof = Proof()
 
 
 class Ack(Message, frozen=True):
     """Answer to `EndEpoch` and `EndFeed`, with the node's counters at that moment."""
 
-    request: int
-    rows_taken: int
-    rows_left: int
+    request: Count
+    rows_taken: Count
+    rows_left: Count
 
 
 LEFT = -1
@@ -182,16 +194,16 @@ class Demand(Message, frozen=True):
     With the number ``LEFT`` it wants none any more.
     """
 
-    feed: str
-    epoch: int
+    feed: Name
+    epoch: Annotated[int, msgspec.Meta(ge=LEFT, le=2**62)]
     ends: bool
 
 
 class Bye(Message, frozen=True):
     """The agent ends, and its trainer has ended; ``why`` says what the agent met, when nobody told it to end."""
 
-    why: str = ""
-    remote_traceback: str = ""
+    why: Text = ""
+    remote_traceback: LongText = ""
     status: int | None = None  # exit status of the trainer
     totals: Totals = Totals()
 
@@ -340,3 +352,14 @@ class Report(msgspec.Struct, frozen=True):
 
 
 HANDOVER, MAIN, REPORT = "handover", "main.pkl", "report"  # names of files
+
+
+def read_handover(directory: Path) -> Handover:
+    """What a Spark task has put into a trainer's folder.
+
+    Raises
+    ------
+    OSError, ValueError
+        There is none.
+    """
+    return msgspec.msgpack.decode((directory / HANDOVER).read_bytes(), type=Handover)

@@ -15,6 +15,7 @@ from tfos_fast.errors import ClusterError
 
 OFFERED = "offer/"  # keys of partitions of named feeds: offer/<name>/<epoch>/<partition>
 LEAST_SLOTS = 4
+MOST_FEEDS = 64  # of one node; each takes memory
 
 
 def check_name(name: str) -> str:
@@ -75,6 +76,8 @@ class NamedFeeds:
         NotEnoughMemory
         """
         if name not in self._brokers:
+            if len(self._brokers) > MOST_FEEDS:
+                raise ClusterError(f"the node has {MOST_FEEDS} named feeds, and more are not served: {name!r:.80}")
             try:
                 self._brokers[name] = self._make(check_name(name))
             except ValueError as error:

@@ -39,6 +39,7 @@ class NodeState:
     gone: bool = False
     said_bye: bool = False
     stopped: dict[int, float] = field(default_factory=dict)  # process that is stopped -> since when, by the driver's clock
+    garbled: bool = False  # something came that could not be read
 
     @property
     def eats(self) -> bool:

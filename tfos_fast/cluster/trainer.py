@@ -32,7 +32,7 @@ def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
 
 def run_main(directory: Path) -> None:
     """Take over the Spark worker's surroundings and run ``main``."""
-    handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
+    handover = m.read_handover(directory)
     logging.basicConfig(
         level=handover.log_level, format=f"%(asctime)s %(levelname)s {handover.name} %(message)s", stream=sys.stderr
     )
