@@ -124,7 +124,7 @@ class DriverLink:
                         waiting[2](message.skip)
                 case m.Refused():
                     if waiting := self._pending.pop(message.request, None):
-                        waiting[2](error=message.text)
+                        waiting[2](error=message.text, kind=message.kind)
                 case _:
                     self._on_message(message)
             self.broker.flush()

@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from tfos_fast.channel.pace import Pace
+
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Base of all messages."""
@@ -141,12 +143,33 @@ class PartitionDone(Message, frozen=True):
     rows: int
 
 
+class Empty(Message, frozen=True):
+    """A feed task found its partition empty."""
+
+    key: str
+
+
+class Join(Message, frozen=True):
+    """The node's program goes in step."""
+
+    pace: Pace
+
+
+class StepsReady(Message, frozen=True):
+    """The rows published to this node are good for so many steps; ``turn`` as in the last `Settle`, 0 when rows may come."""
+
+    epoch: int
+    steps: int
+    turn: int
+
+
 class Ack(Message, frozen=True):
     """Answer to `EndEpoch` and `EndFeed`, with the node's counters at that moment."""
 
     request: int
     rows_taken: int
     rows_left: int
+    rows_unused: int = 0  # taken, and in no step that all nodes could do
 
 
 LEFT = -1
@@ -182,10 +205,11 @@ class Opened(Message, frozen=True):
 
 
 class Refused(Message, frozen=True):
-    """The attempt may not write."""
+    """The attempt may not write. ``kind`` is the name of a class in tfos_fast.errors."""
 
     request: int
     text: str
+    kind: str = "Fenced"
 
 
 class Fence(Message, frozen=True):
@@ -193,6 +217,21 @@ class Fence(Message, frozen=True):
 
     key: str
     attempt: int
+
+
+class Settle(Message, frozen=True):
+    """No more rows are in sight for the node in this epoch; answered by `StepsReady` with this turn."""
+
+    epoch: int
+    turn: int
+
+
+class StepsAgreed(Message, frozen=True):
+    """All nodes can do so many steps of the epoch; ``end``: and no more."""
+
+    epoch: int
+    steps: int
+    end: bool
 
 
 class EndEpoch(Message, frozen=True):
@@ -236,9 +275,9 @@ class Stop(Message, frozen=True):
 
 
 Told = Hello | Started | Ended | Terminated | TensorBoard | Holding  # of the node's state
-FromAgent = Told | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye
+FromAgent = Told | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye | Empty | Join | StepsReady
 Order = EndEpoch | Keep | Replay | EndFeed | Yield
-ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Yield | Stop
+ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Yield | Stop | Settle | StepsAgreed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_agent = msgspec.msgpack.Decoder(FromAgent).decode
