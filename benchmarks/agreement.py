@@ -33,7 +33,7 @@ class Nodes:
         socket.linger = 0
         socket.curve_serverkey, socket.curve_publickey = keys.server_public, keys.client_public
         socket.curve_secretkey = keys.client_secret
-        socket.routing_id = f"node:{number}/t".encode()
+        socket.routing_id = f"worker:{number}/t".encode()
         socket.connect(keys.endpoint)
         self._poller.register(socket, zmq.POLLIN)
         return socket
@@ -66,7 +66,7 @@ def latency(nodes: int, rounds: int = 30) -> list[float]:
         them = Nodes(coordinator.keys, nodes)
         try:
             elsewhere = m.Process(1, 1, "another machine")
-            them.tell(lambda number: m.Hello(f"node:{number}", "t", f"host{number}", elsewhere))
+            them.tell(lambda number: m.Hello(f"worker:{number}", "t", f"host{number}", elsewhere))
             them.hear(m.Welcome)
             coordinator.begin_epoch(JOB)
             coordinator.count_partitions(nodes)

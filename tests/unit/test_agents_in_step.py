@@ -15,7 +15,7 @@ from tfos_fast.channel import Channel
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
-from tfos_fast.cluster.launch import _spawn_agent
+from tfos_fast.cluster.launch import spawn_agent
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.errors import Elsewhere
 from tfos_fast.tensors import DataFeed
@@ -41,7 +41,7 @@ class Nodes:
             for i in range(count)
         ]  # fmt: skip
         with ThreadPoolExecutor() as pool:
-            answers = [msgspec.json.decode(answer, type=m.Ready) for answer in pool.map(_spawn_agent, configs)]
+            answers = [msgspec.json.decode(answer, type=m.Ready) for answer in pool.map(spawn_agent, configs)]
         self.infos = {answer.node.name: answer.node for answer in answers}
         self.coordinator.expect({name: info.token for name, info in self.infos.items()})
         self.coordinator.wait(lambda: len(self.coordinator.nodes) == count, WAIT, "the test waits for the agents")
