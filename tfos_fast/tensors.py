@@ -424,7 +424,7 @@ class DataFeed:
         """With ``idle`` a batch without rows comes whenever none has come for so many seconds; a step has ``group`` batches."""
         tf = tensorflow()
         declared = row_spec(spec)
-        arrange = functools.partial(specs.arrange, specs.outline(spec))
+        arrange: Callable[[dict[str, Any]], Any] = functools.partial(specs.arrange, specs.outline(spec))
         if shuffle < 0:
             raise ValueError(f"shuffle={shuffle}: a window has some rows, or 0 for none")
         if shuffle and not self.reader.train:
