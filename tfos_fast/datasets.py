@@ -43,6 +43,7 @@ class Shuffled:
         self._reader = reader
         self._lock = Lock()
         self._ended = False  # the epoch's rows are all in the window
+        self._settled = False  # as far as is in sight
         self._window = Window(1, np.random.default_rng(), most_held=reader.segment.n_slots // 2)
 
     @property
@@ -65,13 +66,14 @@ class Shuffled:
         """Drop the window's rows; the reader was told to terminate, so that no thread waits here."""
         with self._lock:
             self._window.clear()
-            self._ended = False
+            self._ended = self._settled = False
 
     def _draw(self, n: int, most: int, timeout: float | None) -> tuple[Columns, int] | None:
         while True:
-            drawn = self._window.draw(n, most, last=self._ended)
+            drawn = self._window.draw(n, most, last=self._ended or self._settled)
             if drawn is not None:
                 return drawn
+            self._settled = False
             if self._ended:
                 self._ended = False
                 return None
@@ -79,7 +81,9 @@ class Shuffled:
             if run is None:
                 self._ended = True
             elif not run.rows:
-                return {}, 0
+                self._settled = self._reader.settle()
+                if not self._settled:
+                    return {}, 0
             else:
                 self._window.push(run.columns, run.rows, held=run.aliased)
 
@@ -116,6 +120,7 @@ def make(
     drop_remainder: bool,
     prefetch: int,
     empty: bool,
+    full: bool = False,
 ) -> Any:
     """Build the dataset.
 
@@ -135,7 +140,11 @@ def make(
         As for ``DataFeed.dataset``.
     empty : bool
         When nothing came in time, hand out batches without rows.
+    full : bool
+        Every batch has ``batch_size`` rows, and elements say so.
     """
+    if full:
+        specs = {name: _of_rows(tf, spec, batch_size) for name, spec in specs.items()}
     most = 1 if empty else batches_at_once(specs, batch_size, prefetch)  # unbatch crashes on a batch without rows
     if most > 1:
         specs = {name: tf.TensorSpec((None, *spec.shape), spec.dtype) for name, spec in specs.items()}
@@ -180,6 +189,13 @@ def make(
     # Spark has sharded the rows already; the default policy would throw away all but one worker's share of each node's.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.with_options(options)
+
+
+def _of_rows(tf: Any, spec: Any, rows: int) -> Any:
+    shape = (rows, *spec.shape[1:])
+    if hasattr(spec, "ragged_rank"):
+        return tf.RaggedTensorSpec(shape, spec.dtype, ragged_rank=spec.ragged_rank)
+    return tf.TensorSpec(shape, spec.dtype)
 
 
 def _chunk(rows: Any, batches: int, each: int) -> np.ndarray:

@@ -12,7 +12,7 @@ What would go wrong without help, and what is done about it:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tfos_fast.errors import FormError
 
@@ -30,6 +30,7 @@ def distribute(
     shuffle: int = 0,
     seed: int | None = None,
     prefetch: int = 2,
+    uneven: Literal["stop", "pad"] | None = None,
 ) -> Any:
     """The feeds of all nodes as one distributed dataset. Call it on every node.
 
@@ -55,6 +56,8 @@ def distribute(
         Seconds that a node waits for rows before it takes part in a step without.
     shuffle, seed, prefetch
         As for ``dataset``.
+    uneven : {"stop", "pad"}, optional
+        The nodes agree on the steps of an epoch beforehand, as for ``dataset``: no batch is without rows, and ``idle`` is not used.
 
     Returns
     -------
@@ -71,7 +74,15 @@ def distribute(
         if batch_size % replicas:
             raise FormError(f"batch_size={batch_size} cannot be shared by the {replicas} replicas of this node; use a multiple")
         return feed._dataset(
-            batch_size // replicas, spec, drop_remainder=False, shuffle=shuffle, seed=seed, prefetch=prefetch, idle=idle
+            batch_size // replicas,
+            spec,
+            drop_remainder=False,
+            shuffle=shuffle,
+            seed=seed,
+            prefetch=prefetch,
+            idle=idle if uneven is None else None,
+            uneven=uneven,
+            group=replicas,
         )
 
     return strategy.distribute_datasets_from_function(of_this_node)

@@ -65,6 +65,10 @@ class Yielded(ChannelError):
     """A feed task that only waits ends early, since another feed needs its place; the rest of its partition is fed later."""
 
 
+class Elsewhere(ChannelError):
+    """A feed task's partition is to go to another node of the same host, which has nothing; the message is its name."""
+
+
 class Fenced(ChannelError, RuntimeError):
     """A newer attempt at the same partition has taken this writer's place."""
 

@@ -8,20 +8,22 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from tfos_fast import datasets, specs
+from tfos_fast import datasets, padding, specs
 from tfos_fast._convert import dtype_of
 from tfos_fast._nested import ANY_LENGTH, TEXTS
 from tfos_fast.channel.aligned import Values, is_aligned
 from tfos_fast.channel.assembler import Batch, Columns
 from tfos_fast.channel.blocks import to_results
 from tfos_fast.channel.lattice import EVERY, Nulls
+from tfos_fast.channel.pace import Pace
 from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.reader import Reader, Spec
 from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.stepper import Stepper
 from tfos_fast.errors import ChannelClosed, FormError, MissingDependency, SchemaMismatch
 from tfos_fast.pinned import pin, tensorflow_gpu
 
@@ -229,6 +231,9 @@ def _policy(name: str, value: Any) -> Nulls:
     raise FormError(f"column {name!r}: nulls can become a number, a text or tfos_fast.MASK, not {value!r}")
 
 
+Uneven = Literal["stop", "pad"] | None
+
+
 class DataFeed:
     """What ``ctx.get_data_feed()`` gives to ``main``.
 
@@ -250,6 +255,7 @@ class DataFeed:
         self.reader = reader
         self._shuffled: datasets.Shuffled | None = None
         self._pin_asked = False
+        self._stepper: Stepper | None = None
 
     def should_stop(self) -> bool:
         """Whether the feed has ended and all rows were handed out. Does not wait."""
@@ -262,7 +268,7 @@ class DataFeed:
         """
         return self.reader.next_rows(n)
 
-    def batches(self, n: int, spec: Any = None, *, nulls: Any = None) -> Iterator[Columns]:
+    def batches(self, n: int, spec: Any = None, *, nulls: Any = None, uneven: Uneven = None) -> Iterator[Columns]:
         """Batches of ``n`` rows as numpy arrays, until the feed ends. Memory is not copied for aligned batches.
 
         Parameters
@@ -273,6 +279,8 @@ class DataFeed:
             See :func:`row_spec`: casts are done while packing.
         nulls : optional
             See :func:`null_policies`. Without one, columns with None are object arrays.
+        uneven : {"stop", "pad"}, optional
+            As for ``dataset``: one epoch, in step with other nodes. With ``"pad"`` there is a column ``sample_weight``.
 
         Yields
         ------
@@ -280,10 +288,14 @@ class DataFeed:
             Column name -> array of shape ``(n, *shape)``. The arrays may be kept: their memory is not reused before they are gone.
             Lists whose lengths differ are a :class:`~tfos_fast.channel.ragged.Ragged`.
         """
+        if uneven is None:
+            self._open(n, spec, nulls, tensors=False)
+            return self.reader.batches(n)
+        source, _ = self._in_step(uneven, n, spec, nulls)
         self._open(n, spec, nulls, tensors=False)
-        return self.reader.batches(n)
+        return (columns for columns, _ in iter(lambda: source(1), None))
 
-    def tensors(self, n: int, spec: Any = None, *, nulls: Any = None) -> Iterator[Any]:
+    def tensors(self, n: int, spec: Any = None, *, nulls: Any = None, uneven: Uneven = None) -> Iterator[Any]:
         """Batches of ``n`` rows as eager tensors, until the feed ends. Memory is not copied for aligned batches of numbers.
 
         Parameters
@@ -292,6 +304,8 @@ class DataFeed:
             As for ``batches``.
         nulls : optional
             See :func:`null_policies`. Without one, None in a row is an error of the feed.
+        uneven : {"stop", "pad"}, optional
+            As for ``dataset``: one epoch, in step with other nodes.
 
         Yields
         ------
@@ -299,6 +313,15 @@ class DataFeed:
             A tuple where rows are tuples or lists, a dict where their columns have names, one tensor where they are bare values;
             the spec's structure where that is nested. First dimension: ``n``, or what is left at the end.
         """
+        if uneven is not None:
+            source, declared = self._in_step(uneven, n, spec, nulls)
+            self._open(n, spec, nulls)
+            while (item := source(1)) is not None:
+                values = {name: to_tensor(name, array) for name, array in item[0].items()}
+                item = None
+                yield self._arranged(spec, declared, values)
+                del values
+            return
         self._open(n, spec, nulls)
         make = None
         while (batch := self.reader.next_batch(n)) is not None:
@@ -324,6 +347,7 @@ class DataFeed:
         prefetch: int = 2,
         *,
         nulls: Any = None,
+        uneven: Uneven = None,
     ) -> Any:
         """The feed as a ``tf.data.Dataset`` of batches. Memory is not copied for large aligned batches of numbers.
 
@@ -353,6 +377,14 @@ class DataFeed:
             small batches that were read together with the last one. With 0 nothing is read ahead.
         nulls : optional
             See :func:`null_policies`. Without one, None in a row is an error of the feed.
+        uneven : {"stop", "pad"}, optional
+            All nodes of the cluster have equally many batches in an epoch, however many rows Spark brings to each; every node has
+            to ask for it, and ``spec`` must have every shape. A batch is handed out when all nodes can do its step, so no node
+            waits in a step for one that has no rows. ``"stop"``: the epoch ends for all when the first has no more batches; what
+            others have left is dropped, and told in the feed's report. ``"pad"``: it ends when every row was in a batch. Each
+            batch has exactly ``batch_size`` rows, and weights: ``(x, y)`` becomes ``(x, y, sample_weight)``, as Keras takes it,
+            any other structure ``(batch, sample_weight)``. Rows of weight 0 (zeros, empty texts) fill up short batches, and the
+            batches of a node that has run dry. An iterator is to be read to its end, by all nodes.
 
         Raises
         ------
@@ -364,7 +396,15 @@ class DataFeed:
             The spec is none, or rows of an inference are to be shuffled.
         """
         return self._dataset(
-            batch_size, spec, drop_remainder=drop_remainder, shuffle=shuffle, seed=seed, prefetch=prefetch, idle=None, nulls=nulls
+            batch_size,
+            spec,
+            drop_remainder=drop_remainder,
+            shuffle=shuffle,
+            seed=seed,
+            prefetch=prefetch,
+            idle=None,
+            nulls=nulls,
+            uneven=uneven,
         )
 
     def _dataset(
@@ -378,16 +418,21 @@ class DataFeed:
         prefetch: int,
         idle: float | None,
         nulls: Any = None,
+        uneven: Uneven = None,
+        group: int = 1,
     ) -> Any:
-        """With ``idle`` a batch without rows comes whenever none has come for so many seconds."""
+        """With ``idle`` a batch without rows comes whenever none has come for so many seconds; a step has ``group`` batches."""
         tf = tensorflow()
         declared = row_spec(spec)
-        arrange = functools.partial(specs.arrange, specs.outline(spec))
+        arrange: Callable[[dict[str, Any]], Any] = functools.partial(specs.arrange, specs.outline(spec))
         if shuffle < 0:
             raise ValueError(f"shuffle={shuffle}: a window has some rows, or 0 for none")
         if shuffle and not self.reader.train:
             raise FormError("rows of an inference are not shuffled: results go back in their order")
         known = bool(declared) and not nulls and all(shape is not None for _, shape in declared.values())
+        source: datasets.Source | None = None
+        if uneven is not None:
+            source, _ = self._in_step(uneven, batch_size, spec, nulls, group, shuffle, seed, drop_remainder, known=True)
         schema = self._open(batch_size, spec, nulls, wait=not known and idle is None)
         if known:
             single = {name: self._column_spec(_declared(name, *part)) for name, part in declared.items()}
@@ -409,9 +454,12 @@ class DataFeed:
                 arrange = functools.partial(_arrange, schema)
         if not self.reader.train:
             prefetch = 0  # a thread that waits for rows would keep results from going back
+        if uneven == "pad":
+            single[padding.WEIGHT] = tf.TensorSpec((None,), tf.float32)
+            arrange = _weighted(arrange)
         return datasets.make(
             tf,
-            self._source(batch_size, shuffle, seed, idle),
+            source or self._source(batch_size, shuffle, seed, idle),
             single,
             arrange,
             to_tensor,
@@ -419,7 +467,49 @@ class DataFeed:
             drop_remainder=drop_remainder,
             prefetch=prefetch,
             empty=idle is not None,
+            full=uneven == "pad",
         )
+
+    def _in_step(
+        self,
+        uneven: Uneven,
+        n: int,
+        spec: Any,
+        nulls: Any,
+        group: int = 1,
+        shuffle: int = 0,
+        seed: int | None = None,
+        drop_remainder: bool = False,
+        *,
+        known: bool = False,
+    ) -> tuple[datasets.Source, list[Column]]:
+        """A source of batches in step with other nodes, and the columns that the spec declares."""
+        if uneven not in ("stop", "pad"):
+            raise ValueError(f"uneven={uneven!r} is none of 'stop', 'pad' and None")
+        declared = row_spec(spec)
+        whole = bool(declared) and not nulls and all(shape is not None for _, shape in declared.values())
+        if not whole and (known or uneven == "pad"):
+            raise FormError(
+                "nodes in step need a spec with every dtype and shape, and no nulls, since one of them may have no rows: "
+                f"such as {{'x': ('float32', (784,)), 'y': ('int32', ())}}, not {spec!r}"
+            )
+        if uneven == "pad" and padding.WEIGHT in declared:
+            raise FormError(f'a column is called {padding.WEIGHT!r}, as that of the weights of uneven="pad"; rename it')
+        self.reader.go_in_step(Pace(uneven, n, group, shuffle, drop_remainder and uneven == "stop"))
+        if self._stepper is None:
+            source = self._source(n, shuffle, seed, 0.0)
+            self._stepper = Stepper(self.reader, source, lambda: self._shuffled.clear() if self._shuffled else None)
+        columns = [_declared(name, *part) for name, part in declared.items()]
+        return (padding.Padded(self._stepper, columns, n) if uneven == "pad" else self._stepper), columns
+
+    def _arranged(self, spec: Any, declared: list[Column], values: dict[str, Any]) -> Any:
+        weight = values.pop(padding.WEIGHT, None)
+        if declared:
+            out = specs.arrange(specs.outline(spec), {column.name: values[column.name] for column in declared})
+        else:
+            assert self.reader.schema is not None
+            out = _arrange(self.reader.schema, values)
+        return out if weight is None else padding.with_weight(out, weight)
 
     def _source(self, n: int, shuffle: int, seed: int | None, timeout: float | None) -> datasets.Source:
         if shuffle:
@@ -510,6 +600,13 @@ class DataFeed:
             shape = tuple(None if length == ANY_LENGTH else length for length in column.shape)
             return tf.RaggedTensorSpec((None, *shape), dtype, ragged_rank=column.ragged_dims)
         return tf.TensorSpec((None, *column.shape), dtype)
+
+
+def _weighted(arrange: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+    def arranged(values: dict[str, Any]) -> Any:
+        return padding.with_weight(arrange({k: v for k, v in values.items() if k != padding.WEIGHT}), values[padding.WEIGHT])
+
+    return arranged
 
 
 def _declared(name: str, dtype: str, shape: tuple[int, ...] | None) -> Column:

@@ -73,6 +73,76 @@ def in_step(args, ctx):
     step(strategy.run(lambda: tf.zeros(1)))  # leave together
 
 
+def uneven(args, ctx):
+    """Epochs in custom loops, and one in ``fit``; weights say which rows count."""
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    import tensorflow as tf
+
+    from tfos_fast.distributed import distribute
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    rows = distribute(strategy, ctx.get_data_feed(), 64, (("float32", (250,)), ("float32", ())), uneven=args["uneven"])
+
+    @tf.function(reduce_retracing=True)
+    def step(_, number, weight=None):
+        count = strategy.run(lambda n, w: tf.size(n) if w is None else tf.cast(tf.reduce_sum(w), tf.int32), (number, weight))
+        return strategy.reduce("SUM", count, axis=None)
+
+    def loop():
+        steps, total, mine = 0, 0, []
+        for batch in rows:
+            steps += 1
+            total += int(step(*batch))
+            _, number, *weight = (strategy.experimental_local_results(part)[0].numpy() for part in batch)
+            mine += [int(i) for i in (number[weight[0] > 0] if weight else number)]
+        return {"steps": steps, "rows": total, "mine": mine}
+
+    with strategy.scope():
+        model = tf.keras.Sequential([tf.keras.layers.Input((250,)), tf.keras.layers.Dense(1)])
+        model.compile(tf.keras.optimizers.SGD(1e-9), "mse", weighted_metrics=[tf.keras.metrics.MeanSquaredError()])
+    steps = []
+    count = tf.keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(float(logs["loss"])))
+    seen = {"loop": loop()}
+    model.fit(rows, initial_epoch=1, epochs=2, steps_per_epoch=2**31, verbose=0, callbacks=[count])
+    seen["fit"] = {"steps": len(steps), "finite": bool(tf.reduce_all(tf.math.is_finite(model.trainable_variables[0])))}
+    seen["one partition"] = loop()
+    note(args["out"], ctx, seen)
+    strategy.reduce("SUM", strategy.run(lambda: tf.zeros(1)), axis=None)  # leave together
+
+
+@pytest.mark.parametrize("how", ["stop", "pad"])
+def test_nodes_agree_on_their_steps(sc, out, how):
+    sizes = [3000, 70, 0, 1]
+
+    def partition(p):
+        import numpy as np
+
+        for i in range(sum(sizes[:p]), sum(sizes[: p + 1])):
+            yield np.full(250, i, np.float32), float(i)
+
+    with tfos_fast.run(sc, uneven, {"out": out, "uneven": how}, 2, memory="512k", slot_bytes="64k") as cluster:
+        first = cluster.feed(sc.parallelize(range(4), 4).flatMap(partition), epochs=2)
+        second = cluster.feed(sc.parallelize(range(1), 1).flatMap(partition))
+    one, other = noted(out).values()
+    for name, rows in (("loop", 3071), ("one partition", 3000)):
+        assert one[name]["steps"] == other[name]["steps"]
+        mine = one[name]["mine"] + other[name]["mine"]
+        assert len(set(mine)) == len(mine) == one[name]["rows"] == other[name]["rows"]
+        if how == "pad":
+            assert sorted(mine) == list(range(rows))
+    assert one["fit"] == other["fit"]
+    assert one["fit"]["finite"]
+    assert first.rows + sum(first.rows_unused.values()) == 2 * 3071
+    assert second.rows + sum(second.rows_unused.values()) == 3000
+    if how == "pad":
+        assert (first.rows, second.rows) == (2 * 3071, 3000)
+        assert one["one partition"]["steps"] == 47
+        assert one["fit"]["steps"] >= 47
+    else:
+        assert one["one partition"]["steps"] == 0
+        assert second.rows_unused in ({"worker:0": 3000}, {"worker:1": 3000})
+
+
 def test_every_row_is_in_one_step_and_nodes_stay_in_step(sc, out):
     sizes = [3000, 70, 0, 1]  # the first is more than a segment holds, and no other node has rows while it is read
 

@@ -56,6 +56,8 @@ class Broker:
         The private runtime directory (mode 0700) that holds the socket; removed by ``close``.
     on_control : callable
         ``on_control(name, body) -> bytes`` answers ``Channel.control``. It may raise a TfosError, which the caller gets.
+    on_turn : callable
+        Called at the end of each turn of the loop.
     on_terminated, on_partition_done, explain_death : callable
         Hooks of the feed: ``(asked)`` the reader wants no more rows, as it said or because it left; ``(key, attempt, rows, proof)``
         a partition was published whole; ``(pid) -> Failed or None`` words for a dead reader.
@@ -81,6 +83,7 @@ class Broker:
         self.on_terminated: Callable[[bool], None] | None = None
         self.on_partition_done: Callable[[str, int, int, Proof], None] | None = None
         self.explain_death: Callable[[int], m.Failed | None] | None = None
+        self.on_turn: Callable[[], None] | None = None
         self.feed.on_terminated = lambda asked: self.on_terminated(asked) if self.on_terminated else None
         self.feed.on_partition_done = lambda *what: self.on_partition_done(*what) if self.on_partition_done else None
         self.feed.explain_death = lambda pid: self.explain_death(pid) if self.explain_death else None
@@ -209,6 +212,8 @@ class Broker:
                 if timer[0] <= now:
                     timer[0] = now + timer[1]
                     timer[2]()
+            if self.on_turn is not None:
+                self.on_turn()
             self.flush()
 
     def _turn(self) -> None:

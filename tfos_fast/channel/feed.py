@@ -17,6 +17,7 @@ from typing import Any, Literal
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.agreement import Agreement, check_form, is_sound
 from tfos_fast.channel.grants import Grants
+from tfos_fast.channel.nodesteps import NodeSteps
 from tfos_fast.channel.proof import Proof, mark
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.streams import Stream, Streams
@@ -95,6 +96,7 @@ class Feed:
         self._on_open = on_open or self._local_open
         self._streams = Streams()
         self._agreement = Agreement()
+        self.steps = NodeSteps(lambda message: self._to_reader(message, None))
         self._told = False  # some writer packs by the form
         self._keeping = False
         self._kept = 0  # rows that the reader keeps, or will when it comes to them
@@ -280,6 +282,13 @@ class Feed:
             return
         stream.published += message.rows
         stream.proof = stream.proof.extended(message.proof, mark(self._agreement[message.schema_id].columns))
+        self.steps.published(stream.lane, message.rows)
+        if self.steps.dropping and not self._keeping:
+            self.table.discard(message.slot)
+            self.rows_published += message.rows
+            self.rows_taken += message.rows
+            self._grant()
+            return
         stream.in_flight += 1
         self.rows_published += message.rows
         self._kept += message.rows if self._keeping else 0
@@ -321,6 +330,7 @@ class Feed:
         self._grants.forget(peer)
         if not stream.fenced:
             self._streams.finish(stream)
+            self.steps.ended(stream.lane)
             self._to_reader(m.StreamEnd(stream.lane, self._streams.exchanges() if stream.exchange else 0), None)
             self.on_partition_done(stream.key, stream.attempt, stream.published, stream.proof)
             self._check_taken(stream)
@@ -358,6 +368,7 @@ class Feed:
         self.form = form
         self.reader = peer
         self.train = message.train
+        self.steps.opened()
         if not message.train and self.table.quota[OUTPUT] == 0:
             self.table.reserve_output()
         self._send(peer, m.FormSet(self.form, self.table.quota[INPUT]))
@@ -446,6 +457,12 @@ class Feed:
             state.flushed = True
             self._send(peer, m.Flush())
 
+    def _set_pace(self, peer: bytes, message: m.SetPace) -> None:
+        self.steps.declare(message.pace)
+
+    def _steps_end(self, peer: bytes, message: m.StepsEnd) -> None:
+        self.steps.left(message.epoch)
+
     def _terminate(self, peer: bytes, message: m.Terminate) -> None:
         self.terminate(asked=True)
 
@@ -500,6 +517,7 @@ class Feed:
     def end_epoch(self) -> None:
         """Put an end-of-epoch mark behind everything published. Complete partitions will not be tried again."""
         self._streams.forget_complete()
+        self.steps.end_epoch()
         self._epoch += 1
         self.demanded = False
         self._to_reader(m.EpochEnd(), None)
@@ -518,11 +536,13 @@ class Feed:
             done()
             return
         self._to_reader(m.Replay(seed), None)
+        self.steps.kept(self._kept)
 
     def end_feed(self) -> None:
         """Put the end of the feed behind everything published."""
         if not self.ended:
             self.ended = True
+            self.steps.end()
             self._to_reader(m.FeedEnd(), None)
 
     def close(self) -> None:
@@ -594,5 +614,7 @@ class Feed:
         m.Done: ("writer reader", _done),
         m.Replayed: ("reader", _on_replayed),
         m.Starving: ("reader", _starve),
+        m.SetPace: ("reader", _set_pace),
+        m.StepsEnd: ("reader", _steps_end),
         m.Terminate: ("reader", _terminate),
     }

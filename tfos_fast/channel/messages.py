@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from tfos_fast.channel.lattice import Declared, Nulls
+from tfos_fast.channel.pace import Pace
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.schema import Schema
 
@@ -178,6 +179,18 @@ class Terminate(Message):
     """The reader wants no more rows."""
 
 
+class SetPace(Message):
+    """The reader goes in step with those of other nodes."""
+
+    pace: Pace
+
+
+class StepsEnd(Message):
+    """The reader has done all steps of the epoch of this number: what still comes of it is not wanted."""
+
+    epoch: Count
+
+
 class Register(Message):
     """The schema of results that the reader is about to publish; the answer is Agreed."""
 
@@ -262,6 +275,18 @@ class StreamEnd(Message):
     open: int = 0
 
 
+class Settle(Message):
+    """No more rows of this epoch are in sight: make batches of what there is."""
+
+
+class Steps(Message):
+    """All nodes can do so many steps of the epoch of this number; ``end``: and no more."""
+
+    epoch: int
+    steps: int
+    end: bool
+
+
 class EpochEnd(Message):
     """Everything of this epoch was delivered before this."""
 
@@ -344,11 +369,11 @@ class ControlAnswer(Message):
 
 Request = (
     Hello | Bye | AskStatus | Stalled | Control | OpenPartition | Propose | Want | Publish | GiveBack | ClosePartition
-    | OpenReader | Pin | Done | Replayed | Starving | Terminate | Register
+    | OpenReader | Pin | Done | Replayed | Starving | Terminate | Register | SetPace | StepsEnd
 )  # fmt: skip
 Answer = (
-    Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Yield | Deliver | StreamEnd | EpochEnd | FeedEnd | Keep
-    | Replay | Pinned | StreamTaken | Shut | Terminated | Failed | Status | ControlAnswer
+    Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Yield | Deliver | StreamEnd | Settle | Steps | EpochEnd
+    | FeedEnd | Keep | Replay | Pinned | StreamTaken | Shut | Terminated | Failed | Status | ControlAnswer
 )  # fmt: skip
 
 #: What a decoder raises for bytes that are no message: ill-typed ones, text that is no UTF-8, nesting without end.

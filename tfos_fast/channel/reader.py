@@ -17,6 +17,7 @@ from tfos_fast.channel.assembler import Assembler, Batch, Columns, Slot
 from tfos_fast.channel.blocks import Block
 from tfos_fast.channel.connection import STARVE_AFTER_MS, LocalConnection, to_exception
 from tfos_fast.channel.cutter import Cutter
+from tfos_fast.channel.instep import InStep
 from tfos_fast.channel.lattice import Declared, Nulls, apply_spec
 from tfos_fast.channel.layout import Layout, layout
 from tfos_fast.channel.replay import Keeper, Piece
@@ -32,7 +33,7 @@ _LINGER_S = 0.02  # inference: a short batch goes out when some writer is there 
 Spec = dict[str, Declared]
 
 
-class Reader:
+class Reader(InStep):
     """The one reader of a channel. Made by :meth:`Channel.reader() <tfos_fast.channel.Channel.reader>`.
 
     Parameters
@@ -96,6 +97,7 @@ class Reader:
                 return True
             if not self._feed_ended:
                 self._conn.pump()
+                self._drop(wait=False)
                 self._drain_marks()
             left = len(self._rows) or not self._rows.wants_slot or self._assembler.waiting_rows or not self._assembler.wants_slot
             return self._feed_ended and not left
@@ -315,6 +317,14 @@ class Reader:
                 self._push(item)
             elif isinstance(item, m.StreamEnd):
                 self._assembler.end_stream(item.stream)
+            elif isinstance(item, m.Settle) and runs:
+                self._settled = True
+                return Batch({}, 0)
+            elif isinstance(item, m.Settle):
+                rest = self._assembler.rest(n)
+                if rest is not None:
+                    self._inbox.appendleft(item)
+                    return rest
             elif isinstance(item, m.FeedEnd) or epoch_ends:
                 rest = self._assembler.rest(n)
                 if rest is not None:
@@ -359,7 +369,7 @@ class Reader:
                 return False
             if slots and (not self._train or len(slots) >= self._quota // 2 or sum(item.rows for item in slots) >= n):
                 break
-            if any(isinstance(item, m.EpochEnd | m.FeedEnd) for item in self._inbox):
+            if any(isinstance(item, m.Settle | m.EpochEnd | m.FeedEnd) for item in self._inbox):
                 if slots:
                     break
                 return True
@@ -515,6 +525,9 @@ class Reader:
             self._results.granted(message.slots)
         elif isinstance(message, m.Refused):
             self._conn.failure = to_exception(message)
+        elif isinstance(message, m.Steps):
+            if self.gate is not None:
+                self.gate.agree(message.epoch, message.steps, message.end)
         else:
             if isinstance(message, m.Deliver) and message.schema is not None:
                 self._schemas[message.schema_id] = message.schema
@@ -594,7 +607,11 @@ class Reader:
             self._keeper.next()
         while self._inbox and self._keeper.ahead is None and not isinstance(self._inbox[0], m.Deliver | m.Replay):
             item = self._inbox[0]
-            if (isinstance(item, m.EpochEnd) and self._epoch_ends) or (isinstance(item, m.FeedEnd) and item.kind):
+            if (
+                isinstance(item, m.Settle)
+                or (isinstance(item, m.EpochEnd) and self._epoch_ends)
+                or (isinstance(item, m.FeedEnd) and item.kind)
+            ):
                 return
             self._inbox.popleft()
             self._note_open(item)

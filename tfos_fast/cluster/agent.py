@@ -88,6 +88,7 @@ class Agent:
         self.door = Door(config, self.broker, self.ip)
         self._board: TensorBoard | None = None
         self._bye = m.Bye()
+        self._ends: dict[str, int] = {}  # feed -> number of the last EndEpoch
         self._last_order = -1  # number of the last Keep or Replay
         self._replayed = -1  # number of the last Replay whose rows were all taken
         me = this_process()
@@ -98,6 +99,9 @@ class Agent:
         hello = m.Hello(self.name, config.token, self.host, me)
         self.link = DriverLink(config, self.broker, hello, lambda: self.named.demands.values(), self._on_message, self._give_up)
         self._watch_processes()
+        self.broker.feed.steps.alone = False
+        self.broker.feed.steps.on_pace = lambda pace: self._state(m.Join(pace))
+        self.broker.on_turn = self._tell_steps
         self.broker.every(1.0, self._tick)
 
     # ---- the driver ----------------------------------------------------------------------------------------------------------
@@ -113,8 +117,16 @@ class Agent:
             case m.Fence():
                 watermark, proof = self.named.broker(feed_of(message.key)).fence(message.key, message.attempt)
                 self.link.send(m.Fenced(message.key, message.attempt, watermark, proof))
+            case m.Settle():
+                self.broker.feed.steps.settle(message.epoch, message.turn)
+            case m.StepsAgreed():
+                self.broker.feed.steps.agree(message.epoch, message.steps, message.end)
+            case m.Welcome():
+                self.broker.feed.steps.changed = True  # what was told last may be lost
             case m.EndEpoch():
-                self.named.end_epoch(message.feed)
+                if message.request > self._ends.get(message.feed, -1):  # it is asked again after a reconnect
+                    self._ends[message.feed] = message.request
+                    self.named.end_epoch(message.feed)
                 self._acknowledge(message.request)
             case m.Keep():
                 if not self._again(message.request):
@@ -150,7 +162,18 @@ class Agent:
 
     def _acknowledge(self, request: int) -> None:
         status = self.broker.status()
-        self.link.send(m.Ack(request, status["rows_taken"], status["rows_published"] - status["rows_taken"]))
+        self.link.send(m.Ack(request, status["rows_taken"], status["rows_published"] - status["rows_taken"], self._unused))
+
+    @property
+    def _unused(self) -> int:
+        return self.broker.feed.steps.unused
+
+    def _tell_steps(self) -> None:
+        """Once a turn of the loop, however many slots came in it."""
+        steps = self.broker.feed.steps
+        if steps.changed:
+            steps.changed = False
+            self.link.send(m.StepsReady(steps.epoch, steps.ready, steps.turn))
 
     def _tick(self) -> None:
         status = self.broker.status()
@@ -212,7 +235,13 @@ class Agent:
         if key.startswith(LOCAL_KEYS):
             reply(0)
             return
-        self.link.open(key, attempt, reply)
+
+        def answered(skip: int = 0, proof: Proof | None = None, *, error: str = "", kind: str = "Fenced") -> None:
+            if not error and not feed_of(key):
+                self.broker.feed.steps.reopen()
+            reply(skip, proof or Proof(), error=error, kind=kind)
+
+        self.link.open(key, attempt, answered)
 
     def _on_partition_done(self, key: str, attempt: int, rows: int, proof: Proof) -> None:
         if not key.startswith(LOCAL_KEYS):
@@ -227,6 +256,9 @@ class Agent:
             return self._hold()
         if name == "release_port":
             return self._release_port()
+        if name == "empty":
+            self.link.send(m.Empty(body.decode()))
+            return b""
         if name != "start":
             raise ClusterError(f"{self.name} does not know what {name!r} is")
         if self.trainer.started:

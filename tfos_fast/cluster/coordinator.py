@@ -29,6 +29,8 @@ from tfos_fast.cluster.entrance import HEARTBEAT, SILENCE, Entrance
 from tfos_fast.cluster.ledger import Action, AskFence, Grant, Ledger, Refuse
 from tfos_fast.cluster.machine import machine_id
 from tfos_fast.cluster.states import STOPPED, NodeState
+from tfos_fast.cluster.steps import Action as Step
+from tfos_fast.cluster.steps import AskSettle, StepAgreement
 from tfos_fast.errors import ClusterTimeout
 
 log = logging.getLogger("tfos_fast.cluster")
@@ -61,6 +63,7 @@ class Coordinator:
         self._failures: list[tuple[str, m.Failure]] = []  # (token of the agent, what happened), in order
         self._expected: dict[str, str] | None = None  # name -> token, once the reservation is over
         self._ledger = Ledger()
+        self.steps = StepAgreement()  # of the default feed
         self._stopping = False  # agents are told to end, so their ends are no failures
         self._requests: deque[Callable[[], None]] = deque()
         self._next = 0
@@ -162,6 +165,18 @@ class Coordinator:
 
         return number
 
+    def begin_epoch(self, job: str, epoch: int | None = None) -> None:
+        """Nodes that go in step begin an epoch, of this number, whose partitions have this prefix."""
+        self._ask(lambda: self.steps.begin(job, {name: node.host for name, node in self.nodes.items() if node.fed}, epoch))
+
+    def count_partitions(self, total: int) -> None:
+        """The epoch's job has so many partitions."""
+        self._ask(lambda: self.steps.partitions(total))
+
+    def finish_epoch(self) -> None:
+        """The epoch's job is over."""
+        self._ask(self.steps.finish)
+
     def stop_nodes(self) -> None:
         """Tell every agent, known or yet to come, to end."""
 
@@ -225,6 +240,7 @@ class Coordinator:
                     if heard and now - looked >= 0.5:  # not heard: the beats that count may be among those to come
                         looked = now
                         self._check_silence()
+                    self._agree()
                     if self._news or now - self._told >= BEATS_TOLD:
                         self._told, self._news = now, False
                         self.changed.notify_all()
@@ -324,7 +340,18 @@ class Coordinator:
                     node.acks.add(message.request)
                 if len(node.acks) > MOST_ACKS:
                     node.acks = set(sorted(node.acks)[MOST_ACKS // 2 :])
+                node.rows_unused = message.rows_unused
                 node.rows_taken, node.rows_left = message.rows_taken, message.rows_left
+            case m.Empty():
+                self.steps.done(message.key)
+            case m.Join():
+                problem = self.steps.join(name, message.pace)
+                if problem:
+                    self._failed(node, m.Failure("FormError", problem, name, node.host))
+            case m.StepsReady():
+                self.steps.ready(name, message.epoch, message.steps, message.turn)
+            case m.OpenPartition() if other := self.steps.better(name, message.key):
+                self._route(peer, m.Refused(message.request, other, "Elsewhere"))
             case m.OpenPartition():
                 self._opening[message.key, message.attempt] = (peer, message.request)
                 self._act(self._ledger.open(name, message.key, message.attempt))
@@ -332,6 +359,7 @@ class Coordinator:
                 self._act(self._ledger.fenced(name, message.key, message.attempt, message.watermark, message.proof))
             case m.PartitionDone():
                 self._act(self._ledger.done(name, message.key, message.attempt, message.rows, message.proof))
+                self.steps.done(message.key)
 
     def _hello(self, peer: bytes, message: m.Hello) -> None:
         if peer != m.routing_id(message.name, message.token):
@@ -359,11 +387,13 @@ class Coordinator:
         for order in node.orders.values():
             self._send(message.name, order)
         self._act(list(self._ledger.fences_at(message.name)))
+        self._carry(self.steps.repeat(message.name))
 
     def _act(self, actions: list[Action] | list[AskFence]) -> None:
         for action in actions:
             match action:
-                case Grant(_, key, attempt, skip, proof):
+                case Grant(name, key, attempt, skip, proof):
+                    self.steps.opened(name, key)
                     peer, request = self._opening.pop((key, attempt), (b"", 0))
                     self._route(peer, m.Opened(request, skip, proof))
                 case Refuse(_, key, attempt, text):
@@ -371,6 +401,22 @@ class Coordinator:
                     self._route(peer, m.Refused(request, text))
                 case AskFence(node, key, attempt):
                     self._send(node, m.Fence(key, attempt))
+
+    def _agree(self) -> None:
+        """Once a turn of the loop: what many nodes have told makes one answer."""
+        if not self.steps.wanted:
+            return
+        for node in self.nodes.values():
+            if not node.eats:
+                self.steps.gone(node.name)
+        self._carry(self.steps.actions())
+
+    def _carry(self, actions: list[Step]) -> None:
+        for action in actions:
+            if isinstance(action, AskSettle):
+                self._send(action.node, m.Settle(action.epoch, action.turn))
+            else:
+                self._send(action.node, m.StepsAgreed(action.epoch, action.steps, action.end))
 
     def _failed(self, node: NodeState, failure: m.Failure) -> None:
         if node.failure is None:

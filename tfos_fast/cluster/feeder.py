@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import itertools
@@ -10,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tfos_fast.channel import Channel
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.choosing import choose
 from tfos_fast.cluster.entrance import Keys
-from tfos_fast.errors import ClusterError, Fenced, Yielded
+from tfos_fast.errors import AddressError, ClusterError, Elsewhere, Fenced, Yielded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -160,6 +162,13 @@ class Feeder:
 
         return run
 
+    def _empty(self, number: int) -> None:
+        """Tell a node of this host that nothing comes of a partition: nodes that go in step count what is left."""
+        for node in self.nodes:
+            with contextlib.suppress(AddressError), contextlib.closing(Channel.attach(node.address)) as channel:
+                channel.control("empty", f"{self.job}/{number}".encode())
+                return
+
     def _feed(self, items: Iterator[Any], write: Callable[[Writer, Iterator[Any], int], int]) -> Fed:
         number, attempt = attempt_here()
         if self.only is not None and number not in self.only:
@@ -167,8 +176,26 @@ class Feeder:
         try:
             first = next(items)
         except StopIteration:
+            if not self.name:
+                self._empty(number)
             return number, 0, True
-        channel = choose(self.nodes, self.keys, number, self.turn, self.name)
+        items = itertools.chain([first], items)
+        best = ""
+        while True:
+            try:
+                return self._feed_to(best, number, attempt, items, write)
+            except Elsewhere as other:
+                best = str(other)
+
+    def _wanted(self, best: str) -> tuple[m.NodeInfo, ...]:
+        return tuple(node for node in self.nodes if node.name == best) or self.nodes
+
+    def _feed_to(
+        self, best: str, number: int, attempt: int, items: Iterator[Any], write: Callable[[Writer, Iterator[Any], int], int]
+    ) -> Fed:
+        channel = choose(self._wanted(best), self.keys, number, self.turn, self.name)
+        if channel is None and best:  # it wants no more rows by now
+            channel = choose(self.nodes, self.keys, number, self.turn, self.name)
         if channel is None:
             return number, 0, True
         try:
@@ -181,7 +208,7 @@ class Feeder:
                     skip = 0
                 rows = 0
                 if not writer.terminated:
-                    rows = write(writer, itertools.chain([first], items), skip)
+                    rows = write(writer, items, skip)
                     writer.end_partition()
                 done = True
             finally:

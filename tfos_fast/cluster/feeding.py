@@ -15,7 +15,7 @@ from tfos_fast.cluster.inferrer import Inferrer
 from tfos_fast.cluster.jobs import SparkJob
 from tfos_fast.cluster.named import check_name
 from tfos_fast.cluster.offers import Offer
-from tfos_fast.cluster.replay import Replay, check_keep, epoch_seed
+from tfos_fast.cluster.replay import EpochEnds, Replay, check_keep, epoch_seed
 from tfos_fast.cluster.report import FeedReport
 from tfos_fast.cluster.source import source_of
 from tfos_fast.cluster.splits import Order
@@ -102,18 +102,23 @@ class Feeding(Watching):
         begin = time.monotonic()
         states = self._coordinator.nodes
         before = {name: state.rows_taken for name, state in states.items()}
+        unused = {name: state.rows_unused for name, state in states.items()}
         partitions = epoch = 0
         made_way = False
         for epoch in range(epochs):
             if keep is not None and epoch:
                 names = [node.name for node in self._fed_nodes]
+                self._coordinator.begin_epoch("", self._epochs)
                 replay = Replay(self._coordinator, names, epoch_seed(seed, epoch) if shuffle else None)
+                self._coordinator.finish_epoch()
                 self._watch(replay, stall=feed_timeout)
-                self._order(m.EndEpoch)
+                self._watch(EpochEnds(self._coordinator), stall=feed_timeout)
+                self._end_epoch()
                 if not any(state.eats for state in states.values()):
                     break
                 continue
             job_name = f"feed{self._feeds}/{epoch}"
+            self._coordinator.begin_epoch(job_name, self._epochs)
             order = Order(seed, epoch) if shuffle else None
             only: frozenset[int] | None = None
             while only is None or only:
@@ -135,26 +140,34 @@ class Feeding(Watching):
                 if only:  # they made way for a named feed
                     self._wait(lambda: not self._offers.busy)
                     made_way = True
+            self._watch(EpochEnds(self._coordinator), stall=feed_timeout)
             partitions += self._coordinator.end_job(job_name)[0]
-            self._order(m.EndEpoch)
+            self._end_epoch()
             if not any(state.eats for state in states.values()):
                 break
         self._check()
         self._keep(None, 0)
         if made_way:
             self._wait_taken()
+        unused = {node.name: states[node.name].rows_unused - unused[node.name] for node in self._fed_nodes}
+        used = {node.name: states[node.name].rows_taken - before[node.name] - unused[node.name] for node in self._fed_nodes}
         report = FeedReport(
-            rows=sum(state.rows_taken - before[name] for name, state in states.items()),
+            rows=sum(used.values()),
             seconds=time.monotonic() - begin,
             epochs=epoch + 1,
             partitions=partitions,
-            rows_of_node={node.name: states[node.name].rows_taken - before[node.name] for node in self._fed_nodes},
+            rows_of_node=used,
             ended_early={node.name: states[node.name].why_early for node in self._fed_nodes if not states[node.name].eats},
             rows_left={node.name: states[node.name].rows_left for node in self._fed_nodes if states[node.name].rows_left},
+            rows_unused={name: rows for name, rows in unused.items() if rows},
         )
         if report.ended_early:
             log.warning("the feed ended early at some nodes: %s", report)
         return report
+
+    def _end_epoch(self) -> None:
+        self._order(m.EndEpoch)
+        self._epochs += 1
 
     def _keep(self, kind: Any, limit: int) -> None:
         """The nodes keep what they are fed from here on, or give it up."""

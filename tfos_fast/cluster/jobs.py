@@ -55,6 +55,17 @@ class SparkJob:
                 self.done = True
                 self._changed.notify_all()
 
+    def partitions(self) -> int | None:
+        """How many tasks feed, once the first of them runs: those of the last stage, whichever others its data needs."""
+        try:
+            tracker = self._sc.statusTracker()
+            jobs = [tracker.getJobInfo(number) for number in tracker.getJobIdsForGroup(self.group)]
+            last = max((stage for job in jobs if job is not None for stage in job.stageIds), default=None)
+            stage = None if last is None else tracker.getStageInfo(last)
+        except Exception:  # noqa: BLE001  # the Spark context may be stopped
+            return None
+        return None if stage is None else stage.numTasks
+
     def cancel(self, wait: float = 1.0) -> None:
         """Cancel the job; its tasks' Python workers are killed by Spark."""
         deadline = time.monotonic() + wait

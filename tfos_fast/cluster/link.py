@@ -128,7 +128,7 @@ class DriverLink:
                         waiting[2](message.skip, message.proof)
                 case m.Refused():
                     if waiting := self._pending.pop(message.request, None):
-                        waiting[2](error=message.text)
+                        waiting[2](error=message.text, kind=message.kind)
                 case _:
                     self._on_message(message)
             self.broker.flush()

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from tfos_fast.channel.messages import Count, Key, Name, Pid
+from tfos_fast.channel.pace import Pace
 from tfos_fast.channel.proof import Proof
 
 MAX_TEXT = 10_000  # characters of an error's summary; a node adds its name
@@ -177,12 +178,33 @@ class PartitionDone(Message, frozen=True):
     proof: Proof = Proof()
 
 
+class Empty(Message, frozen=True):
+    """A feed task found its partition empty."""
+
+    key: Key
+
+
+class Join(Message, frozen=True):
+    """The node's program goes in step."""
+
+    pace: Pace
+
+
+class StepsReady(Message, frozen=True):
+    """The rows published to this node are good for so many steps; ``turn`` as in the last `Settle`, 0 when rows may come."""
+
+    epoch: Count
+    steps: Count
+    turn: Count
+
+
 class Ack(Message, frozen=True):
     """Answer to `EndEpoch` and `EndFeed`, with the node's counters at that moment."""
 
     request: Count
     rows_taken: Count
     rows_left: Count
+    rows_unused: Count = 0  # taken, and in no step that all nodes could do
 
 
 LEFT = -1
@@ -224,10 +246,11 @@ class Opened(Message, frozen=True):
 
 
 class Refused(Message, frozen=True):
-    """The attempt may not write."""
+    """The attempt may not write. ``kind`` is the name of a class in tfos_fast.errors."""
 
     request: int
     text: str
+    kind: str = "Fenced"
 
 
 class Fence(Message, frozen=True):
@@ -235,6 +258,21 @@ class Fence(Message, frozen=True):
 
     key: str
     attempt: int
+
+
+class Settle(Message, frozen=True):
+    """No more rows are in sight for the node in this epoch; answered by `StepsReady` with this turn."""
+
+    epoch: int
+    turn: int
+
+
+class StepsAgreed(Message, frozen=True):
+    """All nodes can do so many steps of the epoch; ``end``: and no more."""
+
+    epoch: int
+    steps: int
+    end: bool
 
 
 class EndEpoch(Message, frozen=True):
@@ -278,9 +316,9 @@ class Stop(Message, frozen=True):
 
 
 Told = Hello | Started | Ended | Terminated | TensorBoard | Holding  # of the node's state
-FromAgent = Told | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye
+FromAgent = Told | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye | Empty | Join | StepsReady
 Order = EndEpoch | Keep | Replay | EndFeed | Yield
-ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Yield | Stop
+ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Yield | Stop | Settle | StepsAgreed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_agent = msgspec.msgpack.Decoder(FromAgent).decode

@@ -33,6 +33,24 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return random.Random(f"{seed}/{epoch}").getrandbits(62)
 
 
+class EpochEnds:
+    """The end of an epoch, on which nodes that go in step agree; at once when none does."""
+
+    error: Exception | None = None
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._steps = coordinator.steps
+        coordinator.finish_epoch()
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to agree on."""
+        return self._steps.over or not self._steps.wanted
+
+    def cancel(self) -> None:
+        """Nothing runs."""
+
+
 class Replay:
     """One epoch that every node replays: like a SparkJob for whoever watches it, without Spark."""
 

@@ -30,6 +30,8 @@ class FeedReport:
         Node name -> why it took no more rows (it called ``terminate()``, or its ``main`` returned).
     rows_left : dict
         Node name -> rows that were published to a node and never taken, because it ended early.
+    rows_unused : dict
+        Node name -> rows that came to a node and were in no step, because with ``uneven="stop"`` another node had no more.
     """
 
     rows: int
@@ -39,6 +41,7 @@ class FeedReport:
     rows_of_node: dict[str, int] = field(default_factory=dict)
     ended_early: dict[str, str] = field(default_factory=dict)
     rows_left: dict[str, int] = field(default_factory=dict)
+    rows_unused: dict[str, int] = field(default_factory=dict)
 
     @property
     def rows_per_second(self) -> float:
@@ -51,6 +54,8 @@ class FeedReport:
             text += f"; {node} {why}"
             if self.rows_left.get(node):
                 text += f" with {self.rows_left[node]} rows not taken"
+        for node, rows in self.rows_unused.items():
+            text += f"; {rows} rows unused at {node}"
         return text
 
 

@@ -29,6 +29,7 @@ class NodeState:
     failure: m.Failure | None = None
     rows_taken: int = 0
     rows_left: int = 0
+    rows_unused: int = 0
     beat: m.Beat | None = None
     acks: set[int] = field(default_factory=set)
     orders: dict[int, m.Message] = field(default_factory=dict)  # sent and not acknowledged

@@ -14,7 +14,7 @@ from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception, root_first
 from tfos_fast.cluster.offers import Offers
 from tfos_fast.cluster.placement import Slots
-from tfos_fast.cluster.replay import Replay
+from tfos_fast.cluster.replay import EpochEnds, Replay
 from tfos_fast.cluster.roles import FED
 from tfos_fast.cluster.source import source_of
 from tfos_fast.cluster.states import NodeState, stuck
@@ -59,6 +59,7 @@ class Watching:
         self._told = False  # the failure was raised once
         self._watched = 0  # jobs and replays under way
         self._feeds = 0
+        self._epochs = 0  # that have ended
         self._keeping = False
         fed = tuple(node for node in nodes if node.job_name in FED)
         self._offers = Offers(sc, coordinator, fed, lambda data, feeder: source_of(sc, data).action(feeder))
@@ -121,13 +122,14 @@ class Watching:
         self._coordinator.wait(over, THREE_DAYS, "the driver waits for the evaluation of a named feed")
         self._raise_failure()
 
-    def _watch(self, job: SparkJob | Replay, *, timeout: float | None = None, stall: float | None = None) -> None:
+    def _watch(self, job: SparkJob | Replay | EpochEnds, *, timeout: float | None = None, stall: float | None = None) -> None:
         """Wait for a Spark job and look after the nodes; it is cancelled when one fails, all have ended, or nothing moves."""
         begin = moved = time.monotonic()
         progress: list[int] = []
         changed = self._coordinator.changed
         states = self._coordinator.nodes
         self._watched += 1
+        steps = self._coordinator.steps
         try:
             while not job.done:
                 with changed:
@@ -135,13 +137,22 @@ class Watching:
                         changed.wait(0.5)
                 self._raise_failure()
                 now = time.monotonic()
+                if (
+                    steps.begun
+                    and steps.wanted
+                    and not steps.counted
+                    and isinstance(job, SparkJob)
+                    and (total := job.partitions()) is not None
+                ):
+                    self._coordinator.count_partitions(total)
                 if stall is not None and not any(state.eats for state in states.values()):
                     job.cancel()
                     return
                 beats = [state.beat for state in states.values() if state.beat is not None]
                 if [beat.progress for beat in beats] != progress:
                     progress, moved = [beat.progress for beat in beats], now
-                if stall is not None and now - moved > stall and (who := stuck(states.values())):
+                if stall is not None and now - moved > stall and (who := steps.absent() or stuck(states.values())):
+                    who = "; ".join(filter(None, (who, steps.waits())))
                     raise errors.StallTimeout(f"nothing moved for {now - moved:.0f} s: {who}. The setting is feed_timeout.")
                 if timeout is not None and now - begin > timeout:
                     raise ClusterTimeout(f"the driver waits for Spark to run a job ({timeout:g} s)")
