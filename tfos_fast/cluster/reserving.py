@@ -18,7 +18,8 @@ from tfos_fast.cluster.jobs import SparkJob, job_exception
 from tfos_fast.cluster.launch import Reservation
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.named import check_name
-from tfos_fast.cluster.placement import preflight, spreading_profile
+from tfos_fast.cluster.placement import spreading_profile
+from tfos_fast.cluster.survey import Survey
 from tfos_fast.cluster.watching import InputMode
 from tfos_fast.errors import ClusterError
 
@@ -60,9 +61,13 @@ def reserve(
     Raises
     ------
     NotEnoughSlots
-        Spark has fewer task slots than nodes are asked for; known before any job is run.
+        Spark has fewer task slots than nodes are asked for.
     NotEnoughMemory
         The shared memory does not fit on some executor.
+    SettingRefused, VersionMismatch, MissingDependency, CoordinatorUnreachable
+        Spark's settings or its executors are not fit for nodes; known before anything is started.
+    PreflightFailed
+        Several of these at once.
     ClusterTimeout
     """
     if num_executors < 1:
@@ -70,14 +75,18 @@ def reserve(
     sc = getattr(sc, "sparkContext", sc)
     if not hasattr(sc, "_jsc"):
         raise TypeError(f"a SparkContext (or SparkSession) is needed, not {sc!r:.200}")
-    parse_bytes(memory)  # said here rather than by each node
+    wanted = parse_bytes(memory)  # said here rather than by each node
     if slot_bytes is not None:
         parse_bytes(slot_bytes, "slot_bytes")
     quotas = {check_name(name): str(size) for name, size in (feeds or {}).items()}
     for name, size in quotas.items():
         parse_bytes(size, f"feeds[{name!r}]")
-    slots = preflight(sc, num_executors, reservation_timeout)
     coordinator = _coordinator(sc)
+    try:
+        slots = Survey(sc, coordinator, num_executors, wanted, reservation_timeout).check()
+    except BaseException:
+        coordinator.close()
+        raise
     slot = None if slot_bytes is None else str(slot_bytes)
     task = Reservation(coordinator.keys, this_process(), str(memory), slot, quotas, log_level)
 
