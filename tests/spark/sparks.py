@@ -88,16 +88,21 @@ def stop(sc: SparkContext) -> None:
 
 
 @contextmanager
-def standalone(workers: int, cores: int) -> Iterator[str]:
-    """A standalone Master with Workers; yields the master's address."""
+def standalone(workers: int, cores: int, *, module_path: str = str(ROOT), settings: dict[str, str] | None = None) -> Iterator[str]:
+    """A standalone Master with Workers; yields the master's address.
+
+    ``module_path``: PYTHONPATH of the executors. ``settings``: of the Workers, such as ``spark.worker.resource.gpu.amount``.
+    """
     with tempfile.TemporaryDirectory(prefix="tfos-spark-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         home = make_spark_home(folder / "home")
         env = dict(
-            os.environ, SPARK_HOME=str(home), SPARK_LOCAL_IP="127.0.0.1", PYTHONPATH=str(ROOT), PYSPARK_PYTHON=sys.executable
+            os.environ, SPARK_HOME=str(home), SPARK_LOCAL_IP="127.0.0.1", PYTHONPATH=module_path, PYSPARK_PYTHON=sys.executable
         )
         env["SPARK_DAEMON_JAVA_OPTS"] = QUICK_JVM
         launcher = [str(home / "bin" / "spark-class")]
+        properties = folder / "workers.conf"
+        properties.write_text("".join(f"{name} {value}\n" for name, value in (settings or {}).items()))
         processes = []
 
         def launch(what: str, *args: str) -> Path:
@@ -121,7 +126,8 @@ def standalone(workers: int, cores: int) -> Iterator[str]:
             address = _find(launch("master.Master"), r"Starting Spark master at (spark://\S+)")
             for i in range(workers):
                 work = folder / f"work-{i}"
-                log = launch("worker.Worker", "--cores", str(cores), "--memory", "1g", "--work-dir", str(work), address)
+                shape = ["--cores", str(cores), "--memory", "2g", "--work-dir", str(work), "--properties-file", str(properties)]
+                log = launch("worker.Worker", *shape, address)
                 _find(log, "Successfully registered with master")
             yield address
         finally:

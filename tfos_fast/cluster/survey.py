@@ -19,19 +19,21 @@ from tfos_fast.cluster.jobs import SparkJob, job_exception
 from tfos_fast.cluster.placement import Slots, count_slots, executor_loads, spreading_profile, wait_for_slots
 from tfos_fast.cluster.preflight import (
     LOOKED_AT,
+    NEEDED,
     Facts,
     Need,
     Problem,
     check_executors,
     check_settings,
+    check_shipped,
     explain_spark,
     raise_problems,
 )
+from tfos_fast.cluster.shipping import ALONG, NAME, ship
 from tfos_fast.errors import NotEnoughSlots
 
 log = logging.getLogger("tfos_fast.cluster")
 
-PACKAGE, ALONG = "tfos_fast", "_along"
 PATIENCE = 3.0  # seconds that an executor waits for the coordinator's answer
 HOLD = 0.3  # seconds that a task stays where Spark cannot be told to put each on an executor of its own
 
@@ -97,10 +99,15 @@ class Survey:
         facts = self.look(slots, spread=spread)
         if isinstance(facts, Problem):
             return [facts]
-        driver = Facts(**probe.look(PACKAGE, ALONG, LOOKED_AT, None, PATIENCE, ()))
+        driver = Facts(**probe.look(NAME, ALONG, LOOKED_AT, None, PATIENCE, ()))
         found = check_executors(facts, driver, Need(self.nodes, self.memory, self.coordinator.keys.endpoint))
         for text in found.advice:
             log.warning("%s", text)
+        if not found.problems and found.ship:
+            archive = ship(self.sc, found.along)
+            log.info("tfos_fast is sent to the executors as %s", archive)
+            facts = self.look(slots, spread=spread, load=tuple(NEEDED))
+            return [facts] if isinstance(facts, Problem) else check_shipped(facts, driver, found.along)
         return found.problems
 
     def look(self, slots: Slots, *, spread: bool, load: tuple[str, ...] = ()) -> list[Facts] | Problem:
@@ -112,7 +119,7 @@ class Survey:
             cloudpickle.register_pickle_by_value(module)
         endpoint = self.coordinator.keys.endpoint.removeprefix("tcp://")
         host, _, port = endpoint.rpartition(":")
-        arguments = (PACKAGE, ALONG, LOOKED_AT, (host, int(port)), PATIENCE, load)
+        arguments = (NAME, ALONG, LOOKED_AT, (host, int(port)), PATIENCE, load)
         loads = executor_loads(self.sc)
         # An executor that is busy with other work would keep a barrier waiting: then as many as there will be nodes.
         count = len(loads) if not any(loads.values()) else min(len(loads), self.nodes)
