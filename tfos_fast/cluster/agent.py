@@ -80,7 +80,7 @@ class Agent:
         me = this_process()
         self.info = m.NodeInfo(
             config.name, config.index, config.token, self.host, self.broker.address, endpoint,
-            str(self.broker.directory), me, config.executor,
+            str(self.broker.directory), me, config.executor, config.gpus, config.gpu_source,
         )  # fmt: skip
         hello = m.Hello(self.name, config.token, self.host, me)
         self.link = DriverLink(config, self.broker, hello, lambda: self.named.demands.values(), self._on_message, self._stop)

@@ -16,7 +16,7 @@ import msgspec
 import psutil
 
 from tfos_fast.channel import Channel
-from tfos_fast.cluster import environment
+from tfos_fast.cluster import environment, gpus
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Keys
 from tfos_fast.cluster.machine import this_process
@@ -86,7 +86,17 @@ class Reservation:
             executor=this_process(executor_pid()),
             log_level=self.log_level,
         )
-        yield _spawn_agent(config)
+        found, source = gpus.look(_given_by_spark(), os.environ)
+        yield _spawn_agent(msgspec.structs.replace(config, gpus=found, gpu_source=source))
+
+
+def _given_by_spark() -> list[str] | None:
+    """GPUs that Spark has given to this task, None where the application has no such resource."""
+    from pyspark import TaskContext
+
+    task = TaskContext.get()
+    resource = task.resources().get("gpu") if task is not None else None
+    return None if resource is None else list(resource.addresses)
 
 
 def _spawn_agent(config: m.AgentConfig) -> bytes:
@@ -150,6 +160,7 @@ class Handing:
         # A folder of our own, because another task may be handing over to the same node; the agent takes the first.
         directory = Path(node.directory) / f"main-{secrets.token_hex(4)}"
         directory.mkdir(mode=0o700)
+        environ = environment.worker_environment()
         handover = m.Handover(
             name=node.name,
             job_name="worker",
@@ -159,7 +170,7 @@ class Handing:
             address=node.address,
             sys_path=environment.worker_path(),
             directory=os.getcwd(),
-            environ=environment.worker_environment(),
+            environ=environ | gpus.environment(node.gpus, environ),
             spark_files=os.path.abspath(SparkFiles.getRootDirectory()),
             broadcasts=environment.save_broadcasts(self.broadcasts, directory),
             log_level=self.log_level,

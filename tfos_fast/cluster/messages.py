@@ -39,6 +39,8 @@ class NodeInfo(msgspec.Struct, frozen=True, array_like=True):
     directory: str
     agent: Process
     executor: Process
+    gpus: tuple[str, ...] = ()  # that it found; in the driver: that its trainer sees
+    gpu_source: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -241,6 +243,8 @@ class AgentConfig(msgspec.Struct, frozen=True):
     executor: Process
     log_level: str
     feeds: dict[str, str] = {}  # memory of named feeds
+    gpus: tuple[str, ...] = ()
+    gpu_source: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True):

@@ -139,7 +139,11 @@ def spreading_profile(sc: Any, slots: Slots, nodes: int) -> Any | None:
     from py4j.protocol import Py4JJavaError
     from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
 
-    profile = ResourceProfileBuilder().require(TaskResourceRequests().cpus(min(slots.executor_cores))).build
+    whole = TaskResourceRequests().cpus(min(slots.executor_cores))
+    gpus = int(sc.getConf().get("spark.executor.resource.gpu.amount", "0"))
+    if gpus:
+        whole.resource("gpu", gpus)  # a profile that does not ask for them gets none
+    profile = ResourceProfileBuilder().require(whole).build
     try:
         sc.parallelize([0], 1).withResources(profile)
     except Py4JJavaError:

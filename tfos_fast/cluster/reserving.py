@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 
 from tfos_fast import errors
 from tfos_fast.channel.segment import parse_bytes
+from tfos_fast.cluster import gpus
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.cluster import Cluster
 from tfos_fast.cluster.coordinator import Coordinator
@@ -23,6 +25,8 @@ from tfos_fast.cluster.survey import Survey
 from tfos_fast.cluster.watching import InputMode
 from tfos_fast.errors import ClusterError
 
+log = logging.getLogger("tfos_fast.cluster")
+
 
 def reserve(
     sc: Any,
@@ -31,6 +35,7 @@ def reserve(
     memory: int | str = "256m",
     slot_bytes: int | str | None = None,
     feeds: Mapping[str, int | str] | None = None,
+    num_gpus: int | None = None,
     reservation_timeout: float = 60.0,
     log_level: str = "WARNING",
 ) -> Cluster:
@@ -48,6 +53,10 @@ def reserve(
     feeds : mapping, optional
         Name of a named feed -> its bytes of shared memory on each node, beside ``memory``. Taken when the feed is first used; a
         named feed that is not in here takes a quarter of ``memory``, at least four slots.
+    num_gpus : int, optional
+        As many GPUs for each node and no more. Default: all that Spark gave to its task (``spark.executor.resource.gpu.amount``);
+        without such resources an equal share of those that CUDA_VISIBLE_DEVICES of the executors, else nvidia-smi, shows on the
+        node's host, and none in a Kubernetes pod. ``main`` finds them in CUDA_VISIBLE_DEVICES.
     reservation_timeout : float
         Seconds to wait for executors to register and for the nodes to come up.
     log_level : str
@@ -62,6 +71,8 @@ def reserve(
     ------
     NotEnoughSlots
         Spark has fewer task slots than nodes are asked for.
+    NotEnoughGpus
+        A host has GPUs, but not as many as ``num_gpus`` wants.
     NotEnoughMemory
         The shared memory does not fit on some executor.
     SettingRefused, VersionMismatch, MissingDependency, CoordinatorUnreachable
@@ -70,6 +81,8 @@ def reserve(
         Several of these at once.
     ClusterTimeout
     """
+    if num_gpus is not None and num_gpus < 0:
+        raise ValueError(f"num_gpus must be 0 or more, or None, not {num_gpus}")
     if num_executors < 1:
         raise ValueError(f"num_executors must be 1 or more, not {num_executors}")
     sc = getattr(sc, "sparkContext", sc)
@@ -109,7 +122,7 @@ def reserve(
         for answer in answers:
             if answer.node is None:
                 raise getattr(errors, answer.kind, ClusterError)(answer.text)
-        nodes = tuple(answer.node for answer in answers if answer.node is not None)
+        nodes = _with_gpus([answer.node for answer in answers if answer.node is not None], num_gpus)
         coordinator.expect({node.name: node.token for node in nodes})
         coordinator.wait(
             lambda: all(node.name in coordinator.nodes for node in nodes),
@@ -133,6 +146,7 @@ def run(
     memory: int | str = "256m",
     slot_bytes: int | str | None = None,
     feeds: Mapping[str, int | str] | None = None,
+    num_gpus: int | None = None,
     reservation_timeout: float = 60.0,
     log_level: str = "WARNING",
 ) -> Cluster:
@@ -156,6 +170,10 @@ def run(
     feeds : mapping, optional
         Name of a named feed -> its bytes of shared memory on each node, beside ``memory``. Taken when the feed is first used; a
         named feed that is not in here takes a quarter of ``memory``, at least four slots.
+    num_gpus : int, optional
+        As many GPUs for each node and no more. Default: all that Spark gave to its task (``spark.executor.resource.gpu.amount``);
+        without such resources an equal share of those that CUDA_VISIBLE_DEVICES of the executors, else nvidia-smi, shows on the
+        node's host, and none in a Kubernetes pod. ``main`` finds them in CUDA_VISIBLE_DEVICES.
     reservation_timeout : float
         Seconds to wait for executors to register, for the nodes to come up, and for ``main`` to start.
     log_level : str
@@ -177,7 +195,7 @@ def run(
     ...     print(cluster.feed(rdd, epochs=3))
     """
     cluster = reserve(
-        sc, num_executors, memory=memory, slot_bytes=slot_bytes, feeds=feeds,
+        sc, num_executors, memory=memory, slot_bytes=slot_bytes, feeds=feeds, num_gpus=num_gpus,
         reservation_timeout=reservation_timeout, log_level=log_level,
     )  # fmt: skip
     try:
@@ -186,6 +204,16 @@ def run(
         cluster.abort()
         raise
     return cluster
+
+
+def _with_gpus(nodes: list[m.NodeInfo], num_gpus: int | None) -> tuple[m.NodeInfo, ...]:
+    """The nodes with the GPUs that their trainers are to see, in the place of those that they found."""
+    for node in nodes:
+        if "failed" in node.gpu_source:
+            log.warning("%s on %s gets no GPU: %s", node.name, node.host, node.gpu_source)
+    found = [gpus.Found(node.name, node.agent.machine, node.gpus, node.gpu_source) for node in nodes]
+    given = gpus.assign(found, num_gpus)
+    return tuple(msgspec.structs.replace(node, gpus=given[node.name]) for node in nodes)
 
 
 def _coordinator(sc: Any) -> Coordinator:
