@@ -87,7 +87,7 @@ def test_another_python_on_the_executors(sc, tmp_path):
         tfos_fast.reserve(sc, 2, **SMALL)
     with (
         python(sc, tmp_path / "not-there"),
-        pytest.raises(MissingDependency, match=r"have no Python .*/not-there; set spark\.pyspark\.python"),
+        pytest.raises(MissingDependency, match=r"have no Python .*/not-there; set the environment variable PYSPARK_PYTHON"),
     ):
         tfos_fast.reserve(sc, 2, **SMALL)
 

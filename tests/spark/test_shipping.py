@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 
 import cloudpickle
 import pyarrow as pa
@@ -56,21 +57,32 @@ def master(nothing_left):
         yield address
 
 
+@contextmanager
 def application(master, python, **settings):
-    shape = {"spark.cores.max": "4", "spark.executor.cores": "2", "spark.executor.memory": "512m"}
-    return sparks.spark(master, **(shape | {"spark.pyspark.python": str(python), "spark.executorEnv.PYTHONPATH": ""} | settings))
+    shape = {"spark.cores.max": "4", "spark.executor.cores": "2", "spark.executorEnv.PYTHONPATH": ""}
+    with sparks.spark(master, **(shape | settings)) as sc:
+        sc.pythonExec = str(python)  # what PYSPARK_PYTHON said when the context was made
+        yield sc
 
 
 def read_with_tensorflow(args, ctx):
     """Sum the default feed up as tensors."""
     import tensorflow as tf
 
-    import tfos_fast
-
     total = 0.0
     for batch in ctx.get_data_feed().tensors(8):
-        total += sum(float(tf.reduce_sum(column)) for column in batch.values())
-    mains.note(args["out"], ctx, {"total": total, "where": tfos_fast.__file__})
+        total += float(tf.reduce_sum(batch))
+    mains.note(args["out"], ctx, total, "sum")
+
+
+def say_where(args, ctx):
+    """Read all, and leave where this package was found."""
+    import tfos_fast
+
+    feed = ctx.get_data_feed()
+    while not feed.should_stop():
+        feed.next_batch(10)
+    mains.note(args["out"], ctx, [tfos_fast.__file__, tfos_fast.__version__])
 
 
 def read_both(args, ctx):
@@ -91,9 +103,8 @@ def test_executors_get_what_they_lack(master, bare, tmp_path, out):
     files = str(tmp_path / "numbers.parquet")
     pq.write_table(pa.table({"x": list(range(200))}), files)
     with application(master, bare) as sc:
-        before = sc.parallelize([0], 1).map(lambda _: whats_there((*OURS, "tensorflow"))).first()
-        assert [before.pop(name) for name in OURS] == [None] * 4
-        assert before["tensorflow"] is not None
+        before = sc.parallelize([0], 1).map(lambda _: whats_there(OURS)).first()
+        assert before == dict.fromkeys(OURS)
         with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:
             frame = SparkSession(sc).range(100, numPartitions=2)
             assert cluster.feed(sc.parallelize(range(100), 4).map(lambda x: (x, "mapped")), epochs=2).rows == 200
@@ -109,6 +120,9 @@ def test_executors_get_what_they_lack(master, bare, tmp_path, out):
             cluster.offer(sc.parallelize(range(1000), 2), name="validation")
             cluster.feed(sc.parallelize(range(100), 2))
         assert noted(out, "named") == {0: 20, 1: 20}
+        with tfos_fast.run(sc, read_with_tensorflow, {"out": out}, 1, **SMALL) as cluster:
+            cluster.feed(sc.parallelize([float(x) for x in range(100)], 4))
+        assert noted(out, "sum") == {0: 4950}
 
 
 def test_another_version_makes_way(master, tmp_path, out):
@@ -117,8 +131,7 @@ def test_another_version_makes_way(master, tmp_path, out):
     with application(master, sys.executable, **{"spark.executorEnv.PYTHONPATH": str(tmp_path)}) as sc:
         before = sc.parallelize([0] * 8, 8).map(lambda _: whats_there(("tfos_fast",))["tfos_fast"]).collect()
         assert set(before) == {str(tmp_path / "tfos_fast" / "__init__.py")}
-        with tfos_fast.run(sc, read_with_tensorflow, {"out": out}, 2, **SMALL) as cluster:
-            cluster.feed(sc.parallelize([float(x) for x in range(100)], 4))
-    seen = noted(out).values()
-    assert sum(it["total"] for it in seen) == 4950
-    assert all("/app-" in it["where"] for it in seen)
+        with tfos_fast.run(sc, say_where, {"out": out}, 2, **SMALL) as cluster:
+            assert cluster.feed(sc.parallelize(range(100), 4)).rows == 100
+    assert len(noted(out)) == 2
+    assert all("/app-" in where and version == tfos_fast.__version__ for where, version in noted(out).values())

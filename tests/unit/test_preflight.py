@@ -57,7 +57,7 @@ def test_settings():
         ({"free": 100 << 20}, "NotEnoughMemory", "a may .* 100 MiB .*memory.max.* needs 1,024 MiB; lower"),
         ({"address_space": 512 << 20}, "NotEnoughMemory", "512 MiB of address space.*spark.executor.pyspark.memory"),
         ({"versions": {"pyspark": "3.5.1"}}, "VersionMismatch", "on a runs pyspark 3.5.1 and the driver runs 4.3.0"),
-        ({"versions": {"numpy": "1.26.4"}}, "VersionMismatch", "numpy 1.26.4 and the driver has 2.4.6.*spark.pyspark.python"),
+        ({"versions": {"numpy": "1.26.4"}}, "VersionMismatch", "numpy 1.26.4 and the driver has 2.4.6.*PYSPARK_PYTHON"),
         ({"versions": {"numpy": None}}, "MissingDependency", "on a has no numpy; install numpy 1.26 or newer"),
         ({"versions": {"tensorflow": "2.19.0"}}, "VersionMismatch", "2.19.0 on the executor on a, 2.21.0 on the executor on b"),
         ({"versions": {"tensorflow": None}}, "VersionMismatch", "no TensorFlow on the executor on a, 2.21.0"),
@@ -120,7 +120,7 @@ def test_what_was_sent_must_have_come():
 def test_words_of_spark():
     spark = "[PYTHON_VERSION_MISMATCH] Python in worker has different version: 3.9 than that in driver: 3.11, PySpark cannot run"
     assert explain_spark(spark).text.startswith(
-        "the executors run Python 3.9 and the driver runs 3.11, which Spark refuses; set spark.pyspark"
+        "the executors run Python 3.9 and the driver runs 3.11, which Spark refuses; set the environment variable PYSPARK_PYTHON"
     )
     older = "Python in worker has different version 3.9 than that in driver 3.11, PySpark cannot run"
     assert explain_spark(older) == explain_spark(spark)

@@ -200,15 +200,15 @@ def explain_spark(text: str) -> Problem | None:
         worker, driver = (version.rstrip(".") for version in versions.groups())
         return Problem(
             errors.VersionMismatch,
-            f"the executors run Python {worker} and the driver runs {driver}, which Spark refuses; set spark.pyspark.python (or "
-            f"the environment variable PYSPARK_PYTHON) to a Python {driver} that every executor has",
+            f"the executors run Python {worker} and the driver runs {driver}, which Spark refuses; set the environment variable "
+            f"PYSPARK_PYTHON (with spark-submit: spark.pyspark.python) to a Python {driver} that every executor has",
         )
     program = re.search(r'Cannot run program "([^"]+)"', text)
     if program:
         return Problem(
             errors.MissingDependency,
-            f"the executors have no Python {program.group(1)}; set spark.pyspark.python (or the environment variable "
-            "PYSPARK_PYTHON) to one that every executor has",
+            f"the executors have no Python {program.group(1)}; set the environment variable PYSPARK_PYTHON "
+            "(with spark-submit: spark.pyspark.python) to one that every executor has",
         )
     return None
 
@@ -275,23 +275,22 @@ def _versions(found: Findings, facts: Sequence[Facts], driver: Facts) -> None:
     for where, (version,) in other("numpy", 1).items():
         text = (
             f"{where} has numpy {version} and the driver has {driver.versions['numpy']}: arrays pickled by one may not be readable "
-            "for the other; install the same major version in the Python that spark.pyspark.python names"
+            "for the other; install the same major version in the Python that PYSPARK_PYTHON names"
         )
         found.problems.append(Problem(errors.VersionMismatch, text))
     for where, (version,) in _grouped(facts, lambda one: (_too_old(one, "numpy"),)).items():
         least = ".".join(map(str, NEEDED["numpy"][1]))
-        text = f"{where} has {version}; install numpy {least} or newer in the Python that spark.pyspark.python names"
+        text = f"{where} has {version}; install numpy {least} or newer in the Python that PYSPARK_PYTHON names"
         found.problems.append(Problem(errors.MissingDependency, text))
     flows = {one.versions.get("tensorflow") or "none" for one in facts}
     if len(flows) > 1:
         each = ", ".join(f"{'no TensorFlow' if v == 'none' else v} on {_executors(ones)}" for v, ones in _by_flow(facts).items())
         text = (
-            f"the executors have different versions of TensorFlow ({each}); install the same in the Python of each "
-            "(spark.pyspark.python)"
+            f"the executors have different versions of TensorFlow ({each}); install the same in the Python of each (PYSPARK_PYTHON)"
         )
         found.problems.append(Problem(errors.VersionMismatch, text))
     elif flows == {"none"}:
-        found.advice.append("the executors' Python has no TensorFlow; install it there if main needs it (spark.pyspark.python)")
+        found.advice.append("the executors' Python has no TensorFlow; install it there if main needs it (PYSPARK_PYTHON)")
     else:
         for where, (version,) in other("tensorflow", 2).items():
             found.advice.append(f"{where} has TensorFlow {version}, the driver has {driver.versions['tensorflow']}")
@@ -314,7 +313,7 @@ def _shipping(found: Findings, facts: Sequence[Facts], driver: Facts) -> None:
                 errors.VersionMismatch,
                 f"{where} has {what}, and the driver's tfos_fast cannot be sent there, because it is compiled for {driver.abi} "
                 f"({driver.system}) and {where} runs {abi} ({system}); install tfos-fast {driver.ours['version']} in the Python "
-                "that spark.pyspark.python names, or make it the same as the driver's",
+                "that PYSPARK_PYTHON names, or make it the same as the driver's",
             )
         )
 
