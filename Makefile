@@ -8,7 +8,7 @@ PYTHON_BIN = $(VENV)/bin/python
 RUN = env -u SPARK_HOME JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON="$(CURDIR)/$(PYTHON_BIN)" $(PYTHON_BIN)
 ARGS ?=
 
-.PHONY: help setup demo test lint unit build sanitize fuzz bench bench-tfos dist test-gpu test-oldest clean
+.PHONY: help setup demo test lint unit build sanitize fuzz bench bench-tfos dist test-gpu test-oldest clean multihost
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -19,11 +19,14 @@ setup: ## make .venv with everything in it (all targets below do this by themsel
 demo: setup ## handwritten digits: prepare, train on two nodes, infer (ARGS="--data DIR" for the 28x28 files)
 	@$(RUN) examples/mnist/demo.py $(ARGS)
 
-test: lint ## lint and the whole test suite
-	$(RUN) -m pytest $(ARGS)
+test: lint ## lint and the whole test suite, two files at a time
+	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 unit: setup ## only the tests that need no Spark: seconds
 	$(RUN) -m pytest tests/unit $(ARGS)
+
+multihost: setup ## executors in namespaces as separate hosts: remote feed, a cut link, a stranger (for root; skips with a reason)
+	TFOS_MULTIHOST=1 $(RUN) -m pytest tests/multihost -rs $(ARGS)
 
 test-gpu: setup ## on a GPU node: pinned shared memory and copies to the device (skips with a reason elsewhere)
 	$(RUN) -m pytest tests/gpu -rs $(ARGS)
@@ -42,7 +45,7 @@ fuzz: setup ## mutated pickle streams against the decoder, under the sanitizers 
 	@scripts/sanitize.sh $(PYTHON_BIN) --fuzz $(or $(SECONDS),60)
 
 bench: setup ## the benchmarks, each prints ratios and the machine
-	@for program in pack channel feed; do echo "== $$program"; $(RUN) -m benchmarks $$program $(ARGS) || exit 1; done
+	@for program in pack channel remote feed; do echo "== $$program"; $(RUN) -m benchmarks $$program $(ARGS) || exit 1; done
 
 bench-tfos: setup ## the feed's benchmarks with TensorFlowOnSpark beside us, in an environment of its own (.venv-tfos)
 	@scripts/tfos-env.sh $(PYTHON_BIN)

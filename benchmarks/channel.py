@@ -66,7 +66,7 @@ def by_copy_and_read(total: int) -> float:
     return total / (time.perf_counter() - begin)
 
 
-def write_arrow(address: str, total: int, go: Any, block: int = BLOCK) -> None:
+def write_arrow(address: Any, total: int, go: Any, block: int = BLOCK) -> None:
     import pyarrow as pa
 
     batches = [pa.RecordBatch.from_arrays([pa.array(values)], ["x"]) for values in sources(block)]

@@ -125,6 +125,18 @@ class PreflightFailed(ClusterError, RuntimeError):
         self.problems = problems
 
 
+class UnevenExecutors(ClusterError, ValueError):
+    """Executors have different numbers of cores, so Spark cannot put one node on each."""
+
+
+class RoleError(ClusterError, ValueError):
+    """Roles that do not add up, or something that a node's role does not have."""
+
+
+class PortUnavailable(ClusterError, OSError):
+    """None of the ports that were prescribed can be had."""
+
+
 class MainNotPicklable(ClusterError, TypeError):
     """The user's ``main`` or its arguments cannot be sent to the executors."""
 

@@ -54,6 +54,7 @@ def describe(args, ctx):
 
     from pyspark import SparkFiles
 
+    print(f"{ctx.job_name}:{ctx.task_index} was here")
     feed = ctx.get_data_feed()
     broadcast = args["broadcast"]
     note(
@@ -203,3 +204,10 @@ def predict(args, ctx):
         wide = np.repeat(doubled[:, None], args.get("width", 3), axis=1)
         forms = {"array": doubled, "matrix": wide, "dict": {"y": doubled, "z": wide}, "tuple": (doubled, wide)}
         feed.batch_results(forms[args["how"]])
+
+
+def hold(args, ctx):
+    """Serve others, once told to."""
+    while not Path(args["out"], "go").exists():
+        time.sleep(0.01)
+    ctx.hold()

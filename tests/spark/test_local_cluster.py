@@ -7,7 +7,9 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
+import msgspec
 import pytest
 from pyspark.sql import Row, SparkSession
 
@@ -45,6 +47,11 @@ def check_once_and_in_order(nodes, sizes, epochs=1):
             assert rows == list(range(sizes[partition]))
         else:
             assert sorted(rows) == sorted(list(range(sizes[partition])) * epochs)
+
+
+def on_another_host(cluster):
+    """What the cluster's tasks see: no node whose memory they could attach to."""
+    cluster.nodes = tuple(msgspec.structs.replace(node, address="tfos:1:1:1:00:/nowhere") for node in cluster.nodes)
 
 
 def test_rows_arrive_once_and_in_order(sc, out):
@@ -131,6 +138,9 @@ def test_surroundings(sc, out, tmp_path):
         assert it["module"] == "shipped"
         assert it["broadcast"] == {"weights": list(range(10))}
         assert it["session"] == it["pid"]
+        log = Path(it["cwd"], "stderr").read_text()  # of its executor
+        assert f"worker:{i} was here" in log
+        assert f"worker:{1 - i} was here" not in log
     assert len({it["cwd"] for it in seen.values()}) == 2  # each in its executor's folder
 
 
@@ -321,3 +331,23 @@ def test_death_of_an_executor_is_an_error(sc, out):
         with pytest.raises(NodeKilled, match=rf"worker:0 on .* its Spark executor \(process {victim}\) died"):
             cluster.feed(numbered(sc, [100_000] * 4))
         thread.join()
+
+
+def test_tasks_without_a_node_on_their_host_reach_one_over_the_network(sc, session, out):
+    """tests/multihost has real hosts."""
+    sizes = [2000, 5, 0, 3000, 1, 700]
+    with tfos_fast.run(sc, mains.collect, {"out": out}, 1, **SMALL) as cluster:
+        assert cluster.nodes[0].feed_endpoint.startswith("127.0.0.1:")
+        on_another_host(cluster)
+        assert cluster.feed(numbered(sc, sizes)).rows == sum(sizes)
+    check_once_and_in_order(noted(out), sizes)
+    with tfos_fast.run(sc, mains.label, {}, 1, **SMALL) as cluster:
+        on_another_host(cluster)
+        frame = session.range(300, numPartitions=4).selectExpr("id", "cast(id as double) as x")
+        results = cluster.infer(frame, schema="id long, twice double")
+        assert [tuple(row) for row in results.collect()] == [(i, 2.0 * i) for i in range(300)]
+    with pytest.raises(NodeFailed, match="that is too many") as caught:
+        with tfos_fast.run(sc, mains.fail_at, {"node": 0, "rows": 100}, 1, **SMALL) as cluster:
+            on_another_host(cluster)
+            cluster.feed(numbered(sc, [10**6] * 4))
+    assert "ArithmeticError" in caught.value.remote_traceback

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import zmq
 
 from tfos_fast.channel import Channel
 from tfos_fast.channel.broker import Broker
+from tfos_fast.channel.gateway import GatewayConfig, spawn
+from tfos_fast.channel.remote import RemoteAddress
 from tfos_fast.channel.segment import Segment
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -126,3 +130,18 @@ class broker_here:
         self.thread.join(10)
         assert not self.thread.is_alive(), "the broker's loop died or hangs"
         self.broker.close()
+
+
+@contextmanager
+def gateway(address: str) -> Iterator[RemoteAddress]:
+    """A gateway on this host, through which remote writers come to the channel."""
+    server_public, server_secret = zmq.curve_keypair()
+    client_public, client_secret = zmq.curve_keypair()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        process = spawn(GatewayConfig(address, listener.fileno(), server_secret.decode(), client_public.decode()))
+        endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        yield RemoteAddress(endpoint, server_public, client_public, client_secret)
+    finally:
+        process.kill()
+        process.wait(10)

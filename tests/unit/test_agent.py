@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from tfos_fast.channel import Channel
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
-from tfos_fast.cluster.launch import _spawn_agent
+from tfos_fast.cluster.launch import spawn_agent
 from tfos_fast.cluster.machine import this_process
-from tfos_fast.errors import Fenced, NodeFailed, NodeKilled
+from tfos_fast.errors import ChannelClosed, Fenced, NodeFailed, NodeKilled, Yielded
 
 WAIT = 30.0
 
@@ -54,7 +55,7 @@ class Nodes:
             executor=this_process(),
             log_level="WARNING",
         )
-        ready = msgspec.json.decode(_spawn_agent(config), type=m.Ready)
+        ready = msgspec.json.decode(spawn_agent(config), type=m.Ready)
         assert ready.node is not None, ready.text
         return ready.node
 
@@ -161,6 +162,21 @@ def test_exception_comes_with_its_traceback(nodes):
         while True:
             writer.write_rows(range(1000))
     assert "in fail_in_a_moment" in caught.value.remote_traceback
+
+
+@pytest.mark.parametrize("nodes", [mains.hold], indirect=True)
+def test_a_node_that_holds_sends_partitions_elsewhere(nodes, tmp_path):
+    early = nodes.writer(0)
+    threading.Timer(0.2, (tmp_path / "go").touch).start()  # by then it waits for a reader
+    with pytest.raises(Yielded):
+        early.open_partition("job/0", 1)
+    with pytest.raises(Yielded):
+        nodes.writer(0).open_partition("job/0", 2)
+    nodes.wait(lambda: nodes.state(0).holding and nodes.state(1).holding, "the driver to hear of it")
+    assert not nodes.state(0).eats
+    assert not nodes.state(0).ended
+    with pytest.raises(ChannelClosed, match=r"takes no rows"):
+        next(iter(nodes.writer(0).exchange([1], "job/0", 3)))
 
 
 @pytest.mark.parametrize("nodes", [mains.deaf], indirect=True)

@@ -12,9 +12,11 @@ import msgspec
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.address import Address
+from tfos_fast.channel.attach import connect
 from tfos_fast.channel.connection import Connection
 from tfos_fast.channel.processes import reap, started
 from tfos_fast.channel.reader import Reader
+from tfos_fast.channel.remote import RemoteAddress
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.writer import Writer
 from tfos_fast.errors import AddressError, BrokerDied, ChannelClosed
@@ -27,11 +29,13 @@ class Channel:
 
     Attributes
     ----------
-    address : str
+    address : str or RemoteAddress
         Give it to other processes of the same user on this host.
     """
 
-    def __init__(self, address: str, segment: Segment | None = None, broker: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(
+        self, address: str | RemoteAddress, segment: Segment | None = None, broker: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self.address = address
         self._segment = segment
         self._broker = broker
@@ -95,14 +99,16 @@ class Channel:
         return cls(address, segment, broker)
 
     @classmethod
-    def attach(cls, address: str) -> Channel:
-        """Find a channel of this user on this host.
+    def attach(cls, address: str | RemoteAddress) -> Channel:
+        """Find a channel of this user on this host, or through a gateway (which is not asked before the handle is used).
 
         Raises
         ------
         AddressError
             There is none: malformed, another host or user, or its broker is gone.
         """
+        if isinstance(address, RemoteAddress):
+            return cls(address)
         where = Address.parse(address)
         if started(where.pid) != where.started:
             raise AddressError(f"no broker behind {address} on this host: process {where.pid} is gone")
@@ -115,6 +121,10 @@ class Channel:
 
     def reader(self, *, train_mode: bool = True, stall_timeout: float = 86400.0) -> Reader:
         """Attach as the reader; there is one at a time. ``train_mode=False``: inference, every row needs a result."""
+        if isinstance(self.address, RemoteAddress):
+            raise AddressError(
+                f"{self.address} is on another host: rows are read where they lie in memory, and only written from afar"
+            )
         return Reader(self.address, train=train_mode, stall_timeout=stall_timeout)
 
     def control(self, name: str, body: bytes = b"", timeout: float = 60.0) -> bytes:
@@ -123,6 +133,16 @@ class Channel:
         connection.send(m.Control(name, body))
         # A request that was given up ends the connection (see ask); the next one attaches anew.
         return connection.ask(m.ControlAnswer, f"the answer to {name!r}", timeout=timeout).body
+
+    def connect(self) -> None:
+        """Connect now, which each method does for itself.
+
+        Raises
+        ------
+        AddressError
+            The channel cannot be reached.
+        """
+        self._connection()
 
     def status(self) -> dict[str, Any]:
         """The broker's counters: see :class:`~tfos_fast.channel.messages.Status`."""
@@ -137,7 +157,7 @@ class Channel:
             self._control.close()
             self._control = None
         if self._control is None:
-            self._control = Connection(self.address, "control", None, stall_timeout=60.0)
+            self._control = connect(self.address, "control", None, stall_timeout=60.0)
         return self._control
 
     def close(self) -> None:

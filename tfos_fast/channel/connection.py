@@ -1,4 +1,8 @@
-"""A client's connection to the broker: one DEALER socket, used by one thread at a time, whose waits watch the broker's life."""
+"""A client's connection to the broker: one DEALER socket, used by one thread at a time, whose waits watch the broker's life.
+
+``Connection`` is what all connections do; ``LocalConnection`` attaches on the broker's host, and maps its segment.
+:class:`~tfos_fast.channel.remote.RemoteConnection` reaches a broker over the network.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import os
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from contextlib import suppress
+from typing import Any, Literal, NoReturn, TypeVar
 
 import msgspec
 import zmq
@@ -37,11 +42,13 @@ def to_exception(message: m.Failed | m.Refused) -> errors.TfosError:
 
 
 class Connection:
-    """Attach to a broker on this host.
+    """What every connection to a broker does: send, wait, and raise what the broker reports.
+
+    A subclass makes the socket and connects it. It says what becomes readable when the other side may be gone
+    (``_watch``), what has then come of it (``_lost``), and how messages lie in frames (``_put``, ``_get``).
 
     Parameters
     ----------
-    address : str
     role : str
         ``"writer"``, ``"reader"`` or ``"control"``.
     handler : callable
@@ -49,22 +56,21 @@ class Connection:
     stall_timeout : float
         Seconds without any movement in the channel after which a wait raises StallTimeout.
 
-    Raises
-    ------
-    AddressError
-        The address is malformed or names no live channel of this user on this host.
+    Attributes
+    ----------
+    segment : Segment or Buffers
+        Where the slots lie that this client was granted or delivered.
+    broker : str
+        The other side, for messages.
     """
 
-    def __init__(self, address: str, role: Role, handler: Callable[[Any], None] | None, *, stall_timeout: float) -> None:
+    segment: Any
+    broker: str
+
+    def __init__(self, role: Role, handler: Callable[[Any], None] | None, *, stall_timeout: float) -> None:
         self._closed = True  # there is nothing to close yet
+        self._role: Role = role
         self._pid = os.getpid()
-        where = Address.parse(address)
-        self.segment = Segment.open(where.pid, where.fd, where.segment_id)
-        self.broker_pid = where.pid
-        pidfd = open_pidfd(where.pid, where.started)
-        if pidfd is None:
-            raise errors.AddressError(f"the broker of {address} (process {where.pid}) is gone")
-        self._pidfd = pidfd
         # Weakly, here and in wake_on: a writer or reader that is dropped without close() then says goodbye at once.
         self._handler = weakref.WeakMethod(handler) if handler is not None else None
         self._catch: Callable[[Any], bool] | None = None
@@ -77,18 +83,46 @@ class Connection:
         self._socket.setsockopt(zmq.LINGER, 0)  # a connection dropped without close must not hang the garbage collector
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.connect(f"ipc://{where.socket}")
-        self._closed = False
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._pidfd, zmq.POLLIN)
         self._woken: weakref.WeakMethod[Callable[[], None]] | None = None
-        try:
-            self.send(m.Hello(role, self._pid, started(self._pid)))
-            self.ask(m.Welcome, "the broker's welcome")
-        except BaseException:
-            self.close(abort=True)
-            raise
+
+    def _watch(self, source: Any) -> None:
+        """The socket is connected; ``source`` becomes readable when the other side may be gone."""
+        self._closed = False
+        self._alarm = source
+        self._poller.register(source, zmq.POLLIN)
+
+    def _greet(self) -> None:
+        """Say who this is."""
+        self.send(m.Hello(self._role, self._pid, started(self._pid)))
+        self.ask(m.Welcome, "the broker's welcome")
+
+    # ---- for subclasses ------------------------------------------------------------------------------------------------------
+
+    def _lost(self) -> str | None:
+        """The alarm was raised: what has happened to the other side, if anything."""
+        raise NotImplementedError
+
+    def _put(self, message: m.Message) -> None:
+        """Send without blocking."""
+        self._socket.send(m.encode(message), zmq.NOBLOCK)
+
+    def _get(self) -> Any:
+        """The next message that is there.
+
+        Raises
+        ------
+        zmq.Again
+            There is none.
+        """
+        return m.decode_answer(self._socket.recv(zmq.NOBLOCK))
+
+    def _release(self) -> None:
+        """Give up what belongs to this connection beside its socket."""
+        self.segment.close()
+
+    # ---- for readers and writers ---------------------------------------------------------------------------------------------
 
     def wake_on(self, fd: int, callback: Callable[[], None]) -> None:
         """Let waits also watch a file descriptor, and call a bound method."""
@@ -98,7 +132,7 @@ class Connection:
     def send(self, message: m.Message) -> None:
         """Send one message; never blocks."""
         self.check()
-        self._socket.send(m.encode(message), zmq.NOBLOCK)
+        self._put(message)
 
     def check(self) -> None:
         """Raise what is wrong with this connection, if anything is.
@@ -120,13 +154,13 @@ class Connection:
     def pump(self, timeout_ms: int = 0) -> bool:
         """Handle what has arrived, after waiting up to ``timeout_ms`` for the first message. Returns whether anything came."""
         self.check()
-        broker_died = False
+        alarm = False
         came = False
         self._pumped = time.monotonic()
         if timeout_ms:
             for source, _ in self._poller.poll(timeout_ms):
-                if source == self._pidfd:
-                    broker_died = True
+                if source == self._alarm:
+                    alarm = True
                 elif source is not self._socket and self._woken is not None:
                     woken = self._woken()
                     if woken is not None:
@@ -134,14 +168,15 @@ class Connection:
                     came = True
         while True:
             try:
-                frame = self._socket.recv(zmq.NOBLOCK)
+                message = self._get()
             except zmq.Again:
                 break
             came = True
-            self._receive(m.decode_answer(frame))
+            self._receive(message)
         self.check()
-        if broker_died:
-            self._bury_broker()
+        what = self._lost() if alarm else None
+        if what is not None:
+            self._bury(what)
         return came
 
     def glance(self) -> None:
@@ -159,9 +194,8 @@ class Connection:
             if handler is not None:
                 handler(message)
 
-    def _bury_broker(self) -> None:
-        self.failure = errors.BrokerDied(f"the broker (process {self.broker_pid}) died; what it had not delivered is lost")
-        reap()  # it could not remove its socket itself
+    def _bury(self, what: str) -> NoReturn:
+        self.failure = errors.BrokerDied(f"{what}; what it had not delivered is lost")
         raise self.failure
 
     def wait(
@@ -228,7 +262,7 @@ class Connection:
     def _situation(self) -> str:
         s = self._status
         if s is None:
-            return f"The broker (process {self.broker_pid}) has not answered."
+            return f"No answer has come from {self.broker}."
         slots = ", ".join(f"{count} {state}" for state, count in s.slots.items() if count)
         reader = "a reader is attached" if s.reader else "no reader is attached"
         return (
@@ -274,12 +308,13 @@ class Connection:
         if self._closed:
             return
         self._closed = True
-        self.segment.close()
-        os.close(self._pidfd)
+        self._release()
         if os.getpid() != self._pid:
             return  # the parent's socket is not ours to close
-        if not abort and not isinstance(self.failure, errors.BrokerDied):
-            self._socket.send(m.encode(m.Bye()), zmq.NOBLOCK)
+        abort = abort or isinstance(self.failure, errors.BrokerDied)
+        if not abort:
+            with suppress(zmq.Again):  # the other side is gone, and nobody has looked since
+                self._socket.send(m.encode(m.Bye()), zmq.NOBLOCK)
         # Not Context.destroy: it knows its sockets by weak references, which a garbage collector that drops us has cleared already.
         self._socket.close(linger=0 if abort else 2000)
         self._context.term()
@@ -292,3 +327,47 @@ class Connection:
         # Dropped without close(): the broker would otherwise wait for us as long as this process lives.
         if not getattr(self, "_closed", True):
             self.close()
+
+
+class LocalConnection(Connection):
+    """Attach to a broker on this host.
+
+    Parameters
+    ----------
+    address : str
+    role, handler, stall_timeout
+        As for `Connection`.
+
+    Raises
+    ------
+    AddressError
+        The address is malformed or names no live channel of this user on this host.
+    """
+
+    segment: Segment
+
+    def __init__(self, address: str, role: Role, handler: Callable[[Any], None] | None, *, stall_timeout: float) -> None:
+        self._closed = True
+        where = Address.parse(address)
+        self.segment = Segment.open(where.pid, where.fd, where.segment_id)
+        self.broker = f"the broker (process {where.pid})"
+        pidfd = open_pidfd(where.pid, where.started)
+        if pidfd is None:
+            raise errors.AddressError(f"the broker of {address} (process {where.pid}) is gone")
+        self._pidfd = pidfd
+        super().__init__(role, handler, stall_timeout=stall_timeout)
+        self._socket.connect(f"ipc://{where.socket}")
+        self._watch(pidfd)
+        try:
+            self._greet()
+        except BaseException:
+            self.close(abort=True)
+            raise
+
+    def _lost(self) -> str:
+        reap()  # it could not remove its socket itself
+        return f"{self.broker} died"
+
+    def _release(self) -> None:
+        super()._release()
+        os.close(self._pidfd)

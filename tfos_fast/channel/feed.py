@@ -70,6 +70,7 @@ class Feed:
         self.on_partition_done: Callable[[str, int, int], None] = lambda key, attempt, rows: None
         self.on_demand: Callable[[int, bool], None] = lambda epoch, ends: None
         self.yielding = False
+        self.closed = False
         self.demanded = False  # its reader has nothing to read since it asked for this epoch
         self._epoch = 0  # ends of an epoch put behind the rows so far
         self._end_after = end_after
@@ -145,6 +146,9 @@ class Feed:
         state = self.peers[peer]
         if state.stream is not None and not state.stream.closed:
             raise TableError(f"partition {state.stream.key} is still open")
+        if self.closed and message.exchange:
+            self._send(peer, m.Refused("ChannelClosed", "this node takes no rows: its main holds (ctx.hold())"))
+            return
         if self.yielding and not message.exchange:
             self._send(peer, m.Refused("Yielded", f"partition {message.key} is fed when another feed has got its rows"))
             return
@@ -493,9 +497,21 @@ class Feed:
             self.ended = True
             self._to_reader(m.FeedEnd(), None)
 
+    def close(self) -> None:
+        """There will be no reader: partitions go elsewhere. After one has come, it ends as if that had asked for it."""
+        if self.reader is not None or self.form is not None:
+            self.terminate(asked=True)
+            return
+        self.make_yield(True)
+        self.closed = True
+        for name, state in list(self.peers.items()):
+            if state.waiting is not None:
+                waiting, state.waiting = state.waiting, None
+                self._open_partition(name, waiting)
+
     def make_yield(self, on: bool) -> None:
         """Let writers that wait end their partitions early, until this is taken back."""
-        if on == self.yielding:
+        if on == self.yielding or self.closed:
             return
         self.yielding = on
         for name, state in list(self.peers.items()):

@@ -15,7 +15,7 @@ from tfos_fast._segment import ReleaseSet
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.assembler import Assembler, Batch, Columns, Slot
 from tfos_fast.channel.blocks import Block
-from tfos_fast.channel.connection import STARVE_AFTER_MS, Connection, to_exception
+from tfos_fast.channel.connection import STARVE_AFTER_MS, LocalConnection, to_exception
 from tfos_fast.channel.cutter import Cutter
 from tfos_fast.channel.lattice import Declared, Nulls, apply_spec
 from tfos_fast.channel.layout import Layout, layout
@@ -76,7 +76,7 @@ class Reader:
         self._terminated = False
         self._leaving = False  # terminate() or close() was called, perhaps while another thread waits for rows
         self._hoarded = 0
-        self._conn = Connection(address, "reader", self._handle, stall_timeout=stall_timeout)
+        self._conn = LocalConnection(address, "reader", self._handle, stall_timeout=stall_timeout)
         self._quota = self._conn.segment.n_slots  # of slots for rows; less when some are kept for results
         self._released = ReleaseSet(self._conn.segment.n_slots)
         self._conn.wake_on(self._released.fd, self._send_done)

@@ -14,10 +14,12 @@ from typing import Any
 
 from tfos_fast._pack import END, FULL, MISFIT, RowPacker, move_rows
 from tfos_fast.channel import messages as m
-from tfos_fast.channel.connection import Connection, to_exception
+from tfos_fast.channel.attach import connect
+from tfos_fast.channel.connection import to_exception
 from tfos_fast.channel.infer import infer
 from tfos_fast.channel.lattice import join
 from tfos_fast.channel.layout import Layout, has_heap, plan
+from tfos_fast.channel.remote import RemoteAddress
 from tfos_fast.channel.results import Decode, ResultReader, result_rows
 from tfos_fast.channel.schema import Schema, describe
 from tfos_fast.channel.sources import PickledRows, Rows
@@ -38,7 +40,7 @@ class Writer:
 
     Parameters
     ----------
-    address : str
+    address : str or RemoteAddress
     stall_timeout : float
         Seconds without movement after which a wait raises StallTimeout.
 
@@ -50,7 +52,7 @@ class Writer:
         Seconds to wait for a slot before the partition is left with :class:`~tfos_fast.errors.Yielded`.
     """
 
-    def __init__(self, address: str, *, stall_timeout: float = 600.0) -> None:
+    def __init__(self, address: str | RemoteAddress, *, stall_timeout: float = 600.0) -> None:
         self.terminated = False
         self.patience: float | None = None
         self._granted: deque[int] = deque()
@@ -73,7 +75,7 @@ class Writer:
         self._heap_per_row = 64.0
         self._rows = 0  # rows of this partition in published slots, skipped ones included
         self._untaken: set[int] = set()
-        self._conn = Connection(address, "writer", self._handle, stall_timeout=stall_timeout)
+        self._conn = connect(address, "writer", self._handle, stall_timeout=stall_timeout)
         self._results = ResultReader(self._conn.segment)
 
     @property

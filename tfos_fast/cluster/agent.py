@@ -22,9 +22,12 @@ from tfos_fast.channel.processes import open_pidfd
 from tfos_fast.channel.segment import Segment
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.link import DriverLink
+from tfos_fast.cluster.listening import Door
 from tfos_fast.cluster.machine import address_towards, host_name, machine_id, this_process
 from tfos_fast.cluster.named import NamedFeeds, feed_of
+from tfos_fast.cluster.ports import HeldPort, parse_ports
 from tfos_fast.cluster.supervisor import Supervisor, watch_once
+from tfos_fast.cluster.tensorboard import TensorBoard
 from tfos_fast.errors import ClusterError, TfosError
 
 log = logging.getLogger("tfos_fast.agent")
@@ -52,6 +55,13 @@ class Agent:
         self.config = config
         self.name = config.name
         self.host = host_name()
+        where = config.endpoint.removeprefix("tcp://").rpartition(":")
+        self.ip = address_towards(where[0], int(where[2]))
+        wanted = config.port or os.environ.get("TENSORFLOW_PORT", "")
+        self._port = HeldPort(
+            self.ip, parse_ports(wanted, "tensorflow_port"), "tensorflow_port, or TENSORFLOW_PORT on the executors"
+        )
+        endpoint = f"{self.ip}:{self._port.port}"
         segment = Segment.create(config.memory, config.slot_bytes)
         self.broker = Broker(segment, on_open=self._on_open)
         self.broker.on_control = self._on_control
@@ -59,13 +69,6 @@ class Agent:
         self.broker.on_partition_done = self._on_partition_done
         self.trainer = Supervisor(self.name, self.host, self.broker, lambda: self.named, self._state)
         self.broker.explain_death = self.trainer.explain_death
-
-        where = config.endpoint.removeprefix("tcp://").rpartition(":")
-        self.ip = address_towards(where[0], int(where[2]))
-        # Kept until the trainer starts, so that no other program takes the port that cluster_spec promises.
-        self._port = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._port.bind((self.ip, 0))
-        endpoint = f"{self.ip}:{self._port.getsockname()[1]}"
 
         self.named = NamedFeeds(
             config,
@@ -75,12 +78,15 @@ class Agent:
             self.trainer.explain_death,
             self._tell,
         )
+        self.door = Door(config, self.broker, self.ip)
+        self._board: TensorBoard | None = None
         self._last_order = -1  # number of the last Keep or Replay
         self._replayed = -1  # number of the last Replay whose rows were all taken
         me = this_process()
         self.info = m.NodeInfo(
             config.name, config.index, config.token, self.host, self.broker.address, endpoint,
-            str(self.broker.directory), me, config.executor, config.gpus, config.gpu_source,
+            str(self.broker.directory), me, config.executor, self.door.endpoint, self.door.public_key,
+            config.gpus, config.gpu_source,
         )  # fmt: skip
         hello = m.Hello(self.name, config.token, self.host, me)
         self.link = DriverLink(config, self.broker, hello, lambda: self.named.demands.values(), self._on_message, self._stop)
@@ -189,6 +195,10 @@ class Agent:
     def _on_control(self, name: str, body: bytes) -> bytes:
         if name == "feed":
             return self.named.broker(body.decode()).address.encode()
+        if name == "hold":
+            return self._hold()
+        if name == "release_port":
+            return self._release_port()
         if name != "start":
             raise ClusterError(f"{self.name} does not know what {name!r} is")
         if self.trainer.started:
@@ -197,9 +207,27 @@ class Agent:
         directory = Path(start.directory).resolve()
         if self.broker.directory.resolve() not in directory.parents:
             raise ClusterError(f"{directory} is not in the folder of {self.name}")
-        self._port.close()
+        handover = msgspec.msgpack.decode((directory / m.HANDOVER).read_bytes(), type=m.Handover)
+        if handover.tensorboard and self._board is None:
+            self._show(handover)
+        if self.config.release_port:
+            self._port.share()
         self.trainer.spawn(directory)
         return b"started"
+
+    def _show(self, handover: m.Handover) -> None:
+        board = self._board = TensorBoard(handover, self.ip)
+        watch_once(self.broker, board.pidfd, board.died)
+        self._state(m.TensorBoard(board.url))
+
+    def _hold(self) -> bytes:
+        self.broker.feed.close()
+        self._state(m.Holding())
+        return b""
+
+    def _release_port(self) -> bytes:
+        self._port.close()
+        return b""
 
     # ---- life ----------------------------------------------------------------------------------------------------------------
 
@@ -220,8 +248,12 @@ class Agent:
     def close(self) -> None:
         """End the trainer, say goodbye, remove the folder."""
         self.trainer.kill()
+        self.door.close()
         self.link.close()
+        if self._board is not None:
+            self._board.close()
         self.broker.close()
+        self._port.close()
 
 
 def main() -> None:
@@ -241,6 +273,8 @@ def main() -> None:
         ready = m.Ready(agent.info)
     except TfosError as error:
         ready = m.Ready(kind=type(error).__name__, text=str(error))
+    except ValueError as error:  # TENSORFLOW_PORT is no port
+        ready = m.Ready(kind="ClusterError", text=f"{config.name} on {host_name()}: {error}")
     except OSError as error:
         ready = m.Ready(kind="ClusterError", text=f"the agent of {config.name} could not start: {error!r}")
     sys.stdout.buffer.write(msgspec.json.encode(ready))

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tfos_fast.cluster import drivernodes
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.feeding import Feeding
 from tfos_fast.cluster.jobs import SparkJob
 from tfos_fast.cluster.launch import Handing, pickle_main
+from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.placement import count_slots
+from tfos_fast.cluster.roles import CHIEFS, FED, cluster_spec
 from tfos_fast.cluster.watching import THREE_DAYS, InputMode
 from tfos_fast.errors import ClusterError, ClusterTimeout, TfosError
 
@@ -25,12 +28,20 @@ class Cluster(Feeding):
     Attributes
     ----------
     nodes : tuple of NodeInfo
-        In the order of their names, ``worker:0`` first.
+        In the order of their numbers: ps, chief or master, evaluator, workers.
     """
 
     # ---- start ---------------------------------------------------------------------------------------------------------------
 
-    def start(self, main: Callable[..., Any], args: Any = None, *, input_mode: InputMode = InputMode.SPARK) -> None:
+    def start(
+        self,
+        main: Callable[..., Any],
+        args: Any = None,
+        *,
+        input_mode: InputMode = InputMode.SPARK,
+        tensorboard: bool = False,
+        log_dir: str | None = None,
+    ) -> None:
         """Run ``main(args, ctx)`` on every node, in a fresh Python process with the Spark worker's surroundings.
 
         Parameters
@@ -40,10 +51,16 @@ class Cluster(Feeding):
         args : object
             A list also becomes ``sys.argv`` of the process.
         input_mode : InputMode
+        tensorboard : bool
+            Run TensorBoard beside ``main`` at the chief or master, or the first worker; :meth:`tensorboard_url` tells where.
+        log_dir : str, optional
+            Its folder of logs, relative to the folder in which ``main`` runs; default ``tensorboard_<executor_id>`` there.
 
         Raises
         ------
         MainNotPicklable
+        MissingDependency
+            That node has no tensorboard.
         NodeFailed
         ClusterTimeout
         """
@@ -51,7 +68,7 @@ class Cluster(Feeding):
         if self._running:
             raise ClusterError("the cluster has been started already")
         payload, broadcasts = pickle_main(self.sc, main, args)
-        spec = {"worker": [node.endpoint for node in self.nodes]}
+        spec = cluster_spec((node.job_name, node.endpoint) for node in self.nodes)
         deadline = time.monotonic() + self._start_timeout
         states = self._coordinator.nodes
         attempt = 0
@@ -59,7 +76,7 @@ class Cluster(Feeding):
             if time.monotonic() > deadline:
                 names = ", ".join(f"{node.name} on {node.host}" for node in missing)
                 raise ClusterTimeout(f"no Spark task that could start them came to {names} within {self._start_timeout:g} s")
-            self._hand_over(missing, spec, payload, broadcasts, attempt)
+            self._hand_over(missing, spec, payload, broadcasts, attempt, self._board(log_dir) if tensorboard else ("", ""))
             with contextlib.suppress(ClusterTimeout):
                 self._coordinator.wait(lambda: all(states[n.name].started for n in self.nodes) or self._failed, 2.0, "")
             self._check()
@@ -67,14 +84,34 @@ class Cluster(Feeding):
         self.input_mode = input_mode
         self._running = True
 
+    def _board(self, log_dir: str | None) -> tuple[str, str]:
+        trains = [node for node in self.nodes if node.job_name in FED]
+        node = min(trains, key=lambda node: node.job_name not in CHIEFS)
+        return node.name, log_dir or f"tensorboard_{node.index}"
+
+    def tensorboard_url(self) -> str | None:
+        """Where TensorBoard is, some seconds after the start; None when none was asked for."""
+        return next((state.tensorboard for state in self._coordinator.nodes.values() if state.tensorboard), None)
+
     def _hand_over(
-        self, missing: tuple[m.NodeInfo, ...], spec: dict[str, list[str]], payload: bytes, broadcasts: list[Any], attempt: int
+        self,
+        missing: tuple[m.NodeInfo, ...],
+        spec: dict[str, list[str]],
+        payload: bytes,
+        broadcasts: list[Any],
+        attempt: int,
+        tensorboard: tuple[str, str],
     ) -> None:
         slots = self._slots if self._slots.local else count_slots(self.sc)
         # Spark deals tasks out to executors in turn: with a task for each slot, each executor with a free one gets its turn.
         tasks = 1 if slots.local else max(slots.tasks, 1)
         ids = tuple(variable._jbroadcast.id() for variable in broadcasts)
-        task = Handing(missing, spec, payload, ids, self._log_level, attempt > 0, 0.0 if tasks == 1 else 0.3)
+        here = tuple(node for node in missing if node.executor == this_process())
+        there = tuple(node for node in missing if node not in here)
+        task = Handing(there, spec, payload, ids, self._log_level, attempt > 0, tensorboard, 0.0 if tasks == 1 else 0.3)
+        drivernodes.hand_over(task, here, broadcasts)
+        if not there:
+            return
 
         def action() -> list[str]:
             # Which broadcast variables go with a job is noted per thread while its function is pickled.
@@ -87,12 +124,14 @@ class Cluster(Feeding):
     # ---- the end -------------------------------------------------------------------------------------------------------------
 
     def shutdown(self, grace_secs: float = 0.0, timeout: float = THREE_DAYS) -> None:
-        """End the feed, wait for every ``main`` to return, stop the nodes, and see that no process of theirs is left.
+        """End the feed, wait for every ``main`` that trains to return, stop the nodes, and see that no process of theirs is left.
+
+        A ps and an evaluator, and a worker that holds (``ctx.hold()``), serve until then and are not waited for.
 
         Parameters
         ----------
         grace_secs : float
-            Seconds that the nodes are kept after every ``main`` has returned.
+            Seconds that the nodes are kept after every ``main`` has returned: time for the evaluator's last evaluation.
         timeout : float
             Seconds to wait for every ``main``; then they are killed.
 
@@ -109,7 +148,7 @@ class Cluster(Feeding):
                 self._order(m.EndFeed)
                 self._offers.end()
                 states = self._coordinator.nodes
-                busy = lambda: [s.name for s in states.values() if not (s.ended or s.gone)]  # noqa: E731
+                busy = lambda: [s.name for s in states.values() if s.fed and not (s.ended or s.gone)]  # noqa: E731
                 try:
                     over = lambda: self._failed or self._offers.error is not None or not busy()  # noqa: E731
                     self._coordinator.wait(over, timeout, "the driver waits for main to return")

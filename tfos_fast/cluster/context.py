@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from tfos_fast.channel import Channel
-from tfos_fast.errors import FormError
+from tfos_fast.cluster.roles import FED, tf_config
+from tfos_fast.errors import FormError, RoleError
 
 if TYPE_CHECKING:
     from tfos_fast.channel.reader import Reader
@@ -22,13 +23,14 @@ class Context:
     Attributes
     ----------
     job_name : str
-        Role of this node: ``"worker"``.
+        Role of this node: ``"chief"``, ``"master"``, ``"worker"``, ``"ps"`` or ``"evaluator"``.
     task_index : int
         Number of this node among those of its role.
     executor_id : int
         Number of this node among all nodes.
     cluster_spec : dict
-        Role -> list of ``host:port``, one per node. The port of this node was kept free for TensorFlow's server until now.
+        Role -> list of ``host:port``, one per node, for TensorFlow's servers; without the evaluator, as TensorFlow wants it. No
+        other program gets this node's port, also as long as no server has bound it.
     """
 
     job_name: str
@@ -41,13 +43,33 @@ class Context:
 
     @property
     def num_workers(self) -> int:
-        """Nodes that train."""
-        return len(self.cluster_spec["worker"])
+        """Nodes that train: the chief or master, and the workers."""
+        return sum(len(nodes) for job, nodes in self.cluster_spec.items() if job in FED)
 
     @property
     def tf_config(self) -> str:
         """What the environment variable TF_CONFIG holds: the cluster and this node's task, as JSON."""
-        return json.dumps({"cluster": self.cluster_spec, "task": {"type": self.job_name, "index": self.task_index}})
+        return tf_config(self.cluster_spec, self.job_name, self.task_index)
+
+    def hold(self) -> NoReturn:
+        """Serve others until the driver stops this node: nobody waits for this ``main``, and no rows are fed to it.
+
+        For a worker or ps that has started a server, as for ``ParameterServerStrategy``. Partitions that wait for this node
+        go to the others. (On a ps, ``server.join()`` does as well.)
+        """
+        with contextlib.closing(Channel.attach(self.address)) as channel:
+            channel.control("hold")
+        while True:
+            signal.pause()  # the agent's SIGTERM ends the process
+
+    def release_port(self) -> None:
+        """Give up the port of this node in ``cluster_spec``, for a server that cannot bind it otherwise; do it just before.
+
+        TensorFlow's servers can, unless the cluster was reserved with ``release_port=False``: then the port is held against
+        everybody until this call.
+        """
+        with contextlib.closing(Channel.attach(self.address)) as channel:
+            channel.control("release_port")
 
     def get_data_feed(self, train_mode: bool = True, *, name: str = "") -> DataFeed:
         """The rows that Spark feeds to this node.
@@ -65,6 +87,8 @@ class Context:
         DataFeed
             The same one on each call with the same argument.
         """
+        if self.job_name not in FED:
+            raise RoleError(f"{self.job_name}:{self.task_index} gets no rows: Spark feeds the chief or master, and the workers")
         if name and not train_mode:
             raise FormError("a named feed is read for training or validation; inference goes by the default feed")
         if (name, train_mode) not in self._feeds:

@@ -9,13 +9,15 @@ and whoever does not hold the client's secret key never gets past the handshake.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import zmq
@@ -25,12 +27,13 @@ from tfos_fast.channel.processes import open_pidfd
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ledger import Action, AskFence, Grant, Ledger, Refuse
 from tfos_fast.cluster.machine import machine_id
+from tfos_fast.cluster.ports import unavailable
 from tfos_fast.cluster.states import NodeState
 from tfos_fast.errors import ClusterTimeout
 
 log = logging.getLogger("tfos_fast.cluster")
 
-SILENCE = 10.0  # seconds without a beat after which a node on another host is taken for dead
+SILENCE = 8.0  # seconds without a beat (agents send one a second) after which a node on another host is taken for dead
 HEARTBEAT = 2.0
 
 
@@ -53,9 +56,11 @@ class Coordinator:
         Numeric address to listen on; ``"0.0.0.0"`` for all.
     advertise : str
         Host name or address at which the executors reach the driver.
+    ports : sequence of int
+        To try in order; 0 is any free one.
     """
 
-    def __init__(self, bind_address: str, advertise: str) -> None:
+    def __init__(self, bind_address: str, advertise: str, ports: Sequence[int] = (0,)) -> None:
         self.changed = threading.Condition()
         self.nodes: dict[str, NodeState] = {}
         self.failure: m.Failure | None = None  # the first one
@@ -88,10 +93,28 @@ class Coordinator:
         self._socket.heartbeat_ivl = int(HEARTBEAT * 1000)
         self._socket.heartbeat_timeout = int(SILENCE * 1000)
         self._socket.maxmsgsize = 1 << 22
-        port = self._socket.bind_to_random_port(f"tcp://{bind_address}")
+        port = self._bind(bind_address, ports)
         self.keys = Keys(f"tcp://{advertise}:{port}", server_public, client_public, client_secret)
         self._thread = threading.Thread(target=self._run, name="tfos-coordinator", daemon=True)
         self._thread.start()
+
+    def _bind(self, address: str, ports: Sequence[int]) -> int:
+        try:
+            for port in ports:
+                try:
+                    self._socket.bind(f"tcp://{address}:{port or '*'}")
+                    endpoint: Any = self._socket.last_endpoint
+                    return int(endpoint.rpartition(b":")[2])
+                except zmq.ZMQError as error:
+                    if error.errno != errno.EADDRINUSE or not port:
+                        raise
+            raise unavailable(address, ports, "server_port, or TFOS_SERVER_PORT")
+        except OSError:  # zmq.ZMQError is one
+            self._zap.close(0)
+            self._socket.close(0)
+            self._context.term()
+            os.close(self._wake)
+            raise
 
     # ---- what the driver's threads use ---------------------------------------------------------------------------------------
 
@@ -276,6 +299,10 @@ class Coordinator:
                 node.started, node.trainer = True, message.trainer
             case m.Terminated():
                 node.terminated, node.asked = True, message.asked
+            case m.TensorBoard():
+                node.tensorboard = message.url
+            case m.Holding():
+                node.holding = True
             case m.Demand():
                 node.demands[message.feed] = message
             case m.Bye():

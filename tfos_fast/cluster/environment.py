@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tfos_fast.cluster.messages import Handover
 from tfos_fast.errors import ClusterError
 
-# They let a process talk to Spark's own daemon and belong to the Python worker alone.
+# They let a process talk to Spark's own daemon or JVM, and belong to the Python worker or the driver alone.
 _SECRETS = (
     "PYTHON_WORKER_FACTORY_SECRET",
     "PYTHON_WORKER_FACTORY_PORT",
     "PYTHON_WORKER_FACTORY_SOCK_PATH",
     "PYTHON_WORKER_FACTORY_SOCK_DIR",
+    "PYSPARK_GATEWAY_PORT",
+    "PYSPARK_GATEWAY_SECRET",
 )
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment of this Spark worker without Spark's secrets."""
+    """The environment of this Spark worker (or driver) without Spark's secrets."""
     return {name: value for name, value in os.environ.items() if name not in _SECRETS}
 
 
@@ -31,17 +33,18 @@ def worker_path() -> list[str]:
     return [os.path.abspath(path) for path in sys.path]
 
 
-def save_broadcasts(ids: Iterable[int], directory: Path) -> dict[int, str]:
+def save_broadcasts(ids: Iterable[int], directory: Path, variables: Mapping[int, Any] | None = None) -> dict[int, str]:
     """Keep the pickled values of broadcast variables as they came from the driver; no value is unpickled.
 
-    With ``spark.io.encryption`` Spark hands them to its workers unpickled only; then they are pickled again.
+    With ``spark.io.encryption`` Spark hands them to its workers unpickled only; then they are pickled again. So are those of the
+    driver, which are given as ``variables``.
     """
-    registry = _broadcast_module()._broadcastRegistry
+    registry = _broadcast_module()._broadcastRegistry if variables is None else variables
     saved = {}
     for number in ids:
         variable = registry[number]
         target = directory / f"broadcast-{number}"
-        source = getattr(variable, "_path", None)
+        source = getattr(variable, "_path", None) if variables is None else None
         if source is not None:
             shutil.copyfile(source, target)  # Spark removes its own file when it likes
         else:

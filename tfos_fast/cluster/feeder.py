@@ -1,22 +1,19 @@
-"""The code inside a Spark task that feeds its partition to a node of its host, and the one that also takes results back."""
+"""The code inside a Spark task that feeds its partition to a node."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import itertools
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tfos_fast.channel import Channel
 from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.launch import executor_pid
-from tfos_fast.cluster.machine import host_name
-from tfos_fast.errors import AddressError, ClusterError, Fenced, NoNodeOnHost, Yielded
+from tfos_fast.cluster.choosing import choose
+from tfos_fast.cluster.coordinator import Keys
+from tfos_fast.errors import ClusterError, Fenced, Yielded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,64 +24,6 @@ if TYPE_CHECKING:
 Fed = tuple[int, int, bool]
 PATIENCE = 0.3  # a task of a named feed waits so long for a slot, and then gives its place back to the default feed
 FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, rather than to fail and be tried again
-
-
-def choose(nodes: Iterable[m.NodeInfo], partition: int, turn: int = 0, name: str = "") -> Channel | None:
-    """Attach to the node that this partition goes to: of the same executor, else of the same host; among those the hungriest.
-
-    Returns
-    -------
-    Channel or None
-        None when every node of this host wants no more rows.
-
-    Raises
-    ------
-    NoNodeOnHost
-    NodeFailed
-        A node of this host has failed.
-    """
-    nodes = list(nodes)
-    executor = executor_pid()
-    found: list[tuple[tuple[bool, int, int, int], Channel]] = []
-    here = 0
-    try:
-        for position, node in enumerate(nodes):
-            try:
-                channel = Channel.attach(node.address)
-                if name:
-                    with contextlib.closing(channel):
-                        address = channel.control("feed", name.encode()).decode()
-                    channel = Channel.attach(address)
-                status = channel.status()
-            except AddressError:
-                continue  # on another host, or gone
-            here += 1
-            if status["terminated"]:
-                channel.close()
-                continue
-            queued = status["rows_published"] - status["rows_taken"]
-            # Tasks that begin at the same moment see the same counters: their partitions' numbers part them.
-            rank = (node.executor.pid != executor, status["writers"], queued, (position - partition - turn) % len(nodes))
-            found.append((rank, channel))
-    except BaseException:
-        for _, channel in found:
-            channel.close()
-        raise
-    gone = [node.name for node in nodes if node.host == host_name()]
-    if not here and gone:
-        raise NoNodeOnHost(
-            f"{', '.join(gone)} on {host_name()} cannot be reached any more: was the cluster shut down? "
-            "An inference is lazy, and is to be evaluated before that"
-        )
-    if not here:
-        raise NoNodeOnHost(
-            f"partition {partition} is fed on {socket.gethostname()}, where no node of the cluster runs; "
-            f"nodes: {', '.join(f'{node.name} on {node.host}' for node in nodes)}. Give each host a node (num_executors)."
-        )
-    found.sort(key=lambda pair: pair[0])
-    for _, channel in found[1:]:
-        channel.close()
-    return found[0][1] if found else None
 
 
 @functools.cache
@@ -115,6 +54,8 @@ class Feeder:
     Parameters
     ----------
     nodes : tuple of NodeInfo
+    keys : Keys
+        With which nodes on other hosts let a feeder in.
     job : str
         Prefix of the partitions' keys in the ledger.
     stall_timeout : float
@@ -128,6 +69,7 @@ class Feeder:
     """
 
     nodes: tuple[m.NodeInfo, ...]
+    keys: Keys
     job: str
     stall_timeout: float
     turn: int = 0
@@ -194,7 +136,7 @@ class Feeder:
             first = next(items)
         except StopIteration:
             return number, 0, True
-        channel = choose(self.nodes, number, self.turn, self.name)
+        channel = choose(self.nodes, self.keys, number, self.turn, self.name)
         if channel is None:
             return number, 0, True
         try:

@@ -99,7 +99,8 @@ class Feeding(Watching):
         made_way = False
         for epoch in range(epochs):
             if keep is not None and epoch:
-                replay = Replay(self._coordinator, states, epoch_seed(seed, epoch) if shuffle else None)
+                names = [node.name for node in self._fed_nodes]
+                replay = Replay(self._coordinator, names, epoch_seed(seed, epoch) if shuffle else None)
                 self._watch(replay, stall=feed_timeout)
                 self._order(m.EndEpoch)
                 if not any(state.eats for state in states.values()):
@@ -109,7 +110,10 @@ class Feeding(Watching):
             order = Order(seed, epoch) if shuffle else None
             only: frozenset[int] | None = None
             while only is None or only:
-                action = source.action(Feeder(self.nodes, job_name, feed_timeout, order.turn if order else 0, only=only), order)
+                action = source.action(
+                    Feeder(self._fed_nodes, self._coordinator.keys, job_name, feed_timeout, order.turn if order else 0, only=only),
+                    order,
+                )
                 job = SparkJob(self.sc, f"feed {self._feeds}, epoch {epoch + 1} of {epochs}", action, self._coordinator.changed)
                 self._watch(job, stall=feed_timeout)
                 only = frozenset(number for number, _, whole in job.result or () if not whole)
@@ -129,9 +133,9 @@ class Feeding(Watching):
             seconds=time.monotonic() - begin,
             epochs=epoch + 1,
             partitions=partitions,
-            rows_of_node={node.name: states[node.name].rows_taken - before[node.name] for node in self.nodes},
-            ended_early={node.name: states[node.name].why_early for node in self.nodes if not states[node.name].eats},
-            rows_left={node.name: states[node.name].rows_left for node in self.nodes if states[node.name].rows_left},
+            rows_of_node={node.name: states[node.name].rows_taken - before[node.name] for node in self._fed_nodes},
+            ended_early={node.name: states[node.name].why_early for node in self._fed_nodes if not states[node.name].eats},
+            rows_left={node.name: states[node.name].rows_left for node in self._fed_nodes if states[node.name].rows_left},
         )
         if report.ended_early:
             log.warning("the feed ended early at some nodes: %s", report)
@@ -202,7 +206,7 @@ class Feeding(Watching):
         """
         check_data(data, "infer")
         self._check(running="infer")
-        inferrer = Inferrer(self.nodes, feed_timeout)
+        inferrer = Inferrer(self._fed_nodes, self._coordinator.keys, feed_timeout)
         if is_frame(data):
             return infer_frame(data, inferrer, schema, columns, keep)
         if schema is not None or keep is not None or columns is not None:

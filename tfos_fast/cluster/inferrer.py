@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.agent import LOCAL_KEYS
-from tfos_fast.cluster.feeder import attempt_here, choose, settle_imports
+from tfos_fast.cluster.choosing import choose
+from tfos_fast.cluster.coordinator import Keys
+from tfos_fast.cluster.feeder import attempt_here, settle_imports
 from tfos_fast.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -29,11 +31,14 @@ class Inferrer:
     Parameters
     ----------
     nodes : tuple of NodeInfo
+    keys : Keys
+        With which nodes on other hosts let a feeder in.
     stall_timeout : float
         Seconds without movement after which a wait ends in StallTimeout.
     """
 
     nodes: tuple[m.NodeInfo, ...]
+    keys: Keys
     stall_timeout: float
 
     def rows(self, _: int, partition: Iterable[Any]) -> Iterator[Any]:
@@ -86,10 +91,10 @@ class Inferrer:
             first = next(items)
         except StopIteration:
             return
-        channel = choose(self.nodes, number)
+        channel = choose(self.nodes, self.keys, number)
         if channel is None:
             raise ClusterError(
-                f"no node on {socket.gethostname()} takes rows any more: its main has returned or called terminate()"
+                f"no node that {socket.gethostname()} reaches takes rows any more: its main has returned or called terminate()"
             )
         writer = None
         try:

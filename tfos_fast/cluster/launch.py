@@ -7,10 +7,10 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import psutil
@@ -20,9 +20,11 @@ from tfos_fast.cluster import environment, gpus
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Keys
 from tfos_fast.cluster.machine import this_process
+from tfos_fast.cluster.roles import Role
 from tfos_fast.errors import AddressError, BrokerDied, ClusterError, MainNotPicklable
 
 AGENT_START = 60.0
+UNFED_MEMORY = ("256k", "64k")  # of a node that Spark does not feed: its agent has a channel for control messages only
 
 
 def pickle_main(sc: Any, main: Callable[..., Any], args: Any) -> tuple[bytes, list[Any]]:
@@ -64,30 +66,42 @@ class Reservation:
 
     keys: Keys
     driver: m.Process
+    roles: tuple[Role, ...]  # one for each task
     memory: str
     slot_bytes: str | None
     feeds: dict[str, str]
     log_level: str
+    listen: Literal["", "loopback", "network"]  # for remote feeders
+    port: str = ""
+    release_port: bool = True
 
     def __call__(self, index: int, _: Iterable[object]) -> Iterator[bytes]:
         """Spawn, and yield the agent's answer (`messages.Ready`). Errors are an answer too, so that their class survives."""
-        config = m.AgentConfig(
-            name=f"worker:{index}",
-            index=index,
+        config = self.config(self.roles[index], this_process(executor_pid()))
+        found, source = gpus.look(_given_by_spark(), os.environ)
+        yield spawn_agent(msgspec.structs.replace(config, gpus=found, gpu_source=source))
+
+    def config(self, role: Role, executor: m.Process) -> m.AgentConfig:
+        """What the agent of a node gets to know."""
+        memory, slot_bytes = (self.memory, self.slot_bytes) if role.fed else UNFED_MEMORY
+        return m.AgentConfig(
+            name=role.name,
+            index=role.executor_id,
             token=secrets.token_hex(8),
-            memory=self.memory,
-            slot_bytes=self.slot_bytes,
+            memory=memory,
+            slot_bytes=slot_bytes,
             feeds=self.feeds,
+            listen=self.listen if role.fed else "",
             endpoint=self.keys.endpoint,
             server_public=self.keys.server_public.decode(),
             client_public=self.keys.client_public.decode(),
             client_secret=self.keys.client_secret.decode(),
             driver=self.driver,
-            executor=this_process(executor_pid()),
+            executor=executor,
             log_level=self.log_level,
+            port=self.port,
+            release_port=self.release_port,
         )
-        found, source = gpus.look(_given_by_spark(), os.environ)
-        yield _spawn_agent(msgspec.structs.replace(config, gpus=found, gpu_source=source))
 
 
 def _given_by_spark() -> list[str] | None:
@@ -99,7 +113,8 @@ def _given_by_spark() -> list[str] | None:
     return None if resource is None else list(resource.addresses)
 
 
-def _spawn_agent(config: m.AgentConfig) -> bytes:
+def spawn_agent(config: m.AgentConfig) -> bytes:
+    """Spawn an agent; gives its answer."""
     # The module path is for finding this package. The keys go through the pipe: command lines and environments can be read.
     env = dict(environment.worker_environment(), PYTHONPATH=os.pathsep.join(environment.worker_path()))
     process = subprocess.Popen(
@@ -132,6 +147,7 @@ class Handing:
     broadcasts: tuple[int, ...]
     log_level: str
     any_executor: bool
+    tensorboard: tuple[str, str]  # name of the node that runs one, and its folder of logs
     hold: float  # seconds a task stays, so that the job's other tasks go to other executors
 
     def __call__(self, _: Iterable[object]) -> Iterator[str]:
@@ -146,7 +162,7 @@ class Handing:
             except AddressError:
                 continue  # on another host
             try:
-                self._hand(channel, node)
+                self.hand(channel, node)
                 yield node.name
             except BrokerDied:
                 continue  # the driver knows
@@ -154,7 +170,8 @@ class Handing:
                 channel.close()
         time.sleep(max(0.0, self.hold - (time.monotonic() - begin)))
 
-    def _hand(self, channel: Channel, node: m.NodeInfo) -> None:
+    def hand(self, channel: Channel, node: m.NodeInfo, broadcasts: Mapping[int, Any] | None = None) -> None:
+        """Hand ``main`` to a node, with the surroundings of this process; broadcast variables as this Spark worker has them."""
         from pyspark import SparkFiles
 
         # A folder of our own, because another task may be handing over to the same node; the agent takes the first.
@@ -163,8 +180,8 @@ class Handing:
         environ = environment.worker_environment()
         handover = m.Handover(
             name=node.name,
-            job_name="worker",
-            task_index=node.index,
+            job_name=node.job_name,
+            task_index=node.task_index,
             executor_id=node.index,
             cluster_spec=self.cluster_spec,
             address=node.address,
@@ -172,8 +189,9 @@ class Handing:
             directory=os.getcwd(),
             environ=environ | gpus.environment(node.gpus, environ),
             spark_files=os.path.abspath(SparkFiles.getRootDirectory()),
-            broadcasts=environment.save_broadcasts(self.broadcasts, directory),
+            broadcasts=environment.save_broadcasts(self.broadcasts, directory, broadcasts),
             log_level=self.log_level,
+            tensorboard=self.tensorboard[1] if self.tensorboard[0] == node.name else "",
         )
         (directory / m.MAIN).write_bytes(self.main)
         (directory / m.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))

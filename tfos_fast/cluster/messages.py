@@ -30,17 +30,29 @@ class Process(msgspec.Struct, frozen=True, array_like=True):
 class NodeInfo(msgspec.Struct, frozen=True, array_like=True):
     """What is known of one node since it was reserved."""
 
-    name: str  # worker:<i>
-    index: int
+    name: str  # <job name>:<number in its role>
+    index: int  # among all nodes
     token: str  # of this very agent process, should a reservation have been tried twice
     host: str
     address: str  # of its channel
     endpoint: str  # host:port kept free for TensorFlow's server
     directory: str
     agent: Process
-    executor: Process
+    executor: Process  # a ps on the driver has the driver
+    feed_endpoint: str = ""  # host:port at which remote feeders are taken in; empty: nowhere
+    feed_key: str = ""  # the CURVE key that answers there
     gpus: tuple[str, ...] = ()  # that it found; in the driver: that its trainer sees
     gpu_source: str = ""
+
+    @property
+    def job_name(self) -> str:
+        """Its role."""
+        return self.name.partition(":")[0]
+
+    @property
+    def task_index(self) -> int:
+        """Its number in its role."""
+        return int(self.name.partition(":")[2])
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -84,6 +96,16 @@ class Terminated(Message, frozen=True):
     """The trainer wants no more rows: it has asked for the end (``terminate()``), or left the feed because ``main`` returned."""
 
     asked: bool
+
+
+class TensorBoard(Message, frozen=True):
+    """TensorBoard runs at this node, before the trainer does."""
+
+    url: str
+
+
+class Holding(Message, frozen=True):
+    """The trainer serves others until it is stopped: it takes no rows, and nobody waits for its end."""
 
 
 class Beat(Message, frozen=True):
@@ -215,7 +237,8 @@ class Stop(Message, frozen=True):
     """End now: the trainer too, if it still runs."""
 
 
-FromAgent = Hello | Started | Ended | Terminated | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye
+Told = Hello | Started | Ended | Terminated | TensorBoard | Holding  # of the node's state
+FromAgent = Told | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye
 Order = EndEpoch | Keep | Replay | EndFeed | Yield
 ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Yield | Stop
 
@@ -245,6 +268,9 @@ class AgentConfig(msgspec.Struct, frozen=True):
     feeds: dict[str, str] = {}  # memory of named feeds
     gpus: tuple[str, ...] = ()
     gpu_source: str = ""
+    listen: Literal["", "loopback", "network"] = ""  # for remote feeders
+    port: str = ""  # kept for TensorFlow: "9997", "9997-9999", or any
+    release_port: bool = True  # TensorFlow may bind it when main starts; else when main says so
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -276,6 +302,7 @@ class Handover(msgspec.Struct, frozen=True):
     spark_files: str
     broadcasts: dict[int, str]  # id -> file with the pickled value
     log_level: str
+    tensorboard: str = ""  # folder of its logs, at the node that runs it
 
 
 class Report(msgspec.Struct, frozen=True):

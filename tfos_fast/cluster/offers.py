@@ -128,7 +128,8 @@ class Offers:
 
     def _next(self) -> tuple[str, dict[str, m.Demand], Offer | None] | None:
         """The feed that is to be served now, who asked, and the data (None: its readers get the end)."""
-        eating = {name: state for name, state in self._coordinator.nodes.items() if not (state.ended or state.gone)}
+        states = self._coordinator.nodes.items()
+        eating = {name: state for name, state in states if state.fed and not (state.ended or state.gone)}
         for name in sorted({name for state in eating.values() for name in state.demands}):
             demands = {node: state.demands[name] for node, state in eating.items() if name in state.demands}
             offer = self._offers.get(name)
@@ -161,7 +162,9 @@ class Offers:
         self.busy = True
         try:
             self._order(everybody, lambda number: m.Yield(number, True))
-            feeder = Feeder(members, offer.job_name, offer.feed_timeout, name=offer.name, only=offer.left or None)
+            feeder = Feeder(
+                members, self._coordinator.keys, offer.job_name, offer.feed_timeout, name=offer.name, only=offer.left or None
+            )
             job = SparkJob(
                 self._sc, f"feed {offer.name}, epoch {offer.epoch}", self._action(offer.data, feeder), self._coordinator.changed
             )

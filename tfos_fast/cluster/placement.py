@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfos_fast.errors import NotEnoughSlots
+from tfos_fast.errors import NotEnoughSlots, UnevenExecutors
 
 SETTLE = 15.0  # seconds without a new executor after which no more are expected
 
@@ -133,13 +133,24 @@ def spreading_profile(sc: Any, slots: Slots, nodes: int) -> Any | None:
     """A resource profile that fills an executor with one task, so that a barrier job puts each node on an executor of its own.
 
     None where nodes must share executors, or where Spark has no such profiles (local mode).
+
+    Raises
+    ------
+    UnevenExecutors
+        A task that fills the smallest of them would leave room for a second one in a larger.
     """
     if slots.local or len(slots.executor_cores) < nodes:
         return None
+    least, most = min(slots.executor_cores), max(slots.executor_cores)
+    if least != most:
+        raise UnevenExecutors(
+            f"the executors have between {least} and {most} cores: a task that fills the smallest leaves room for a second node in "
+            f"a larger one, and one that fills the largest fits no other. Set spark.executor.cores to {least}: then all are alike"
+        )
     from py4j.protocol import Py4JJavaError
     from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
 
-    whole = TaskResourceRequests().cpus(min(slots.executor_cores))
+    whole = TaskResourceRequests().cpus(least)
     gpus = int(sc.getConf().get("spark.executor.resource.gpu.amount", "0"))
     if gpus:
         whole.resource("gpu", gpus)  # a profile that does not ask for them gets none

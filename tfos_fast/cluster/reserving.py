@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from tfos_fast import errors
 from tfos_fast.channel.segment import parse_bytes
-from tfos_fast.cluster import gpus
+from tfos_fast.cluster import drivernodes, gpus
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.cluster import Cluster
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.jobs import SparkJob, job_exception
-from tfos_fast.cluster.launch import Reservation
+from tfos_fast.cluster.launch import UNFED_MEMORY, Reservation
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.named import check_name
 from tfos_fast.cluster.placement import spreading_profile
+from tfos_fast.cluster.ports import parse_ports
+from tfos_fast.cluster.roles import assign
 from tfos_fast.cluster.survey import Survey
 from tfos_fast.cluster.watching import InputMode
-from tfos_fast.errors import ClusterError
+from tfos_fast.errors import ClusterError, PortUnavailable
 
 log = logging.getLogger("tfos_fast.cluster")
 
@@ -32,10 +35,18 @@ def reserve(
     sc: Any,
     num_executors: int,
     *,
+    num_ps: int = 0,
+    master_node: str | None = None,
+    eval_node: bool = False,
+    driver_ps_nodes: bool = False,
     memory: int | str = "256m",
     slot_bytes: int | str | None = None,
     feeds: Mapping[str, int | str] | None = None,
     num_gpus: int | None = None,
+    release_port: bool = True,
+    tensorflow_port: int | str | None = None,
+    server_host: str | None = None,
+    server_port: int | str | None = None,
     reservation_timeout: float = 60.0,
     log_level: str = "WARNING",
 ) -> Cluster:
@@ -45,7 +56,15 @@ def reserve(
     ----------
     sc : SparkContext or SparkSession
     num_executors : int
-        Number of nodes.
+        Number of nodes, of all roles.
+    num_ps : int
+        Of these nodes, parameter servers. They are not fed, and run until the others have ended.
+    master_node : {"chief", "master"}, optional
+        Gives one node that role: ``"chief"`` for TensorFlow 2, ``"master"`` for TensorFlow 1. It trains as workers do.
+    eval_node : bool
+        One node is an evaluator: not fed, in nobody's ``cluster_spec``, and it runs until the others have ended.
+    driver_ps_nodes : bool
+        Parameter servers run on the driver and need no executors.
     memory : int or str
         Bytes of shared memory of each node, such as ``"256m"``. Taken at once, never more.
     slot_bytes : int or str, optional
@@ -57,6 +76,15 @@ def reserve(
         As many GPUs for each node and no more. Default: all that Spark gave to its task (``spark.executor.resource.gpu.amount``);
         without such resources an equal share of those that CUDA_VISIBLE_DEVICES of the executors, else nvidia-smi, shows on the
         node's host, and none in a Kubernetes pod. ``main`` finds them in CUDA_VISIBLE_DEVICES.
+    release_port : bool
+        Each node's port in ``cluster_spec`` is held from the reservation on. True: TensorFlow's server can bind it when ``main``
+        runs, other programs cannot. False: nobody can before ``main`` calls ``ctx.release_port()``.
+    tensorflow_port : int or str, optional
+        That port, ``9997``, or a range to choose from, ``"9997-9999"``; default: TENSORFLOW_PORT in the executor's environment,
+        or any.
+    server_host, server_port : optional
+        Host name or address, and port or range of ports, at which executors reach the driver; default: TFOS_SERVER_HOST and
+        TFOS_SERVER_PORT in the driver's environment, or ``spark.driver.host`` and any port.
     reservation_timeout : float
         Seconds to wait for executors to register and for the nodes to come up.
     log_level : str
@@ -71,6 +99,11 @@ def reserve(
     ------
     NotEnoughSlots
         Spark has fewer task slots than nodes are asked for.
+    UnevenExecutors
+        There are as many executors as nodes, but they differ in cores, so that Spark cannot put one node on each.
+    RoleError
+        Roles and number of nodes do not go together.
+    PortUnavailable
     NotEnoughGpus
         A host has GPUs, but not as many as ``num_gpus`` wants.
     NotEnoughMemory
@@ -83,8 +116,9 @@ def reserve(
     """
     if num_gpus is not None and num_gpus < 0:
         raise ValueError(f"num_gpus must be 0 or more, or None, not {num_gpus}")
-    if num_executors < 1:
-        raise ValueError(f"num_executors must be 1 or more, not {num_executors}")
+    roles = assign(num_executors, num_ps, master_node, eval_node)
+    on_driver, on_executors = (roles[:num_ps], roles[num_ps:]) if driver_ps_nodes else ((), roles)
+    parse_ports(tensorflow_port, "tensorflow_port")
     sc = getattr(sc, "sparkContext", sc)
     if not hasattr(sc, "_jsc"):
         raise TypeError(f"a SparkContext (or SparkSession) is needed, not {sc!r:.200}")
@@ -94,31 +128,50 @@ def reserve(
     quotas = {check_name(name): str(size) for name, size in (feeds or {}).items()}
     for name, size in quotas.items():
         parse_bytes(size, f"feeds[{name!r}]")
-    coordinator = _coordinator(sc)
+    count = len(on_executors)
+    fed = sum(role.fed for role in on_executors)  # the others need next to no memory
+    coordinator = _coordinator(sc, server_host, server_port)
     try:
-        slots = Survey(sc, coordinator, num_executors, wanted, reservation_timeout).check()
+        slots = Survey(sc, coordinator, count, wanted * fed // max(count, 1), reservation_timeout).check()
+        profile = spreading_profile(sc, slots, count)
     except BaseException:
         coordinator.close()
         raise
     slot = None if slot_bytes is None else str(slot_bytes)
-    task = Reservation(coordinator.keys, this_process(), str(memory), slot, quotas, log_level)
+    # All of local-cluster is on one host: nobody else has anything to look for at its nodes.
+    listen: Literal["", "loopback", "network"] = "network"
+    if slots.local or sc.master.startswith("local-cluster"):
+        listen = "" if slots.local else "loopback"
+    port = "" if tensorflow_port is None else str(tensorflow_port)
+    task = Reservation(
+        coordinator.keys,
+        this_process(),
+        on_executors,
+        str(memory),
+        slot,
+        quotas,
+        log_level,
+        listen,
+        port=port,
+        release_port=release_port,
+    )
 
     def action() -> list[bytes]:
-        rdd = sc.parallelize(range(num_executors), num_executors).barrier().mapPartitionsWithIndex(task)
-        profile = spreading_profile(sc, slots, num_executors)
+        rdd = sc.parallelize(range(count), count).barrier().mapPartitionsWithIndex(task)
         return (rdd.withResources(profile) if profile is not None else rdd).collect()
 
     try:
-        job = SparkJob(sc, f"reserve {num_executors} nodes", action, coordinator.changed)
+        job = SparkJob(sc, f"reserve {count} nodes", action, coordinator.changed)
         try:
-            who = f"the driver waits for Spark to run {num_executors} tasks at once, which bring up the nodes (reservation_timeout)"
+            here = drivernodes.spawn(task, on_driver)
+            who = f"the driver waits for Spark to run {count} tasks at once, which bring up the nodes (reservation_timeout)"
             coordinator.wait(lambda: job.done, reservation_timeout, who)
         except BaseException:
             job.cancel()
             raise
         if job.error is not None:
             raise job_exception(job.error)
-        answers = [msgspec.json.decode(answer, type=m.Ready) for answer in job.result]
+        answers = [msgspec.json.decode(answer, type=m.Ready) for answer in [*here, *job.result]]
         for answer in answers:
             if answer.node is None:
                 raise getattr(errors, answer.kind, ClusterError)(answer.text)
@@ -142,11 +195,21 @@ def run(
     args: Any,
     num_executors: int,
     *,
+    num_ps: int = 0,
+    master_node: str | None = None,
+    eval_node: bool = False,
+    driver_ps_nodes: bool = False,
     input_mode: InputMode = InputMode.SPARK,
+    tensorboard: bool = False,
+    log_dir: str | None = None,
     memory: int | str = "256m",
     slot_bytes: int | str | None = None,
     feeds: Mapping[str, int | str] | None = None,
     num_gpus: int | None = None,
+    release_port: bool = True,
+    tensorflow_port: int | str | None = None,
+    server_host: str | None = None,
+    server_port: int | str | None = None,
     reservation_timeout: float = 60.0,
     log_level: str = "WARNING",
 ) -> Cluster:
@@ -161,8 +224,23 @@ def run(
     args : object
         Given to ``main``; a list also becomes its ``sys.argv``.
     num_executors : int
-        Number of nodes.
+        Number of nodes, of all roles.
+    num_ps : int
+        Of these nodes, parameter servers. They are not fed, and run until the others have ended.
+    master_node : {"chief", "master"}, optional
+        Gives one node that role: ``"chief"`` for TensorFlow 2, ``"master"`` for TensorFlow 1. It trains as workers do.
+    eval_node : bool
+        One node is an evaluator: not fed, in nobody's ``cluster_spec``, and it runs until the others have ended.
+    driver_ps_nodes : bool
+        Parameter servers run on the driver and need no executors.
     input_mode : InputMode
+        SPARK: Spark feeds the chief or master and the workers. TENSORFLOW: ``main`` reads its data itself, nodes have no memory for
+        a feed, and shutdown waits for ``main``.
+    tensorboard : bool
+        Run TensorBoard beside ``main`` at the chief or master, or the first worker; ``cluster.tensorboard_url()`` tells where.
+        TENSORBOARD_PORT in the executors' environment says at which port, or range of ports.
+    log_dir : str, optional
+        Its folder of logs, relative to the folder in which ``main`` runs; default ``tensorboard_<executor_id>`` there.
     memory : int or str
         Bytes of shared memory of each node, such as ``"256m"``. Taken at once, never more.
     slot_bytes : int or str, optional
@@ -174,6 +252,15 @@ def run(
         As many GPUs for each node and no more. Default: all that Spark gave to its task (``spark.executor.resource.gpu.amount``);
         without such resources an equal share of those that CUDA_VISIBLE_DEVICES of the executors, else nvidia-smi, shows on the
         node's host, and none in a Kubernetes pod. ``main`` finds them in CUDA_VISIBLE_DEVICES.
+    release_port : bool
+        Each node's port in ``cluster_spec`` is held from the reservation on. True: TensorFlow's server can bind it when ``main``
+        runs, other programs cannot. False: nobody can before ``main`` calls ``ctx.release_port()``.
+    tensorflow_port : int or str, optional
+        That port, ``9997``, or a range to choose from, ``"9997-9999"``; default: TENSORFLOW_PORT in the executor's environment,
+        or any.
+    server_host, server_port : optional
+        Host name or address, and port or range of ports, at which executors reach the driver; default: TFOS_SERVER_HOST and
+        TFOS_SERVER_PORT in the driver's environment, or ``spark.driver.host`` and any port.
     reservation_timeout : float
         Seconds to wait for executors to register, for the nodes to come up, and for ``main`` to start.
     log_level : str
@@ -194,12 +281,16 @@ def run(
     >>> with tfos_fast.run(sc, main, args, num_executors=2, memory="1g") as cluster:   # doctest: +SKIP
     ...     print(cluster.feed(rdd, epochs=3))
     """
+    if input_mode is InputMode.TENSORFLOW:
+        memory, slot_bytes = UNFED_MEMORY
     cluster = reserve(
-        sc, num_executors, memory=memory, slot_bytes=slot_bytes, feeds=feeds, num_gpus=num_gpus,
-        reservation_timeout=reservation_timeout, log_level=log_level,
+        sc, num_executors, num_ps=num_ps, master_node=master_node, eval_node=eval_node, driver_ps_nodes=driver_ps_nodes,
+        memory=memory, slot_bytes=slot_bytes, feeds=feeds, num_gpus=num_gpus, release_port=release_port,
+        tensorflow_port=tensorflow_port,
+        server_host=server_host, server_port=server_port, reservation_timeout=reservation_timeout, log_level=log_level,
     )  # fmt: skip
     try:
-        cluster.start(main, args, input_mode=input_mode)
+        cluster.start(main, args, input_mode=input_mode, tensorboard=tensorboard, log_dir=log_dir)
     except BaseException:
         cluster.abort()
         raise
@@ -211,18 +302,23 @@ def _with_gpus(nodes: list[m.NodeInfo], num_gpus: int | None) -> tuple[m.NodeInf
     for node in nodes:
         if "failed" in node.gpu_source:
             log.warning("%s on %s gets no GPU: %s", node.name, node.host, node.gpu_source)
-    found = [gpus.Found(node.name, node.agent.machine, node.gpus, node.gpu_source) for node in nodes]
+    # A ps on the driver has not looked, and gets none.
+    found = [gpus.Found(node.name, node.agent.machine, node.gpus, node.gpu_source) for node in nodes if node.gpu_source]
     given = gpus.assign(found, num_gpus)
-    return tuple(msgspec.structs.replace(node, gpus=given[node.name]) for node in nodes)
+    return tuple(msgspec.structs.replace(node, gpus=given.get(node.name, ())) for node in nodes)
 
 
-def _coordinator(sc: Any) -> Coordinator:
-    if sc._jsc.sc().isLocal():
-        return Coordinator("127.0.0.1", "127.0.0.1")
+def _coordinator(sc: Any, host: str | None, port: int | str | None) -> Coordinator:
+    host = host or os.environ.get("TFOS_SERVER_HOST")
+    ports = parse_ports(port if port is not None else os.environ.get("TFOS_SERVER_PORT"), "server_port (TFOS_SERVER_PORT)")
+    if sc._jsc.sc().isLocal() and host is None:
+        return Coordinator("127.0.0.1", "127.0.0.1", ports)
     conf = sc.getConf()
-    advertise = conf.get("spark.driver.host", socket.gethostname())
-    bind = conf.get("spark.driver.bindAddress", advertise)
+    advertise = host or conf.get("spark.driver.host", socket.gethostname())
+    bind = host or conf.get("spark.driver.bindAddress", advertise)
     try:
-        return Coordinator(socket.gethostbyname(bind), advertise)
-    except OSError:  # zmq.ZMQError is one: that address is none of this host's, as behind a NAT
-        return Coordinator("0.0.0.0", advertise)
+        return Coordinator(socket.gethostbyname(bind), advertise, ports)
+    except OSError as error:  # zmq.ZMQError is one: that address is none of this host's, as behind a NAT
+        if isinstance(error, PortUnavailable):
+            raise
+        return Coordinator("0.0.0.0", advertise, ports)

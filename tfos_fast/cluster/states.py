@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.roles import FED
 
 
 @dataclass
@@ -21,6 +22,8 @@ class NodeState:
     started: bool = False
     ended: bool = False
     terminated: bool = False
+    holding: bool = False
+    tensorboard: str = ""
     asked: bool = False  # by terminate(): rather than by leaving
     failure: m.Failure | None = None
     rows_taken: int = 0
@@ -35,7 +38,12 @@ class NodeState:
     @property
     def eats(self) -> bool:
         """Whether rows fed to it will still be taken."""
-        return not (self.ended or self.terminated or self.gone)
+        return self.fed and not (self.ended or self.terminated or self.gone)
+
+    @property
+    def fed(self) -> bool:
+        """Whether it is one of those that Spark feeds, and whose ``main`` is waited for."""
+        return self.name.partition(":")[0] in FED and not self.holding
 
     @property
     def why_early(self) -> str:

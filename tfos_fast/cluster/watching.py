@@ -15,6 +15,7 @@ from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception
 from tfos_fast.cluster.offers import Offers
 from tfos_fast.cluster.placement import Slots
 from tfos_fast.cluster.replay import Replay
+from tfos_fast.cluster.roles import FED
 from tfos_fast.cluster.source import source_of
 from tfos_fast.cluster.states import NodeState, stuck
 from tfos_fast.errors import ClusterError, ClusterTimeout
@@ -25,7 +26,7 @@ THREE_DAYS = 259200.0
 class InputMode(IntEnum):
     """Where the rows come from.
 
-    TENSORFLOW: ``main`` reads its data itself. SPARK: Spark tasks feed it.
+    TENSORFLOW: ``main`` reads its data itself, nothing is fed, and the cluster waits for ``main``. SPARK: Spark tasks feed it.
     """
 
     TENSORFLOW = 0
@@ -57,7 +58,8 @@ class Watching:
         self._told = False  # the failure was raised once
         self._feeds = 0
         self._keeping = False
-        self._offers = Offers(sc, coordinator, nodes, lambda data, feeder: source_of(sc, data).action(feeder))
+        fed = tuple(node for node in nodes if node.job_name in FED)
+        self._offers = Offers(sc, coordinator, fed, lambda data, feeder: source_of(sc, data).action(feeder))
 
     @property
     def _failed(self) -> bool:
@@ -85,7 +87,13 @@ class Watching:
             raise ClusterError(f"{running} needs InputMode.SPARK; with InputMode.TENSORFLOW main reads its data itself")
 
     def _order(self, make: Callable[[int], m.Order]) -> None:
-        self._coordinator.order([node.name for node in self.nodes], make, 60.0)
+        self._coordinator.order([node.name for node in self._fed_nodes], make, 60.0)
+
+    @property
+    def _fed_nodes(self) -> tuple[m.NodeInfo, ...]:
+        """Those that Spark feeds now."""
+        states = self._coordinator.nodes
+        return tuple(node for node in self.nodes if states[node.name].fed)
 
     def _wait_taken(self) -> None:
         """Wait for the rows of tasks that made way: these did not wait for their reader themselves."""

@@ -1,0 +1,22 @@
+"""Which connection an address asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tfos_fast.channel.connection import Connection, LocalConnection, Role
+from tfos_fast.channel.remote import RemoteAddress, RemoteConnection
+
+
+def connect(address: str | RemoteAddress, role: Role, handler: Callable[[Any], None] | None, *, stall_timeout: float) -> Connection:
+    """Attach to the broker of an address, on this host or over the network.
+
+    Raises
+    ------
+    AddressError
+        There is none.
+    """
+    if isinstance(address, RemoteAddress):
+        return RemoteConnection(address, role, handler, stall_timeout=stall_timeout)
+    return LocalConnection(address, role, handler, stall_timeout=stall_timeout)

@@ -1,0 +1,130 @@
+"""Which node a Spark task goes to: one of its host if there is one, else one that it reaches over the network."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterable, Iterator
+
+from tfos_fast.channel import Channel
+from tfos_fast.channel.remote import RemoteAddress
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.coordinator import Keys
+from tfos_fast.cluster.launch import executor_pid
+from tfos_fast.cluster.machine import host_name
+from tfos_fast.errors import AddressError, BrokerDied, NoNodeOnHost
+
+ASKED = 4  # of many remote nodes so many are asked for their counters: the least busy of some is good enough
+MISSED = 8  # that cannot be reached; each takes some seconds when a firewall says nothing
+
+Rank = tuple[bool, int, int, int]
+
+
+def choose(nodes: Iterable[m.NodeInfo], keys: Keys, partition: int, turn: int = 0, name: str = "") -> Channel | None:
+    """Attach to the node that this partition goes to: the hungriest of its executor, else of its host, else of all.
+
+    Parameters
+    ----------
+    nodes : iterable of NodeInfo
+    keys : Keys
+        With which nodes on other hosts let a feeder in.
+    partition, turn : int
+        Tasks that begin at the same moment see the same counters: these part them.
+    name : str
+        Of the feed.
+
+    Returns
+    -------
+    Channel or None
+        None when every node that could be reached wants no more rows.
+
+    Raises
+    ------
+    NoNodeOnHost
+        No node can be reached.
+    NodeFailed
+        A node that was asked has failed.
+    """
+    nodes = list(nodes)
+    order = [nodes[(partition + turn + i) % len(nodes)] for i in range(len(nodes))]
+    here, channel = _hungriest(_local(order, name))
+    if here:
+        return channel
+    failures: list[str] = []
+    far, channel = _hungriest(_remote(order, keys, name, failures))
+    if far:
+        return channel
+    gone = [node.name for node in nodes if node.host == host_name()]
+    if gone:
+        raise NoNodeOnHost(
+            f"{', '.join(gone)} on {host_name()} cannot be reached any more: was the cluster shut down? "
+            "An inference is lazy, and is to be evaluated before that"
+        )
+    raise NoNodeOnHost(
+        f"partition {partition} is fed on {socket.gethostname()}, where no node of the cluster runs, and it reaches none over the "
+        f"network: {'; '.join(failures[:ASKED])}. Let executors connect to each other, or give each host a node (num_executors)."
+    )
+
+
+def _local(nodes: list[m.NodeInfo], name: str) -> Iterator[tuple[bool, Channel]]:
+    """(whether it is of another executor, channel) of each node on this host."""
+    executor = executor_pid()
+    for node in nodes:
+        with contextlib.suppress(AddressError):  # it is on another host, or gone
+            channel = Channel.attach(node.address)
+            if name:
+                with contextlib.closing(channel):
+                    address = channel.control("feed", name.encode()).decode()
+                channel = Channel.attach(address)
+            yield node.executor.pid != executor, channel
+
+
+def _remote(nodes: list[m.NodeInfo], keys: Keys, name: str, failures: list[str]) -> Iterator[tuple[bool, Channel]]:
+    """The same of nodes that answer over the network."""
+    asked = 0
+    for node in nodes:
+        if asked == ASKED or len(failures) == MISSED:
+            return
+        if not node.feed_endpoint:
+            continue
+        address = RemoteAddress(
+            node.feed_endpoint, node.feed_key.encode(), keys.client_public, keys.client_secret, name, f"{node.name} ({node.host})"
+        )
+        channel = Channel.attach(address)
+        try:
+            channel.connect()
+        except (AddressError, BrokerDied) as error:
+            failures.append(str(error))
+            continue
+        asked += 1
+        yield True, channel
+
+
+def _hungriest(found: Iterator[tuple[bool, Channel]]) -> tuple[bool, Channel | None]:
+    """Whether any node is there, and the one that wants rows most."""
+    ranked: list[tuple[Rank, Channel]] = []
+    there = False
+    try:
+        for position, (foreign, channel) in enumerate(found):
+            ranked.append(((foreign, 0, 0, position), channel))  # closed with the others, whatever happens
+            try:
+                status = channel.status()
+            except AddressError:
+                ranked.pop()
+                channel.close()
+                continue
+            there = True
+            if status["terminated"]:
+                ranked.pop()
+                channel.close()
+                continue
+            queued = status["rows_published"] - status["rows_taken"]
+            ranked[-1] = ((foreign, status["writers"], queued, position), channel)
+    except BaseException:
+        for _, channel in ranked:
+            channel.close()
+        raise
+    ranked.sort(key=lambda pair: pair[0])
+    for _, channel in ranked[1:]:
+        channel.close()
+    return there, ranked[0][1] if ranked else None

@@ -1,0 +1,91 @@
+"""The node's door for remote feeders: a listening socket, behind which a gateway is started when somebody first knocks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import subprocess
+
+import zmq
+
+from tfos_fast.channel.broker import Broker
+from tfos_fast.channel.gateway import GatewayConfig, spawn
+from tfos_fast.channel.processes import open_pidfd, started
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.supervisor import watch_once
+
+log = logging.getLogger("tfos_fast.agent")
+
+_BACKLOG = 128
+
+
+class Door:
+    """To be used on the agent's main thread.
+
+    Parameters
+    ----------
+    config : AgentConfig
+    broker : Broker
+        Its loop sees who knocks.
+    ip : str
+        Address of this host on the driver's network.
+
+    Attributes
+    ----------
+    endpoint : str
+        ``host:port``; empty when the cluster is on one host and nobody is to be let in.
+    public_key : str
+        The gateway's CURVE key, in Z85. The secret one never leaves this process and its gateway.
+    """
+
+    def __init__(self, config: m.AgentConfig, broker: Broker, ip: str) -> None:
+        self.endpoint = self.public_key = ""
+        self._config = config
+        self._broker = broker
+        self._gateway: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        if not config.listen:
+            return
+        ip = "127.0.0.1" if config.listen == "loopback" else ip
+        public, secret = zmq.curve_keypair()
+        self.public_key, self._secret = public.decode(), secret.decode()
+        self._socket = socket.create_server((ip, 0), backlog=_BACKLOG)
+        self.endpoint = f"{ip}:{self._socket.getsockname()[1]}"
+        self._wait()
+
+    def _wait(self) -> None:
+        if self._socket is not None:
+            self._broker.watch(self._socket.fileno(), self._open)
+
+    def _open(self) -> None:
+        """Somebody knocks: the gateway takes the connection, this process never reads from it."""
+        assert self._socket is not None
+        self._broker.unwatch(self._socket.fileno())
+        config = self._config
+        self._gateway = spawn(
+            GatewayConfig(
+                self._broker.address, self._socket.fileno(), self._secret, config.client_public, config.log_level, config.name
+            )
+        )
+        pidfd = open_pidfd(self._gateway.pid, started(self._gateway.pid))
+        if pidfd is None:
+            self._gone()
+        else:
+            watch_once(self._broker, pidfd, self._gone)
+
+    def _gone(self) -> None:
+        # Its writers have seen their connections break; whoever knocks next gets a new one.
+        assert self._gateway is not None
+        log.warning("%s: the gateway of remote feeds ended with status %s", self._config.name, self._gateway.wait())
+        self._gateway = None
+        self._wait()
+
+    def close(self) -> None:
+        """End the gateway and close the socket."""
+        if self._gateway is not None:
+            self._gateway.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._gateway.wait(5.0)
+        if self._socket is not None:
+            self._socket.close()
