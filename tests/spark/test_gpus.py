@@ -32,6 +32,7 @@ def script(path, text):
     return str(path)
 
 
+@pytest.mark.timeout(120)
 def test_gpus_that_spark_gives(nothing_left, tmp_path, out):
     """Two executors of two cores and two GPUs each, on a Worker with four GPUs."""
     discovery = script(tmp_path / "discover", """echo '{"name": "gpu", "addresses": ["4", "5", "6", "7"]}'""")
@@ -56,6 +57,7 @@ def test_gpus_that_spark_gives(nothing_left, tmp_path, out):
             tfos_fast.reserve(sc, 2, memory="1m", num_gpus=3)
 
 
+@pytest.mark.timeout(120)
 def test_gpus_that_nvidia_smi_shows(nothing_left, tmp_path, out, monkeypatch):
     script(tmp_path / "nvidia-smi", "echo 0; echo 1; echo 2; echo 3")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

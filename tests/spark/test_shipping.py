@@ -99,6 +99,7 @@ def read_both(args, ctx):
 OURS = ("tfos_fast", "zmq", "msgspec", "psutil")
 
 
+@pytest.mark.timeout(180)  # a handful of clusters, one of them with TensorFlow
 def test_executors_get_what_they_lack(master, bare, tmp_path, out):
     files = str(tmp_path / "numbers.parquet")
     pq.write_table(pa.table({"x": list(range(200))}), files)
@@ -125,6 +126,7 @@ def test_executors_get_what_they_lack(master, bare, tmp_path, out):
         assert noted(out, "sum") == {0: 4950}
 
 
+@pytest.mark.timeout(120)
 def test_another_version_makes_way(master, tmp_path, out):
     (tmp_path / "tfos_fast").mkdir()
     (tmp_path / "tfos_fast" / "__init__.py").write_text('__version__ = "0.0.9"\n')
