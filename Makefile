@@ -8,7 +8,7 @@ PYTHON_BIN = $(VENV)/bin/python
 RUN = env -u SPARK_HOME JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON="$(CURDIR)/$(PYTHON_BIN)" $(PYTHON_BIN)
 ARGS ?=
 
-.PHONY: help setup demo test lint unit build sanitize fuzz bench bench-tfos dist test-gpu test-oldest clean multihost
+.PHONY: help setup demo test failures chaos lint unit build sanitize fuzz bench bench-tfos dist test-gpu test-oldest clean multihost
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -19,8 +19,17 @@ setup: ## make .venv with everything in it (all targets below do this by themsel
 demo: setup ## handwritten digits: prepare, train on two nodes, infer (ARGS="--data DIR" for the 28x28 files)
 	@$(RUN) examples/mnist/demo.py $(ARGS)
 
-test: lint ## lint and the whole test suite, two files at a time
-	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+test: lint ## lint and the whole test suite
+	$(RUN) -m pytest $(ARGS)
+
+test-long: setup ## the tests that take half a minute and more each, which `make test` leaves out
+	TFOS_LONG=1 $(RUN) -m pytest tests/spark/test_benchmarks.py tests/spark/test_roles.py $(ARGS)
+
+failures: setup ## every row of docs/failures.md: real processes, real signals (about ten minutes)
+	TFOS_ALL_FAILURES=1 $(RUN) -m pytest tests/failures $(ARGS)
+
+chaos: setup ## feed tasks killed at random rows, every row compared (ROUNDS=1000)
+	$(RUN) -m tests.failures.chaos --rounds $(or $(ROUNDS),1000) $(ARGS)
 
 unit: setup ## only the tests that need no Spark: seconds
 	$(RUN) -m pytest tests/unit $(ARGS)

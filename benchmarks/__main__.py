@@ -1,4 +1,4 @@
-"""One entry for every benchmark: ``python -m benchmarks feed | pack | channel | machine``; ``--help`` after the name tells more."""
+"""One entry for every benchmark: ``python -m benchmarks PROGRAM``; ``--help`` after the name tells more."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ PROGRAMS = {
     "feed": "feeding a cluster against Spark's own iteration",
     "pack": "the packer against pickle and numpy, row by row",
     "channel": "the channel against memcpy and multiprocessing.Queue",
+    "detection": "how long until the driver knows of a death",
+    "remote": "the remote feed against a bare CURVE socket",
     "machine": "what the figures are measured on",
 }
 

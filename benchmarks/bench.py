@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,11 +43,12 @@ class Bench:
         """Rows that are kept: fewer in a quick run."""
         return max(usual // 20, 2000) if self.options.quick else usual
 
-    def in_turns(self, ways: dict[str, Callable[[], float]], rows: int = 0) -> dict[str, list[float]]:
+    def in_turns(self, ways: dict[str, Callable[[], float]], rows: Mapping[str, int] | None = None) -> dict[str, list[float]]:
         """Figures of every way. They take turns, so that a change of the machine's speed meets all; a first turn warms up.
 
         With ``--profile`` their CPU times are counted too, for each row where all that a way does is to move ``rows``.
         """
+        rows = rows or {}
         samples: dict[str, list[float]] = {way: [] for way in ways}
         times = {way: cpu.Times() for way in ways}
         for turn in range(self.options.repeats + 1):
@@ -56,8 +58,27 @@ class Bench:
                 if turn:
                     samples[way].append(figure)
         if self.options.profile:
-            self.cpu = {way: cpu.summary(spent, rows * self.options.repeats) for way, spent in times.items()}
+            self.cpu = {way: cpu.summary(spent, rows.get(way, 0) * self.options.repeats) for way, spent in times.items()}
         return samples
+
+    def rates(self, ways: dict[str, Callable[[int], Any]], rows: int) -> tuple[dict[str, list[float]], str]:
+        """Rows per second of ways that move the same ``rows`` so many times over as they are told.
+
+        Each is told as often as makes it last the time asked for: were all to move equally many, what a Spark job costs to begin
+        would weigh on the fast ways only.
+
+        Returns
+        -------
+        (dict, str)
+            The samples, and what a reader has to know about them.
+        """
+        times = {way: self.times_for(functools.partial(run, 1)) for way, run in ways.items()}
+
+        def rate(way: str) -> float:
+            return rows * times[way] / timed(functools.partial(ways[way], times[way]))
+
+        samples = self.in_turns({way: functools.partial(rate, way) for way in ways}, {way: rows * times[way] for way in ways})
+        return samples, f"{rows} rows, in a run {', '.join(f'{count} times ({way})' for way, count in times.items())}"
 
     def times_for(self, run: Callable[[], Any], minimum: int = 1) -> int:
         """How often what ``run`` does has to be done to take the time asked for."""
@@ -95,18 +116,18 @@ def count_in_arrow(frame: Any) -> None:
 
 @dataclass
 class Cached:
-    """A cached RDD of one kind, and it several times over: a union stays stored.
+    """A cached RDD of one kind, which can be had several times over: a union stays stored.
 
     Parameters
     ----------
-    once, rdd : RDD
-    sums_once, sums : Sums
-        Of each.
+    bench : Bench
+    once : RDD
+    sums : Sums
+        Of it.
     """
 
+    bench: Bench
     once: Any
-    rdd: Any
-    sums_once: Sums
     sums: Sums
 
     @classmethod
@@ -114,8 +135,11 @@ class Cached:
         count = bench.count(kind.count)
         once = bench.sc.parallelize(range(count), 2 * bench.options.executors).map(kind.make).cache()
         sums = once.mapPartitions(partition_sums(kind.dtypes)).reduce(lambda one, other: one + other)
-        times = bench.times_for(lambda: drain(once))
-        return cls(once, bench.sc.union([once] * times), sums, sums * times)
+        return cls(bench, once, sums)
+
+    def times(self, count: int) -> Any:
+        """An RDD that has it so many times over."""
+        return self.bench.sc.union([self.once] * count)
 
 
 # ---- a cluster that is fed again and again ---------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tfos_fast
-from benchmarks.bench import Bench, Feeding, count_in_arrow, timed
+from benchmarks.bench import Bench, Feeding, count_in_arrow
 from benchmarks.report import Bar, Case
 from benchmarks.rows import Sums
 
@@ -52,13 +53,18 @@ def frame(bench: Bench, name: str) -> Case:
         for row in data.mapInArrow(_sums, "rows long, sums string").collect():
             sums = sums + Sums(row["rows"], tuple(map(int, row["sums"].split())))
         with Feeding(bench, name) as feed:
-            ways: dict[str, Callable[[], float]] = {
-                COUNT: lambda: sums.rows / timed(lambda: count_in_arrow(data)),
-                TENSORS: lambda: feed.feed(data, sums),
-            }
-            if hasattr(tfos_fast, "parquet"):
-                ways[PARQUET] = lambda: feed.feed(tfos_fast.parquet(path), sums)
-            samples = {PARQUET: [], **bench.in_turns(ways, sums.rows)}
+
+            def frames(times: int) -> Any:
+                return functools.reduce(lambda one, other: one.union(other), [data] * times)
+
+            samples, note = bench.rates(
+                {
+                    COUNT: lambda times: count_in_arrow(frames(times)),
+                    TENSORS: lambda times: feed.feed(frames(times), sums * times),
+                    PARQUET: lambda times: feed.feed(tfos_fast.parquet([path] * times), sums * times),
+                },
+                sums.rows,
+            )
     bars = [Bar(TENSORS, COUNT, 0.9), Bar(PARQUET, COUNT, 3.0)]
     about = f"{title}: Parquet files read by Spark, and by tfos_fast.parquet"
-    return Case(name, about, "rows/s", samples, bars, f"{sums.rows} rows a run")
+    return Case(name, about, "rows/s", samples, bars, note)

@@ -40,26 +40,29 @@ def infer(bench: Bench, name: str) -> Case:
     count = bench.count(200_000)
     once = bench.sc.parallelize(range(count), 2 * bench.options.executors).map(small).cache()
     work = lambda rows: (2 * row[1] for row in rows)  # noqa: E731
-    times = bench.times_for(lambda: once.mapPartitions(work).sum())
-    rdd, rows = bench.sc.union([once] * times), count * times
-    expected = float(count * (count - 1) // 2 * times)
+    expected = count * (count - 1) // 2
 
-    def rate(results: Any) -> float:
-        begin = time.perf_counter()
+    def rows(times: int) -> Any:
+        return bench.sc.union([once] * times)
+
+    def add_up(results: Any, times: int) -> None:
         total = results.sum()
-        seconds = time.perf_counter() - begin
-        if total != expected:
-            raise ValueError(f"the results add up to {total}, and should to {expected}")
-        return rows / seconds
+        if total != expected * times:
+            raise ValueError(f"the results add up to {total}, and should to {expected * times}")
 
     arguments = {"to": bench.collector.address}
     with tfos_fast.run(bench.sc, trainers.doubling, arguments, bench.options.executors, memory=bench.options.memory) as cluster:
-        results = cluster.infer(rdd)
-        samples = bench.in_turns({"map in Spark": lambda: rate(rdd.mapPartitions(work)), "infer": lambda: rate(results)}, rows)
+        samples, note = bench.rates(
+            {
+                "map in Spark": lambda times: add_up(rows(times).mapPartitions(work), times),
+                "infer": lambda times: add_up(cluster.infer(rows(times)), times),
+            },
+            count,
+        )
     once.unpersist()
     samples["TFoS"] = bench.tfos.get(name, {}).get("infer", [])
     bars = [Bar("infer", "TFoS", 20.0), Bar("infer", "map in Spark")]
-    return Case(name, "inference of rows of (int, float) to floats", "rows/s", samples, bars, f"{rows} rows a run")
+    return Case(name, "inference of rows of (int, float) to floats", "rows/s", samples, bars, note)
 
 
 def first_batch(bench: Bench, name: str) -> Case:
@@ -132,23 +135,25 @@ def memory(bench: Bench, name: str) -> Case:
     """The most private memory of trainers and feeders, while the data grows tenfold."""
     kind = KINDS["floats32"]
     data = Cached.make(bench, kind)
+    once = bench.times_for(lambda: drain(data.once))
+    sums = data.sums * once
     samples: dict[str, list[float]] = {}
     with Feeding(bench, name, "tensors", kind.spec) as feed:
         executors = {node.executor.pid for node in feed.cluster.nodes}
         if not all(map(psutil.pid_exists, [*executors, *feed.trainers])):
             return Case(name, "memory of trainers and feeders", "MiB", {"trainer": []}, note="the nodes are on other machines")
-        feed.feed(data.rdd, data.sums)
+        feed.feed(data.times(once), sums)
         for turn in range(bench.options.repeats + 1):
             for size, times in (("1x", 1), ("10x", 10)):
                 with watching(feed.trainers, executors) as peak:
-                    feed.feed(bench.sc.union([data.rdd] * times), data.sums * times)
+                    feed.feed(data.times(once * times), sums * times)
                 for who in peak:
                     samples.setdefault(f"{who}, {size}", [])
                     if turn:
                         samples[f"{who}, {size}"].append(peak[who])
     data.once.unpersist()
     bars = [Bar(f"{who}, 10x", f"{who}, 1x", 1.1, most=True) for who in ("trainer", "feeder")]
-    note = f"anonymous resident memory (the shared segment is not in it), the most of any process; 1x is {data.sums.rows} rows"
+    note = f"anonymous resident memory (the shared segment is not in it), the most of any process; 1x is {sums.rows} rows"
     return Case(name, "private memory of trainers and feeders when the data grows tenfold", "MiB", samples, bars, note)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import ExitStack
+from typing import Any
 
 from benchmarks.bench import Bench, Cached, Feeding, drain, timed
 from benchmarks.report import Bar, Case
@@ -25,15 +26,14 @@ def stored(bench: Bench, name: str) -> Case:
     """A cached RDD of one kind."""
     kind = KINDS[name]
     data = Cached.make(bench, kind)
-    raw = pickled_batches(data.rdd)
     with ExitStack() as stack:
         feeds = {way: stack.enter_context(Feeding(bench, f"{name} {way}", way, kind.spec)) for way in ("tensors", "dataset")}
-        samples = bench.in_turns(
+        samples, note = bench.rates(
             {
-                "drain": lambda: data.sums.rows / timed(lambda: drain(data.rdd)),
-                "raw": lambda: data.sums.rows / timed(lambda: drain(raw)),
-                TENSORS: lambda: feeds["tensors"].feed(data.rdd, data.sums),
-                DATASET: lambda: feeds["dataset"].feed(data.rdd, data.sums),
+                "drain": lambda times: drain(data.times(times)),
+                "raw": lambda times: drain(pickled_batches(data.times(times))),
+                TENSORS: lambda times: feeds["tensors"].feed(data.times(times), data.sums * times),
+                DATASET: lambda times: feeds["dataset"].feed(data.times(times), data.sums * times),
             },
             data.sums.rows,
         )
@@ -43,7 +43,7 @@ def stored(bench: Bench, name: str) -> Case:
     to_drain, to_raw, to_tfos, dataset = BARS[name]
     bars = [Bar(TENSORS, "drain", to_drain), Bar(TENSORS, "raw", to_raw), Bar(TENSORS, TFOS, to_tfos)]
     bars += [Bar(DATASET, TENSORS, dataset), Bar(DATASET, "drain"), Bar(DATASET, "raw"), Bar("raw", "drain")]
-    note = f"{data.sums.rows} rows a run; drain iterates them in Spark's workers, raw takes their pickled batches as bytes"
+    note = "drain iterates the rows in Spark's workers, raw takes their pickled batches as bytes\n  " + note
     return Case(name, f"cached RDD of ({kind.title})", "rows/s", samples, bars, note)
 
 
@@ -52,25 +52,17 @@ def made_by_python(bench: Bench, name: str) -> Case:
     kind = KINDS["tens"]
     source = bench.sc.parallelize(range(bench.count(kind.count)), 2 * bench.options.executors)
     make = lambda i: (tuple([float(i % 255 + k) for k in range(10)]), i)  # noqa: E731
-    times = bench.times_for(lambda: drain(source.map(make)))
-    rdd = bench.sc.union([source] * times).map(make)
-    sums = source.map(make).mapPartitions(partition_sums(kind.dtypes)).reduce(lambda one, other: one + other) * times
+    sums = source.map(make).mapPartitions(partition_sums(kind.dtypes)).reduce(lambda one, other: one + other)
+
+    def rows(times: int) -> Any:
+        return bench.sc.union([source] * times).map(make)
+
     with Feeding(bench, name) as feed:
-        samples = bench.in_turns(
-            {
-                "drain": lambda: sums.rows / timed(lambda: drain(rdd)),
-                TENSORS: lambda: feed.feed(rdd, sums),
-            },
-            sums.rows,
+        samples, note = bench.rates(
+            {"drain": lambda times: drain(rows(times)), TENSORS: lambda times: feed.feed(rows(times), sums * times)}, sums.rows
         )
-    return Case(
-        name,
-        "RDD whose rows a Python lambda makes: (tuple of 10 floats, int)",
-        "rows/s",
-        samples,
-        [Bar(TENSORS, "drain", 0.85)],
-        f"{sums.rows} rows a run",
-    )
+    title = "RDD whose rows a Python lambda makes: (tuple of 10 floats, int)"
+    return Case(name, title, "rows/s", samples, [Bar(TENSORS, "drain", 0.85)], note)
 
 
 def replay(bench: Bench, name: str) -> Case:
@@ -82,9 +74,10 @@ def replay(bench: Bench, name: str) -> Case:
     if "keep" not in inspect.signature(Cluster.feed).parameters:
         return Case(name, title, "rows/s", {again: []}, bars)
     data = Cached.make(bench, kind)
-    rdd, sums = bench.sc.union([data.once] * 4), data.sums_once * 4
-    raw = pickled_batches(data.rdd)
+    rdd, sums = data.times(4), data.sums * 4
     raw_rate = sums.rows / timed(lambda: drain(pickled_batches(rdd)))
+    times = max(1, round(bench.options.seconds * raw_rate / data.sums.rows))
+    whole = data.times(times)
     further = max(2, round(bench.options.seconds * 5 * raw_rate / sums.rows))
     # A node keeps its share and has room to move; partitions are not dealt quite evenly.
     memory = max(256 << 20, 2 * sums.rows * (784 * 4 + 4) // bench.options.executors)
@@ -97,8 +90,8 @@ def replay(bench: Bench, name: str) -> Case:
     with Feeding(bench, name, "tensors", kind.spec, memory) as feed:
         samples = bench.in_turns(
             {
-                "drain": lambda: data.sums.rows / timed(lambda: drain(data.rdd)),
-                "raw": lambda: data.sums.rows / timed(lambda: drain(raw)),
+                "drain": lambda: data.sums.rows * times / timed(lambda: drain(whole)),
+                "raw": lambda: data.sums.rows * times / timed(lambda: drain(pickled_batches(whole))),
                 again: lambda: rate(feed),
             }
         )

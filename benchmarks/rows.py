@@ -74,14 +74,15 @@ def column_sum(array: np.ndarray) -> int:
     """The sum of a column's memory, modulo 2**64, whatever the order of its rows.
 
     Rows of whole words are summed as uint64; others (a column of float32 numbers) as unsigned integers of their own size, as which
-    two of them share a word depends on the order.
+    two of them share a word depends on the order. The sum of these is kept in the upper bits of the word: there it wraps by itself.
     """
     if not len(array):
         return 0
     flat = array.reshape(-1) if array.ndim > 1 else array
     if array.nbytes // len(array) % 8 == 0:
         return int(_sum(flat.view(_WORD)))
-    return int(_sum(flat.view(_UNSIGNED[array.itemsize]), dtype=_WORD))
+    kind = _UNSIGNED[array.itemsize]
+    return int(_sum(flat.view(kind), dtype=kind)) << 8 * (8 - array.itemsize)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import pytest
 
 import tfos_fast._copy
 import tfos_fast._pack
+import tfos_fast._proof
 import tfos_fast._segment
 import tfos_fast._stream
 import tfos_fast._stream_pack
@@ -25,7 +26,15 @@ import tfos_fast._unpack
 import tfos_fast.channel
 from tfos_fast.channel.processes import runtime_base
 
-for _module in (tfos_fast._copy, tfos_fast._pack, tfos_fast._segment, tfos_fast._stream, tfos_fast._stream_pack, tfos_fast._unpack):
+for _module in (
+    tfos_fast._copy,
+    tfos_fast._pack,
+    tfos_fast._proof,
+    tfos_fast._segment,
+    tfos_fast._stream,
+    tfos_fast._stream_pack,
+    tfos_fast._unpack,
+):
     assert _module.__file__.endswith(".so"), f"{_module.__name__} is not compiled"
 
 
@@ -80,6 +89,11 @@ def our_segments() -> dict[str, str]:
 def our_sockets() -> dict[str, str]:
     """What lies in this user's runtime folder."""
     return {str(path): "runtime directory" for path in runtime_base().iterdir()}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick tests first."""
+    items.sort(key=lambda item: "tests/unit/" not in item.path.as_posix())
 
 
 def pytest_collection_finish() -> None:

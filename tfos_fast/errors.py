@@ -7,6 +7,8 @@ which setting changes it.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class TfosError(Exception):
     """Base of every exception of this library."""
@@ -83,6 +85,10 @@ class WriterDied(PeerDied):
     """A writer died in the middle of a partition and nobody finished it."""
 
 
+class NonDeterministicPartition(ChannelError, ValueError):
+    """A partition came out different when it was computed again, so that what was delivered of it cannot be continued."""
+
+
 class StallTimeout(ChannelError, TimeoutError):
     """Nothing moved for as long as the stall timeout; the message says who waits for whom."""
 
@@ -149,6 +155,10 @@ class SourceError(ClusterError, ValueError):
     """Files that are to be fed are not there, cannot be read, or have no such columns."""
 
 
+class TaskLost(ClusterError, ConnectionError):
+    """Spark lost a task of ours, its Python worker or executor died, as often as it tries one."""
+
+
 class NodeFailed(ClusterError, RuntimeError):
     """A node of the cluster failed.
 
@@ -162,15 +172,34 @@ class NodeFailed(ClusterError, RuntimeError):
         The host it ran on.
     remote_traceback : str
         The traceback as the node's process printed it; empty when it was killed.
+    log_tail : str
+        The last lines that its trainer printed.
+    others : tuple of Exception
+        What happened at other nodes, in order; most often a consequence.
     """
 
-    def __init__(self, message: str, *, node: str = "", host: str = "", remote_traceback: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        node: str = "",
+        host: str = "",
+        remote_traceback: str = "",
+        log_tail: str = "",
+        others: tuple[TfosError, ...] = (),
+    ) -> None:
         self.summary = message
         self.node = node
         self.host = host
         self.remote_traceback = remote_traceback
-        text = message if not remote_traceback else f"{message}\n\nTraceback on {node} ({host}):\n{remote_traceback}"
-        super().__init__(text)
+        self.log_tail = log_tail
+        self.others = others
+        parts = [message, *(f"And then: {getattr(other, 'summary', other)}" for other in others)]
+        if remote_traceback:
+            parts.append(f"Traceback on {node} ({host}):\n{remote_traceback}")
+        if log_tail:
+            parts.append(f"Last lines of the log of {node} ({host}):\n{log_tail}")
+        super().__init__("\n\n".join(parts))
 
 
 class NodeKilled(NodeFailed):
@@ -179,9 +208,13 @@ class NodeKilled(NodeFailed):
     ``signal`` is the signal's number, 0 when there was none.
     """
 
-    def __init__(self, message: str, *, node: str = "", host: str = "", remote_traceback: str = "", signal: int = 0) -> None:
-        super().__init__(message, node=node, host=host, remote_traceback=remote_traceback)
+    def __init__(self, message: str, *, signal: int = 0, **what: Any) -> None:
+        super().__init__(message, **what)
         self.signal = signal
+
+
+class NodeLost(NodeKilled):
+    """A node's agent or executor is gone, or was not heard of for too long; its trainer with it."""
 
 
 class ClusterTimeout(ClusterError, TimeoutError):

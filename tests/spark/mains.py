@@ -121,6 +121,14 @@ def fail_late(args, ctx):
         raise LookupError("the model could not be saved")
 
 
+def fail_everywhere(args, ctx):
+    """Raise at every node when the file ``go`` is there."""
+    while not os.path.exists(args["go"]):
+        time.sleep(0.01)
+    print("a last line")
+    raise LookupError(f"the model of {ctx.task_index} could not be saved")
+
+
 def stop_early(args, ctx):
     """Take some rows; then terminate (``how='terminate'``) or return."""
     feed = ctx.get_data_feed()

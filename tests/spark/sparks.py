@@ -88,10 +88,13 @@ def stop(sc: SparkContext) -> None:
 
 
 @contextmanager
-def standalone(workers: int, cores: int, *, module_path: str = str(ROOT), settings: dict[str, str] | None = None) -> Iterator[str]:
+def standalone(
+    workers: int, cores: int, *, hosts: bool = False, module_path: str = str(ROOT), settings: dict[str, str] | None = None
+) -> Iterator[str]:
     """A standalone Master with Workers; yields the master's address.
 
-    ``module_path``: PYTHONPATH of the executors. ``settings``: of the Workers, such as ``spark.worker.resource.gpu.amount``.
+    ``hosts``: Spark takes each Worker for another host. ``module_path``: PYTHONPATH of the executors. ``settings``: of the
+    Workers, such as ``spark.worker.resource.gpu.amount``.
     """
     with tempfile.TemporaryDirectory(prefix="tfos-spark-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -105,14 +108,14 @@ def standalone(workers: int, cores: int, *, module_path: str = str(ROOT), settin
         properties.write_text("".join(f"{name} {value}\n" for name, value in (settings or {}).items()))
         processes = []
 
-        def launch(what: str, *args: str) -> Path:
+        def launch(what: str, *args: str, host: str = "127.0.0.1") -> Path:
             log = folder / f"{what}-{len(processes)}.log"
             with open(log, "wb") as out:
                 command = [
                     *launcher,
                     f"org.apache.spark.deploy.{what}",
                     "--host",
-                    "127.0.0.1",
+                    host,
                     "--port",
                     "0",
                     "--webui-port",
@@ -126,8 +129,9 @@ def standalone(workers: int, cores: int, *, module_path: str = str(ROOT), settin
             address = _find(launch("master.Master"), r"Starting Spark master at (spark://\S+)")
             for i in range(workers):
                 work = folder / f"work-{i}"
+                host = f"127.0.0.{i + 1 if hosts else 1}"
                 shape = ["--cores", str(cores), "--memory", "2g", "--work-dir", str(work), "--properties-file", str(properties)]
-                log = launch("worker.Worker", *shape, address)
+                log = launch("worker.Worker", *shape, address, host=host)
                 _find(log, "Successfully registered with master")
             yield address
         finally:

@@ -172,6 +172,38 @@ def test_exception_after_the_feed_is_raised_by_shutdown(sc, out):
         cluster.feed(sc.parallelize([1]))
 
 
+def test_shutdown_tells_how_each_node_fared(sc, out):
+    cluster = tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL)
+    beats = lambda: [node.beat for node in cluster._coordinator.nodes.values()]  # noqa: E731
+    wait_for(lambda: all(beat and beat.reader for beat in beats()), "a reader at each node")  # from here on they wait for data
+    cluster.feed(numbered(sc, [500, 700]))
+    report = cluster.shutdown()
+    assert cluster.shutdown() is report
+    assert set(report.nodes) == {"worker:0", "worker:1"}
+    assert [node.status for node in report.nodes.values()] == [0, 0]
+    assert sum(node.rows for node in report.nodes.values()) == 1200
+    assert sum(node.bytes for node in report.nodes.values()) >= 1200 * 16
+    assert all(node.waited_for_data > 0 for node in report.nodes.values() if node.rows)
+    assert report.failures == ()
+    assert "worker:0: exit status 0" in str(report)
+
+
+def test_failures_of_several_nodes_are_all_told(sc, out):
+    go = Path(out, "go")
+    cluster = tfos_fast.run(sc, mains.fail_everywhere, {"go": str(go)}, 2, **SMALL)
+    go.touch()
+    # The end of one node ends the others: what is told of is what has been heard of before that.
+    wait_for(lambda: len(cluster._coordinator._failures) == 2, "the failures of both nodes")
+    with pytest.raises(NodeFailed, match=r"(?s)LookupError: the model of \d .*And then: worker:\d.*LookupError") as caught:
+        cluster.shutdown()
+    assert {caught.value.node, *(other.node for other in caught.value.others)} == {"worker:0", "worker:1"}
+    assert "a last line" in caught.value.log_tail
+    assert "LookupError" not in caught.value.log_tail  # it is in the traceback
+    report = cluster.shutdown()
+    assert len(report.failures) == 2
+    assert {node.status for node in report.nodes.values()} <= {1, -signal.SIGTERM}  # those that had not ended yet were told to
+
+
 def test_failed_cluster_says_so_again(sc, out):
     with tfos_fast.run(sc, mains.fail_at, {"node": 0, "rows": 1}, 2, **SMALL) as cluster:
         with pytest.raises(NodeFailed):

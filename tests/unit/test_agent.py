@@ -22,6 +22,7 @@ from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.launch import spawn_agent
 from tfos_fast.cluster.machine import this_process
+from tfos_fast.cluster.trainer import _report as trainer_report
 from tfos_fast.errors import ChannelClosed, Fenced, NodeFailed, NodeKilled, Yielded
 
 WAIT = 30.0
@@ -199,3 +200,12 @@ def test_agents_end_when_the_coordinator_is_gone(nodes):
     while any(this_process(agent.pid).started == agent.started for agent in agents):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_words_that_are_no_text_are_told_all_the_same():
+    """An exception's message with a lone surrogate, and a very long one."""
+    report = trainer_report(ValueError("the file \udcff is missing" + "x" * 1_000_000))
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(report), type=m.Report)
+    assert again.summary.startswith("main raised ValueError: the file \\udcff is missing")
+    assert len(again.summary) < 2 * m.MAX_TEXT
+    assert len(again.remote_traceback) < 2 * m.MAX_TRACEBACK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from typing import Any
 
 import msgspec
@@ -24,8 +25,11 @@ BAD_SCHEMA = msgspec.convert({"structure": "tuple", "columns": [{"name": "a", "k
     [
         [b""],
         [b"\xff" * 100],
-        [os.urandom(1000)],
+        [random.Random(1).randbytes(1000)],
         [b"\x93\xa5Hello\xa6nobody"],
+        [b"\x94\xa5Hello\xa6\xff\xff\xff\xff\xff\xff\x01\x01"],  # text that is no UTF-8
+        [msgspec.msgpack.encode(["Hello", "writer", 1, 1])[:-1] + b"\x01" + b"\x91" * 5000],  # cut short
+        [b"\x95" + msgspec.msgpack.encode(["Hello", "writer", 1, 1])[1:] + b"\x91" * 100_000],  # nesting without end
         [msgspec.msgpack.encode(["Hello", "nobody", 1, 1])],
         [msgspec.msgpack.encode(["Hello", "writer", -1, 1])],
         [msgspec.msgpack.encode(["Hello", "writer", 2**31, 1])],
@@ -49,7 +53,7 @@ BAD_SCHEMA = msgspec.convert({"structure": "tuple", "columns": [{"name": "a", "k
         [HELLO["reader"], m.Propose(BAD_SCHEMA)],
         [HELLO["writer"], m.Welcome(3)],
     ],
-    ids=lambda frames: "+".join(type(f).__name__ if not isinstance(f, bytes) else repr(f[:12]) for f in frames),
+    ids=lambda frames: "+".join(type(f).__name__ if not isinstance(f, bytes) else f"{len(f)} bytes" for f in frames),
 )
 def test_the_broker_survives_bad_messages_and_drops_their_sender(frames: list[Any]):
     with Channel.create(memory="64k", slot_bytes="4k", form="columns") as channel:

@@ -497,11 +497,12 @@ def test_a_second_reader_and_a_second_mode_are_refused():
 
 
 def test_row_larger_than_a_slot_names_the_setting():
-    with Channel.create(memory="256k", slot_bytes="16k") as channel:
-        writer = channel.writer()
-        with pytest.raises(RowTooLarge, match="slot_bytes"):
-            writer.write_rows([np.zeros(5000)])
-        writer.close()
+    with (
+        Channel.create(memory="256k", slot_bytes="16k") as channel,
+        channel.writer() as writer,  # and its end is an orderly one
+        pytest.raises(RowTooLarge, match="slot_bytes"),
+    ):
+        writer.write_rows([np.zeros(5000)])
 
 
 def test_waiting_ends_when_nothing_moves():

@@ -203,7 +203,7 @@ def test_death_of_an_agent_on_this_host_is_seen(coordinator):
         child.kill()
         child.wait()
         child.stdin.close()
-    assert coordinator.failure.kind == "NodeKilled"
+    assert coordinator.failure.kind == "NodeLost"
     assert f"worker:0 on here: its agent (process {child.pid})" in coordinator.failure.summary
 
 
@@ -218,3 +218,27 @@ def test_close_leaves_no_thread_and_no_descriptor():
         assert not it._thread.is_alive()
     time.sleep(0.05)
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_what_cannot_be_read_ends_nothing(coordinator):
+    with agent(coordinator) as good, agent(coordinator, "worker:1", "u") as bad:
+        bad.socket.send(b"\x95\xa5Hello\xa4\xff\xff\xff\xff\xa1a\xa1b\x90")  # text that is no UTF-8
+        bad.socket.send(b"\x92\xa3Bye" + b"\x91" * 100_000)  # nesting without end
+        bad.socket.send(b"\xc1" * 100)
+        number = coordinator.post(["worker:0", "worker:1"], m.EndEpoch)
+        for one in (good, bad):
+            one.send(m.Ack(one.receive().request, 0, 0))
+        coordinator.wait(lambda: all(number in node.acks for node in coordinator.nodes.values()), WAIT, "the answers")
+        assert coordinator.failure is None
+
+
+@pytest.mark.parametrize("pid", [0, -1, 2**40])
+def test_a_number_that_is_no_process_ends_nothing(coordinator, pid):
+    me = this_process()
+    with agent(coordinator, process=m.Process(pid, me.started, me.machine)):
+        assert coordinator.failure is None
+        assert not coordinator.nodes["worker:0"].gone
+
+
+def test_keys_do_not_show_their_secret(coordinator):
+    assert coordinator.keys.client_secret.decode() not in repr(coordinator.keys)

@@ -379,7 +379,7 @@ def test_complete_partitions_are_forgotten_with_their_epoch():
     feed.leave(b"w", died=False)
     feed.end_epoch()
     assert feed._streams.get(done.stream) is None
-    assert feed.fence("done", 1) == 0
+    assert feed.fence("done", 1)[0] == 0
     assert feed._streams.get(going_on.stream) is not None
 
 

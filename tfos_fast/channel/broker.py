@@ -24,6 +24,7 @@ from tfos_fast.channel import messages as m
 from tfos_fast.channel.address import Address
 from tfos_fast.channel.feed import Feed, OnOpen
 from tfos_fast.channel.processes import make_runtime_directory, open_pidfd, started
+from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.table import TableError
 
@@ -55,8 +56,10 @@ class Broker:
     on_control : callable
         ``on_control(name, body) -> bytes`` answers ``Channel.control``. It may raise a TfosError, which the caller gets.
     on_terminated, on_partition_done, explain_death : callable
-        Hooks of the feed: ``(asked)`` the reader wants no more rows, as it said or because it left; ``(key, attempt, rows)`` a
-        partition was published whole; ``(pid) -> Failed or None`` words for a dead reader.
+        Hooks of the feed: ``(asked)`` the reader wants no more rows, as it said or because it left; ``(key, attempt, rows, proof)``
+        a partition was published whole; ``(pid) -> Failed or None`` words for a dead reader.
+    on_stalled : callable
+        ``(text)``: a writer has given up since nothing moved for its stall timeout.
     """
 
     def __init__(
@@ -73,8 +76,9 @@ class Broker:
         self._guests: list[Broker] = []
         self.feed = Feed(segment.n_slots, end_after=end_after, form=form, on_open=on_open)
         self.on_control: Callable[[str, bytes], bytes] | None = None
+        self.on_stalled: Callable[[str], None] | None = None
         self.on_terminated: Callable[[bool], None] | None = None
-        self.on_partition_done: Callable[[str, int, int], None] | None = None
+        self.on_partition_done: Callable[[str, int, int, Proof], None] | None = None
         self.explain_death: Callable[[int], m.Failed | None] | None = None
         self.feed.on_terminated = lambda asked: self.on_terminated(asked) if self.on_terminated else None
         self.feed.on_partition_done = lambda *what: self.on_partition_done(*what) if self.on_partition_done else None
@@ -153,11 +157,11 @@ class Broker:
         self.feed.terminate()
         self.flush()
 
-    def fence(self, key: str, attempt: int) -> int:
-        """Shut out older attempts at a partition; returns its row watermark here."""
-        watermark = self.feed.fence(key, attempt)
+    def fence(self, key: str, attempt: int) -> tuple[int, Proof]:
+        """Shut out older attempts at a partition; returns its row watermark here, and the proof of these rows."""
+        answer = self.feed.fence(key, attempt)
         self.flush()
-        return watermark
+        return answer
 
     def status(self) -> dict[str, Any]:
         """The counters of :class:`~tfos_fast.channel.messages.Status` as a dict."""
@@ -224,7 +228,7 @@ class Broker:
                 continue
             try:
                 self._dispatch(peer, m.decode_request(frame))
-            except (TableError, msgspec.DecodeError) as error:
+            except (TableError, *m.UNREADABLE) as error:
                 log.warning("dropped client %s: %s", peer.hex(), error)
                 self._send(peer, m.Failed("ChannelError", f"protocol error: {error}"))
                 self._forget(peer, died=True)
@@ -237,6 +241,9 @@ class Broker:
             self._forget(peer, died=False)
         elif isinstance(message, m.AskStatus):
             self._send(peer, self.feed.status())
+        elif isinstance(message, m.Stalled):
+            if self.on_stalled is not None and peer in self._pidfds:
+                self.on_stalled(message.text)
         elif isinstance(message, m.Control):
             self._control(peer, message)
         else:

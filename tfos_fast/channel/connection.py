@@ -254,10 +254,13 @@ class Connection:
             if self._status is not None and self._status.progress != progress:
                 progress, moved = self._status.progress, now
             if now - moved > self._stall_timeout:
-                raise errors.StallTimeout(
+                text = (
                     f"nothing moved for {now - moved:.0f} s while process {self._pid} waited for {what}. {self._situation()} "
                     "The setting stall_timeout (of a cluster: feed_timeout) changes how long this may last."
                 )
+                if self._role == "writer":
+                    self.send(m.Stalled(text))
+                raise errors.StallTimeout(text)
 
     def _situation(self) -> str:
         s = self._status

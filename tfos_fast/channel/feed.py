@@ -8,6 +8,7 @@ A reader that leaves in order ends the feed: its arrays may outlive it, so no sl
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.agreement import Agreement, check_form, is_sound
 from tfos_fast.channel.grants import Grants
+from tfos_fast.channel.proof import Proof, mark
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.streams import Stream, Streams
 from tfos_fast.channel.table import INPUT, OUTPUT, SlotTable, State, TableError
@@ -48,11 +50,21 @@ class Feed:
     form : Form, optional
         Declared by the owner up front; without it writers wait for the reader's.
     on_open : callable, optional
-        ``on_open(key, attempt, reply)`` decides how many rows an attempt skips; it calls ``reply(skip)`` or ``reply(error=text)``
+        ``on_open(key, attempt, reply)`` decides how many rows an attempt skips: ``reply(skip, proof)`` or ``reply(error=text)``,
         now or later. Without it the watermarks of this feed decide.
+    clock : callable
+        Gives seconds.
     """
 
-    def __init__(self, n_slots: int, *, end_after: int = 0, form: m.Form | None = None, on_open: OnOpen | None = None) -> None:
+    def __init__(
+        self,
+        n_slots: int,
+        *,
+        end_after: int = 0,
+        form: m.Form | None = None,
+        on_open: OnOpen | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.table = SlotTable(n_slots)
         self.outbox: list[tuple[bytes, m.Message]] = []
         self.peers: dict[bytes, Peer] = {}
@@ -65,9 +77,14 @@ class Feed:
         self.progress = 0
         self.rows_published = 0
         self.rows_taken = 0
+        self.bytes = 0  # of slots that writers filled
+        self.starved = 0.0  # seconds that the reader waited and there was nothing, until rows came
+        self.blocked = 0.0  # seconds that writers waited for a slot, as they told with the end of each partition
+        self._clock = clock
+        self._starving_since: float | None = None
         self.on_terminated: Callable[[bool], None] = lambda asked: None
         self.explain_death: Callable[[int], m.Failed | None] = lambda pid: None
-        self.on_partition_done: Callable[[str, int, int], None] = lambda key, attempt, rows: None
+        self.on_partition_done: Callable[[str, int, int, Proof], None] = lambda key, attempt, rows, proof: None
         self.on_demand: Callable[[int, bool], None] = lambda epoch, ends: None
         self.yielding = False
         self.closed = False
@@ -163,7 +180,7 @@ class Feed:
         if self.terminated:
             self._send(peer, m.Terminated())
 
-        def reply(skip: int = 0, *, error: str = "", kind: str = "Fenced") -> None:
+        def reply(skip: int = 0, proof: Proof = Proof(), *, error: str = "", kind: str = "Fenced") -> None:  # noqa: B008
             if self.peers.get(peer) is not state:
                 return  # it left meanwhile
             if error:
@@ -171,8 +188,8 @@ class Feed:
                 return
             assert self.form is not None
             self._told = True
-            state.stream = self._streams.open(message.key, message.attempt, peer, exchange=message.exchange, skip=skip)
-            self._send(peer, m.Opened(state.stream.number, skip, self.form))
+            state.stream = self._streams.open(message.key, message.attempt, peer, exchange=message.exchange, skip=skip, proof=proof)
+            self._send(peer, m.Opened(state.stream.number, skip, self.form, proof))
             state.flushed = False
             if self._starving:
                 self._flush(peer, state)
@@ -186,16 +203,19 @@ class Feed:
             return
         if before is not None:
             self._shut(before, attempt)  # of two with the same number the later one
-        reply(before.published if before is not None else 0)
+        if before is not None:
+            reply(before.published, before.proof)
+        else:
+            reply(0)
 
-    def fence(self, key: str, attempt: int) -> int:
-        """Shut out attempts older than this one and return the partition's row watermark (rows published here)."""
+    def fence(self, key: str, attempt: int) -> tuple[int, Proof]:
+        """Shut out attempts older than this one and return the partition's row watermark (rows published here), and their proof."""
         stream = self._streams.latest(key)
         if stream is None:
-            return 0
+            return 0, Proof()
         if stream.attempt < attempt:
             self._shut(stream, attempt)
-        return stream.published
+        return stream.published, stream.proof
 
     def _shut(self, stream: Stream, attempt: int) -> None:
         if stream.fenced:
@@ -247,6 +267,7 @@ class Feed:
             raise TableError(f"stream {message.stream} is not open")
         self.table.publish(peer, message.slot)
         self.progress += 1
+        self.bytes += message.bytes
         state.flushed = False
         if message.want and state.role == "writer":
             self._grants.want(peer, INPUT)
@@ -258,11 +279,15 @@ class Feed:
             self._grant()
             return
         stream.published += message.rows
+        stream.proof = stream.proof.extended(message.proof, mark(self._agreement[message.schema_id].columns))
         stream.in_flight += 1
         self.rows_published += message.rows
         self._kept += message.rows if self._keeping else 0
         self._slot_rows[message.slot] = (stream, message.rows)
         self._starving = self.demanded = False
+        if self._starving_since is not None:
+            self.starved += self._clock() - self._starving_since
+            self._starving_since = None
         self._to_reader(m.Deliver(message.slot, stream.lane, message.rows, message.capacity, message.schema_id, None), message.slot)
         self._grant()  # the writer holds one slot less
 
@@ -290,13 +315,14 @@ class Feed:
         stream = self.peers[peer].stream
         if stream is None or stream.number != message.stream or (stream.closed and not stream.fenced):
             raise TableError(f"stream {message.stream} is not open")
+        self.blocked += message.blocked
         # Between partitions a writer holds nothing: it may do something else for long.
         self.table.drop(peer, State.GRANTED)
         self._grants.forget(peer)
         if not stream.fenced:
             self._streams.finish(stream)
             self._to_reader(m.StreamEnd(stream.lane, self._streams.exchanges() if stream.exchange else 0), None)
-            self.on_partition_done(stream.key, stream.attempt, stream.published)
+            self.on_partition_done(stream.key, stream.attempt, stream.published, stream.proof)
             self._check_taken(stream)
             self.progress += 1
         self._grant()
@@ -405,6 +431,8 @@ class Feed:
 
     def _starve(self, peer: bytes, message: m.Starving) -> None:
         self._starving = True
+        if self._starving_since is None:
+            self._starving_since = self._clock()
         if message.epoch == self._epoch and not self.demanded:
             self.demanded = True
             self.on_demand(message.epoch, message.ends)

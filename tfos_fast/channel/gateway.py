@@ -270,7 +270,7 @@ class Gateway:
                 self._drop(peer)
             else:
                 client.up(message, frames[1:])
-        except (wire.WireError, msgspec.DecodeError) as error:
+        except (wire.WireError, *m.UNREADABLE) as error:
             log.warning("dropped a remote writer: %s", error)
             self._send(peer, [m.encode(m.Failed("ChannelError", f"protocol error: {error}"))])
             self._drop(peer)

@@ -1,7 +1,7 @@
 """The control messages between a broker and its clients, as typed structs (msgpack by msgspec). No payload, nothing executable.
 
 A message is one ZeroMQ frame; the broker's ROUTER socket puts the sender's identity before it. Unknown or malformed messages raise
-``msgspec.ValidationError`` in the decoder (the types say what a field may hold), and the broker drops their sender.
+what is in ``UNREADABLE`` (the types say what a field may hold), and the broker drops their sender.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from tfos_fast.channel.lattice import Declared, Nulls
+from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.schema import Schema
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -70,6 +71,12 @@ class AskStatus(Message):
     """Ask for the broker's counters."""
 
 
+class Stalled(Message):
+    """A writer gives up: nothing has moved for its stall timeout. Who embeds the broker may end the feed for all."""
+
+    text: str
+
+
 class Control(Message):
     """A named request to whoever embeds the broker (the node agent)."""
 
@@ -109,6 +116,8 @@ class Publish(Message):
     capacity: Count
     schema_id: Count
     want: bool = False
+    bytes: Count = 0
+    proof: Count = 0  # total of its rows (see proof.py)
 
 
 class GiveBack(Message):
@@ -122,6 +131,7 @@ class ClosePartition(Message):
 
     stream: Count
     rows: Count
+    blocked: float = 0.0  # seconds that it waited for slots
 
 
 # ---- the reader --------------------------------------------------------------------------------------------------------------
@@ -193,6 +203,7 @@ class Opened(Message):
     stream: int
     skip: int
     form: Form
+    proof: Proof = Proof()  # of the rows that are skipped
 
 
 class Agreed(Message):
@@ -329,13 +340,16 @@ class ControlAnswer(Message):
 
 
 Request = (
-    Hello | Bye | AskStatus | Control | OpenPartition | Propose | Want | Publish | GiveBack | ClosePartition
+    Hello | Bye | AskStatus | Stalled | Control | OpenPartition | Propose | Want | Publish | GiveBack | ClosePartition
     | OpenReader | Pin | Done | Replayed | Starving | Terminate | Register
 )  # fmt: skip
 Answer = (
     Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Yield | Deliver | StreamEnd | EpochEnd | FeedEnd | Keep
     | Replay | Pinned | StreamTaken | Shut | Terminated | Failed | Status | ControlAnswer
 )  # fmt: skip
+
+#: What a decoder raises for bytes that are no message: ill-typed ones, text that is no UTF-8, nesting without end.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode

@@ -6,8 +6,10 @@ here guesses by heartbeat.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import stat
 import tempfile
 from contextlib import suppress
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from tfos_fast.errors import SegmentError
 
+_PR_SET_PDEATHSIG = 1
 _MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes, the terminating zero included
 
 
@@ -33,6 +36,15 @@ def alive(pid: int, start: int) -> bool:
     return start != 0 and started(pid) == start
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the process is held by a SIGSTOP (its terminal's Ctrl-Z, too) or by a debugger."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return text.rpartition(")")[2].split()[0] in "Tt"
+
+
 def open_pidfd(pid: int, start: int) -> int | None:
     """A file descriptor that becomes readable when the process dies, or None when it is dead already."""
     try:
@@ -44,6 +56,26 @@ def open_pidfd(pid: int, start: int) -> int | None:
         return fd
     os.close(fd)
     return None
+
+
+def children(pid: int) -> list[int]:
+    """The processes that the main thread of this one has started."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def die_with(parent: int | None) -> None:
+    """Ask the kernel to kill this process when its parent's main thread ends, and end now if that has happened already.
+
+    None takes it back.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if parent else 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if parent and os.getppid() != parent:
+        os._exit(1)
 
 
 def runtime_base() -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from tfos_fast.channel.proof import Proof
 
 
 @dataclass
@@ -16,6 +18,7 @@ class Stream:
     exchange: bool  # results are wanted back
     lane: int  # what the reader knows it by: the number of the attempt that it goes on for, or its own
     published: int = 0  # rows of the partition, those of earlier attempts included
+    proof: Proof = field(default_factory=Proof)  # of these
     in_flight: int = 0  # slots published and not yet taken
     closed: bool = False  # nothing more is accepted
     complete: bool = False  # its writer said that this was the whole partition
@@ -43,14 +46,14 @@ class Streams:
         """The newest attempt at a partition."""
         return self._latest.get(key)
 
-    def open(self, key: str, attempt: int, writer: bytes, *, exchange: bool, skip: int) -> Stream:
+    def open(self, key: str, attempt: int, writer: bytes, *, exchange: bool, skip: int, proof: Proof | None = None) -> Stream:
         """A new attempt. It goes on in the lane of an unfinished one, so that the reader keeps the partition's order."""
         number = self._opened
         self._opened += 1
         before = self._latest.get(key)
         goes_on = before is not None and skip and not (exchange or before.exchange or before.complete)
         lane = before.lane if before is not None and goes_on else number
-        stream = Stream(number, key, attempt, writer, exchange, lane, published=skip)
+        stream = Stream(number, key, attempt, writer, exchange, lane, published=skip, proof=proof or Proof())
         self._all[number] = stream
         self._latest[key] = stream
         return stream

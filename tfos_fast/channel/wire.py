@@ -56,7 +56,8 @@ class Still(m.Message):
 
 #: What a remote writer may say. The gateway relays nothing else.
 Relayed = (
-    m.Hello | m.Bye | m.AskStatus | m.OpenPartition | m.Propose | m.Want | m.Publish | m.GiveBack | m.ClosePartition | m.Done
+    m.Hello | m.Bye | m.AskStatus | m.Stalled | m.OpenPartition | m.Propose | m.Want | m.Publish | m.GiveBack
+    | m.ClosePartition | m.Done
 )  # fmt: skip
 
 decode_from_client = msgspec.msgpack.Decoder(Attach | Relayed).decode
@@ -116,7 +117,7 @@ def unpack(payload: Sequence[Any], slot: Any, slot_bytes: int) -> None:
         raise WireError("a slot's message without its payload")
     try:
         offsets = _decode_offsets(payload[0])
-    except msgspec.DecodeError as error:
+    except m.UNREADABLE as error:
         raise WireError(f"offsets of a payload: {error}") from None
     pieces = [memoryview(piece).cast("B") for piece in payload[1:]]
     if len(offsets) != len(pieces) or any(at + len(piece) > slot_bytes for at, piece in zip(offsets, pieces, strict=True)):

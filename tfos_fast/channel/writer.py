@@ -6,8 +6,10 @@ slot when none is free: that wait is the backpressure.
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,18 +21,20 @@ from tfos_fast.channel.connection import to_exception
 from tfos_fast.channel.infer import infer
 from tfos_fast.channel.lattice import join
 from tfos_fast.channel.layout import Layout, has_heap, plan
+from tfos_fast.channel.proof import Proof, Prover, mark
 from tfos_fast.channel.remote import RemoteAddress
 from tfos_fast.channel.results import Decode, ResultReader, result_rows
 from tfos_fast.channel.schema import Schema, describe
 from tfos_fast.channel.sources import PickledRows, Rows
 from tfos_fast.channel.structs import flatten, has_structs
 from tfos_fast.channel.table import INPUT
-from tfos_fast.errors import ChannelClosed, Fenced, RowTooLarge, SchemaMismatch, StallTimeout, Yielded
+from tfos_fast.errors import ChannelClosed, Fenced, NonDeterministicPartition, RowTooLarge, SchemaMismatch, StallTimeout, Yielded
 
 Source = Rows | PickledRows
 
 # How long packing goes on before messages are looked at: short enough to serve a starving reader, long enough to cost nothing.
 _TICK_S = 0.01
+_NO_SLOT = -1  # the scratch memory
 
 
 class Writer:
@@ -75,6 +79,12 @@ class Writer:
         self._heap_per_row = 64.0
         self._rows = 0  # rows of this partition in published slots, skipped ones included
         self._untaken: set[int] = set()
+        self._proof = Proof()  # of the rows that an earlier attempt has delivered
+        self._prover = Prover()
+        self._exchange = False
+        self._scratch: memoryview | None = None  # memory of our own in place of slots, while these rows are compared
+        self._compared = Proof()
+        self._blocked = 0.0  # seconds that it waited for slots in this partition
         self._conn = connect(address, "writer", self._handle, stall_timeout=stall_timeout)
         self._results = ResultReader(self._conn.segment)
 
@@ -111,10 +121,52 @@ class Writer:
         self._wanted = False
         self._stream = opened.stream
         self._rows = opened.skip
+        self._proof, self._exchange = opened.proof, exchange
         if opened.form != self._form:
             self._form = opened.form
             self._forget_schema()
         return opened.skip
+
+    def compare_rows(self, rows: Iterable[Any]) -> None:
+        """Take the rows that ``open_partition`` said to leave out, and compare them with what was delivered.
+
+        A few values of a few rows are compared, the first ones more closely; none where the columns of the feed have changed since.
+
+        Raises
+        ------
+        NonDeterministicPartition
+            They differ, or there are fewer.
+        """
+        self._compare(self._pack(Rows(rows)))
+
+    def compare_batches(self, batches: Iterable[Any]) -> None:
+        """As ``compare_rows``, for record batches."""
+        self._compare(step for batch in batches for step in self._copy_arrow(batch))
+
+    def _compare(self, steps: Iterator[None]) -> None:
+        skip, self._rows, self._compared = self._rows, 0, Proof()
+        self._scratch = memoryview(mmap.mmap(-1, self._conn.segment.slot_bytes))
+        try:
+            for _ in steps:
+                pass
+            self._publish(whole=True)
+        finally:
+            self._unbind()
+            self._scratch = None
+        seen, self._rows = self._rows, skip
+        if self.terminated:
+            return
+        if seen < skip:
+            found = f"has {seen} rows now"
+        elif self._compared.tells(self._proof) and self._compared != self._proof:
+            found = "now begins with other rows"
+        else:
+            return
+        raise NonDeterministicPartition(
+            f"partition {self._key} {found}, and {skip} rows of it were delivered by an earlier attempt: it must come out the "
+            "same when it is computed again. Cache or checkpoint the data, give random numbers a seed, sort before what depends on "
+            "an order; or let rows come twice with feed(exactly_once=False)"
+        )
 
     def write_rows(self, rows: Iterable[Any]) -> int:
         """Pack rows into shared memory. Every value is copied once.
@@ -192,7 +244,8 @@ class Writer:
             return
         self._publish(whole=True)
         self._unbind()
-        self._conn.send(m.ClosePartition(self._stream, self._rows))
+        self._conn.send(m.ClosePartition(self._stream, self._rows, self._blocked))
+        self._blocked = 0.0
         self._granted.clear()  # with this message they are free
         self._untaken.add(self._stream)
         self._stream = None
@@ -433,18 +486,24 @@ class Writer:
     def _wait_slot(self) -> None:
         # Nothing is packed and unpublished here: a slot is asked for only when none is open.
         ready = lambda: True if self._granted or self.terminated or self._yield else None  # noqa: E731
+        begin = time.monotonic()
         try:
             self._conn.wait(ready, "a free slot", timeout=self.patience)
         except StallTimeout:
             if self.patience is None:
                 raise
             self._yield = True
+        finally:
+            self._blocked += time.monotonic() - begin
         if self._yield and not self._granted and not self.terminated:
             raise Yielded(f"partition {self._key} is left at row {self._rows}: another feed needs the place of this task")
 
     def _has_slot(self) -> bool:
         """Whether a slot is open for packing; opens a granted one, or asks for one and does not wait."""
         if self._slot is not None:
+            return True
+        if self._scratch is not None:
+            self._bind()
             return True
         if not self._granted:
             self._want()
@@ -455,15 +514,18 @@ class Writer:
 
     def _bind(self) -> None:
         assert self._schema is not None
-        self._slot = self._granted.popleft()
-        if not self._granted:
-            self._want()  # the next one is on its way while this one fills
-        self._window = self._conn.segment.window(self._slot)
         schema = self._schema if self._packer is None else self._packer.schema
-        if self._layout is None or self._layout.schema != schema or has_heap(schema):
+        if self._layout is None or self._layout.schema != schema or has_heap(schema):  # before a slot is taken: it may refuse
             heap = self._heap_per_row if has_heap(schema) else 0.0
             batch = 1 if self._form.exact else self._form.batch
             self._layout = plan(schema, self._conn.segment.slot_bytes, batch=batch, heap_per_row=heap)
+        if self._scratch is not None:
+            self._slot, self._window = _NO_SLOT, self._scratch
+        else:
+            self._slot = self._granted.popleft()
+            if not self._granted:
+                self._want()  # the next one is on its way while this one fills
+            self._window = self._conn.segment.window(self._slot)
         self._arrow_rows = self._arrow_heap = 0
         if self._packer is not None:
             self._packer.bind(self._window, self._layout, 0)
@@ -473,7 +535,8 @@ class Writer:
             self._packer.unbind()
         self._window, self._arrow_rows = None, 0
         if self._slot is not None:
-            self._granted.appendleft(self._slot)
+            if self._slot != _NO_SLOT:
+                self._granted.appendleft(self._slot)
             self._slot = None
 
     def _publish(self, *, whole: bool = False) -> None:
@@ -485,24 +548,31 @@ class Writer:
         rows = self._arrow_rows or (self._packer.rows if self._packer is not None else 0)
         if rows == 0 or self.terminated:
             return
-        self._flush = False  # only now: a reader that starved before the first row came still waits for it
+        if self._scratch is None:
+            self._flush = False  # only now: a reader that starved before the first row came still waits for it
         heap = self._arrow_heap if self._arrow_rows else (self._packer.heap_used if self._packer is not None else 0)
         self._heap_per_row = max(1.0, 1.05 * heap / rows)
         # The packer may have laid an empty slot out anew, with more heap, for a row larger than those before.
         filled = self._layout if self._arrow_rows or self._packer is None else self._packer.layout
         assert filled is not None
         slot, window, batch = self._slot, self._window, self._form.batch
-        tail = rows % batch if batch and rows > batch and not whole else 0
+        tail = rows % batch if batch and rows > batch and not whole and self._scratch is None else 0
         if tail and not self._granted:
             tail = 0  # no slot to move it to; the reader merges
         if self._packer is not None:
             self._packer.unbind()
         self._window, self._slot, self._arrow_rows = None, None, 0
+        proof = 0 if self._exchange else self._prover.total(filled, window, self._rows, rows - tail)
+        if self._scratch is not None:
+            self._compared = self._compared.extended(proof, mark(filled.schema.columns))
+            self._rows += rows
+            return
         if tail:
             self._bind_tail(filled, window, rows - tail, rows)
         want = not whole and not self._wanted
         self._wanted = self._wanted or want
-        self._conn.send(m.Publish(slot, self._stream, rows - tail, filled.capacity, self._schema_id, want))
+        used = filled.heap * rows // filled.capacity + heap
+        self._conn.send(m.Publish(slot, self._stream, rows - tail, filled.capacity, self._schema_id, want, used, proof))
         self._rows += rows - tail
 
     def _bind_tail(self, filled: Layout, window: Any, start: int, stop: int) -> None:

@@ -7,18 +7,23 @@ thread, which also spawns the trainer: the trainer's parent-death signal follows
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from tfos_fast.channel.broker import Broker
-from tfos_fast.channel.processes import open_pidfd
+from tfos_fast.channel.processes import children, die_with, is_stopped, open_pidfd, reap
+from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.link import DriverLink
@@ -26,6 +31,7 @@ from tfos_fast.cluster.listening import Door
 from tfos_fast.cluster.machine import address_towards, host_name, machine_id, this_process
 from tfos_fast.cluster.named import NamedFeeds, feed_of
 from tfos_fast.cluster.ports import HeldPort, parse_ports
+from tfos_fast.cluster.states import STOPPED
 from tfos_fast.cluster.supervisor import Supervisor, watch_once
 from tfos_fast.cluster.tensorboard import TensorBoard
 from tfos_fast.errors import ClusterError, TfosError
@@ -69,6 +75,7 @@ class Agent:
         self.broker.on_partition_done = self._on_partition_done
         self.trainer = Supervisor(self.name, self.host, self.broker, lambda: self.named, self._state)
         self.broker.explain_death = self.trainer.explain_death
+        self.broker.on_stalled = self._on_stalled
 
         self.named = NamedFeeds(
             config,
@@ -80,6 +87,7 @@ class Agent:
         )
         self.door = Door(config, self.broker, self.ip)
         self._board: TensorBoard | None = None
+        self._bye = m.Bye()
         self._last_order = -1  # number of the last Keep or Replay
         self._replayed = -1  # number of the last Replay whose rows were all taken
         me = this_process()
@@ -89,7 +97,7 @@ class Agent:
             config.gpus, config.gpu_source,
         )  # fmt: skip
         hello = m.Hello(self.name, config.token, self.host, me)
-        self.link = DriverLink(config, self.broker, hello, lambda: self.named.demands.values(), self._on_message, self._stop)
+        self.link = DriverLink(config, self.broker, hello, lambda: self.named.demands.values(), self._on_message, self._give_up)
         self._watch_processes()
         self.broker.every(1.0, self._tick)
 
@@ -104,8 +112,8 @@ class Agent:
     def _on_message(self, message: m.ToAgent) -> None:
         match message:
             case m.Fence():
-                watermark = self.named.broker(feed_of(message.key)).fence(message.key, message.attempt)
-                self.link.send(m.Fenced(message.key, message.attempt, watermark))
+                watermark, proof = self.named.broker(feed_of(message.key)).fence(message.key, message.attempt)
+                self.link.send(m.Fenced(message.key, message.attempt, watermark, proof))
             case m.EndEpoch():
                 self.named.end_epoch(message.feed)
                 self._acknowledge(message.request)
@@ -150,17 +158,33 @@ class Agent:
         self.link.send(
             m.Beat(
                 status["progress"] + self.named.progress, status["rows_published"], status["rows_taken"],
-                status["writers"], status["waiting"], status["reader"],
+                status["writers"], status["waiting"], status["reader"], self.named.totals, self._stopped(),
             )
         )  # fmt: skip
         self.link.tick()
+
+    def _stopped(self) -> dict[int, Any]:
+        """Processes that others wait for and that are held: they neither die nor move."""
+        kinds = {peer.pid: "task" for broker in self.named.all() for peer in broker.feed.peers.values() if peer.role == "writer"}
+        if self.config.executor.machine == machine_id():
+            kinds |= dict.fromkeys(children(self.config.workers), "task")  # before its first row a task is attached to no broker
+            kinds[self.config.executor.pid] = "executor"
+        if self.trainer.pid is not None:
+            kinds[self.trainer.pid] = "trainer"
+        return {pid: kind for pid, kind in kinds.items() if is_stopped(pid)}
+
+    def _on_stalled(self, text: str) -> None:
+        """A feed task waited in vain. Others would, too, and each further attempt of Spark's."""
+        if not self.trainer.ended:
+            held = "".join(f"; the {kind} (process {pid}) {STOPPED}" for pid, kind in self._stopped().items())
+            self.trainer.end(m.Failure("StallTimeout", f"{self.name} on {self.host}: {text}{held}", self.name, self.host))
 
     # ---- deaths of others ----------------------------------------------------------------------------------------------------
 
     def _watch_processes(self) -> None:
         machine = machine_id()
         executor, driver = self.config.executor, self.config.driver
-        for process, on_death in ((executor, self._executor_died), (driver, lambda: self._stop("the driver is gone"))):
+        for process, on_death in ((executor, self._executor_died), (driver, lambda: self._give_up("the driver is gone"))):
             if process.machine != machine:
                 continue
             fd = open_pidfd(process.pid, process.started)
@@ -171,12 +195,17 @@ class Agent:
     def _executor_died(self) -> None:
         text = f"{self.name} on {self.host}: its Spark executor (process {self.config.executor.pid}) died"
         if not self.trainer.ended:
-            self.trainer.end(m.Failure("NodeKilled", text, self.name, self.host))
+            self.trainer.end(m.Failure("NodeLost", text, self.name, self.host, "", 0, self.trainer.log_tail))
         self._stop("its executor died")
 
     def _stop(self, why: str) -> None:
         log.info("%s ends: %s", self.name, why)
         self.broker.stop()
+
+    def _give_up(self, why: str) -> None:
+        """End although nobody has asked for it: what the driver may still wait for does not come."""
+        self._bye = m.Bye(f"ended: {why}")
+        self._stop(why)
 
     # ---- the feed ------------------------------------------------------------------------------------------------------------
 
@@ -186,9 +215,9 @@ class Agent:
             return
         self.link.open(key, attempt, reply)
 
-    def _on_partition_done(self, key: str, attempt: int, rows: int) -> None:
+    def _on_partition_done(self, key: str, attempt: int, rows: int, proof: Proof) -> None:
         if not key.startswith(LOCAL_KEYS):
-            self.link.send(m.PartitionDone(key, attempt, rows))
+            self.link.send(m.PartitionDone(key, attempt, rows, proof))
 
     # ---- the trainer ---------------------------------------------------------------------------------------------------------
 
@@ -239,28 +268,69 @@ class Agent:
 
         wake, waker = socket.socketpair()
         waker.setblocking(False)
-        signal.signal(signal.SIGTERM, lambda *_: self._stop("SIGTERM"))
+        signal.signal(signal.SIGTERM, lambda *_: self._give_up("SIGTERM"))
         # poll() restarts after a signal: the wake-up pipe makes it return.
         signal.set_wakeup_fd(waker.fileno())
         self.broker.watch(wake, lambda: drain(wake))
         self.broker.run()
 
+    def failed(self, error: Exception) -> None:
+        """Note what this agent met; ``close`` tells the driver."""
+        text = "".join(traceback.format_exception_only(error)).strip()
+        self._bye = m.Bye(f"failed: {text}", "".join(traceback.format_exception(error)))
+
     def close(self) -> None:
         """End the trainer, say goodbye, remove the folder."""
         self.trainer.kill()
         self.door.close()
-        self.link.close()
+        self.link.close(msgspec.structs.replace(self._bye, status=self.trainer.status, totals=self.named.totals))
         if self._board is not None:
             self._board.close()
         self.broker.close()
         self._port.close()
 
 
+def _detach() -> Callable[[m.Ready], None]:
+    """Go on in a child, which dies with the Spark worker until it has answered, by what is returned.
+
+    A worker is reused and would keep us as a zombie: the process between it and us ends with the answer, and init inherits us.
+    """
+    worker = os.getppid()
+    waiting, done = os.pipe()
+    out = os.dup(1)
+    os.dup2(2, 1)  # whatever is printed here goes to the executor's log
+    child = os.fork()
+    if child:
+        os.close(done)
+        os.close(out)  # the worker reads the answer to its end
+        _guard(child, worker, waiting)
+        os._exit(0)
+    os.close(waiting)
+    die_with(os.getppid())
+
+    def answer(ready: m.Ready) -> None:
+        with open(out, "wb") as file:
+            file.write(msgspec.json.encode(ready))
+        die_with(None)
+        os.close(done)
+
+    return answer
+
+
+def _guard(agent: int, worker: int, answered: int) -> None:
+    """Kill the agent if the worker dies before the answer: nobody knows of it, and it may be stopped, or wait for memory."""
+    with contextlib.suppress(ProcessLookupError):
+        readable, _, _ = select.select([answered, os.pidfd_open(worker)], [], [])
+        if answered in readable:
+            return
+    os.kill(agent, signal.SIGKILL)
+    os.waitpid(agent, 0)
+    reap()
+
+
 def main() -> None:
     """Detach, read the configuration from standard input, answer on standard output, serve."""
-    # The Spark worker that spawned us is reused and would keep us as a zombie: let init inherit us instead.
-    if os.fork():
-        os._exit(0)
+    answer = _detach()
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=m.AgentConfig)
     logging.basicConfig(
         level=config.log_level, format=f"%(asctime)s %(levelname)s tfos_fast {config.name} %(message)s", stream=sys.stderr
@@ -273,19 +343,18 @@ def main() -> None:
         ready = m.Ready(agent.info)
     except TfosError as error:
         ready = m.Ready(kind=type(error).__name__, text=str(error))
-    except ValueError as error:  # TENSORFLOW_PORT is no port
-        ready = m.Ready(kind="ClusterError", text=f"{config.name} on {host_name()}: {error}")
-    except OSError as error:
-        ready = m.Ready(kind="ClusterError", text=f"the agent of {config.name} could not start: {error!r}")
-    sys.stdout.buffer.write(msgspec.json.encode(ready))
-    sys.stdout.buffer.flush()
-    os.dup2(2, 1)  # the end of our answer; prints of main go to the executor's log
+    except Exception as error:
+        log.exception("the agent of %s could not start", config.name)
+        text = "".join(traceback.format_exception_only(error)).strip()
+        ready = m.Ready(kind="NodeFailed", text=f"the agent of {config.name} on {host_name()} could not start: {text}")
+    answer(ready)
     if agent is None:
         return
     try:
         agent.run()
-    except Exception:
+    except Exception as error:
         log.exception("the agent of %s failed", config.name)
+        agent.failed(error)
         raise
     finally:
         agent.close()

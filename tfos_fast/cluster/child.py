@@ -11,9 +11,12 @@ from pathlib import Path
 
 import msgspec
 
+from tfos_fast.channel.processes import is_stopped
 from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.logtail import LogTail
 
 TERM_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+LAST_LINES = 0.1  # seconds that the last lines of a dead trainer may take; a process that it left may print on
 
 
 class Child:
@@ -43,13 +46,17 @@ class Child:
         # For the interpreter to find this package; the trainer then sets sys.path and PYTHONPATH as the Spark worker had them.
         env = dict(handover.environ, PYTHONPATH=os.pathsep.join(path for path in handover.sys_path if path))
         self.report_fd, report_in = os.pipe()
+        log, log_in = os.pipe()
         command = [sys.executable, "-m", "tfos_fast.cluster.trainer", str(directory), str(os.getpid()), str(report_in)]
         try:
             self._process = subprocess.Popen(
-                command, env=env, cwd=directory, stdin=subprocess.DEVNULL, pass_fds=(report_in,), start_new_session=True
-            )
+                command, env=env, cwd=directory, stdin=subprocess.DEVNULL, stdout=log_in, stderr=log_in,
+                pass_fds=(report_in,), start_new_session=True,
+            )  # fmt: skip
         finally:
             os.close(report_in)
+            os.close(log_in)
+            self._log = LogTail(log)
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)  # it is our child: not reaped, so the id is its own
 
@@ -58,7 +65,8 @@ class Child:
         who = f"{self.name} on {self.host}"
         report = self._report()
         if report is not None and report.summary:
-            return m.Failure("NodeFailed", f"{who}: {report.summary}", self.name, self.host, report.remote_traceback)
+            tail = self._log.tail(before=report.remote_traceback)
+            return m.Failure("NodeFailed", f"{who}: {report.summary}", self.name, self.host, report.remote_traceback, 0, tail)
         if not dead:
             return None
         code = self._process.wait()
@@ -67,18 +75,31 @@ class Child:
         trainer = f"its trainer (process {self.pid})"
         if code < 0:
             text = f"{who}: {trainer} was killed by signal {-code} ({_signal_name(-code)}){_memory_hint(-code)}"
-            return m.Failure("NodeKilled", text, self.name, self.host, "", -code)
-        when = "after main had returned" if report is not None else "without a word from main"
-        return m.Failure("NodeKilled", f"{who}: {trainer} ended with status {code} {when}", self.name, self.host)
+        else:
+            when = "after main had returned" if report is not None else "without a word from main"
+            text = f"{who}: {trainer} ended with status {code} {when}"
+        self._log.wait(LAST_LINES)
+        return m.Failure("NodeKilled", text, self.name, self.host, "", max(0, -code), self._log.tail())
+
+    @property
+    def tail(self) -> str:
+        """The last lines that it printed."""
+        return self._log.tail()
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, negative when a signal ended it; None while it runs."""
+        return self._process.poll()
 
     def kill(self) -> None:
         """End it and what it has spawned in its session; waits until it is dead."""
-        if self._process.poll() is None:
+        if self._process.poll() is None and not is_stopped(self.pid):  # a stopped process hears nothing but SIGKILL
             _signal_group(self.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(TERM_GRACE)
         _signal_group(self.pid, signal.SIGKILL)
         self._process.wait()
+        self._log.wait(LAST_LINES)
 
     def _report(self) -> m.Report | None:
         try:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
+import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +15,19 @@ from tfos_fast.cluster import drivernodes
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.feeding import Feeding
-from tfos_fast.cluster.jobs import SparkJob
+from tfos_fast.cluster.jobs import SparkJob, root_first
 from tfos_fast.cluster.launch import Handing, pickle_main
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.placement import count_slots
+from tfos_fast.cluster.report import ShutdownReport, shutdown_report
 from tfos_fast.cluster.roles import CHIEFS, FED, cluster_spec
+from tfos_fast.cluster.states import held_trainer
 from tfos_fast.cluster.watching import THREE_DAYS, InputMode
-from tfos_fast.errors import ClusterError, ClusterTimeout, TfosError
+from tfos_fast.errors import ClusterError, ClusterTimeout, StallTimeout, TfosError
+
+log = logging.getLogger("tfos_fast.cluster")
+
+EXIT_WAIT = 30.0  # seconds that a driver without shutdown() waits for main to return
 
 
 class Cluster(Feeding):
@@ -30,6 +40,12 @@ class Cluster(Feeding):
     nodes : tuple of NodeInfo
         In the order of their numbers: ps, chief or master, evaluator, workers.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._report = ShutdownReport({})
+        self._pid = os.getpid()
+        atexit.register(self._at_exit)
 
     # ---- start ---------------------------------------------------------------------------------------------------------------
 
@@ -123,10 +139,13 @@ class Cluster(Feeding):
 
     # ---- the end -------------------------------------------------------------------------------------------------------------
 
-    def shutdown(self, grace_secs: float = 0.0, timeout: float = THREE_DAYS) -> None:
+    def shutdown(self, grace_secs: float = 0.0, timeout: float = THREE_DAYS, *, stall_timeout: float = 600.0) -> ShutdownReport:
         """End the feed, wait for every ``main`` that trains to return, stop the nodes, and see that no process of theirs is left.
 
         A ps and an evaluator, and a worker that holds (``ctx.hold()``), serve until then and are not waited for.
+
+        A driver that ends without it does this at its exit, and waits for ``main`` 30 s at most; one that ends with an exception or
+        in the middle of a feed stops the nodes at once.
 
         Parameters
         ----------
@@ -134,6 +153,13 @@ class Cluster(Feeding):
             Seconds that the nodes are kept after every ``main`` has returned: time for the evaluator's last evaluation.
         timeout : float
             Seconds to wait for every ``main``; then they are killed.
+        stall_timeout : float
+            Seconds that a trainer may be stopped (SIGSTOP, or a debugger). One that runs may take its time.
+
+        Returns
+        -------
+        ShutdownReport
+            How each node ended, what it was fed, and for what it waited. Called again, it gives the same one.
 
         Raises
         ------
@@ -142,33 +168,60 @@ class Cluster(Feeding):
         ClusterTimeout
         """
         if self._closed:
-            return
+            return self._report
         try:
             if self._running and not self._failed:
                 self._order(m.EndFeed)
                 self._offers.end()
-                states = self._coordinator.nodes
-                busy = lambda: [s.name for s in states.values() if s.fed and not (s.ended or s.gone)]  # noqa: E731
-                try:
-                    over = lambda: self._failed or self._offers.error is not None or not busy()  # noqa: E731
-                    self._coordinator.wait(over, timeout, "the driver waits for main to return")
-                except ClusterTimeout as error:
-                    raise ClusterTimeout(f"{error}: {', '.join(busy())} still run; they are killed now") from None
+                self._wait_for_mains(timeout, stall_timeout)
                 if grace_secs and not self._failed:
                     with contextlib.suppress(ClusterTimeout):
                         self._coordinator.wait(lambda: self._failed, grace_secs, "")
             self._raise_failure()
         finally:
             self.abort()
+        return self._report
+
+    def _wait_for_mains(self, timeout: float, stall_timeout: float) -> None:
+        states = self._coordinator.nodes.values()
+
+        def busy() -> list[str]:
+            return [state.name for state in states if state.fed and not (state.ended or state.gone)]
+
+        def over() -> bool:
+            return self._failed or self._offers.error is not None or bool(held_trainer(states, stall_timeout)) or not busy()
+
+        try:
+            self._coordinator.wait(over, timeout, "the driver waits for main to return")
+        except ClusterTimeout as error:
+            raise ClusterTimeout(f"{error}: {', '.join(busy())} still run; they are killed now") from None
+        if not self._failed and (who := held_trainer(states, stall_timeout)):
+            raise StallTimeout(f"the driver waits for main to return: {who}. The setting is stall_timeout.")
 
     def abort(self) -> None:
         """Stop the nodes now, whatever they do, and see that no process of theirs is left. Raises nothing about them."""
         if self._closed:
             return
         self._closed = True
+        atexit.unregister(self._at_exit)
         self._offers.stop()
         stop_agents(self._coordinator)
         self._coordinator.close()
+        self._report = shutdown_report(self._coordinator.nodes.values(), root_first(self._coordinator.failures))
+
+    def _at_exit(self) -> None:
+        """The interpreter ends, and nobody has shut down."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        try:
+            if self._watched or getattr(sys, "last_value", None) is not None:
+                log.warning("the driver ends in the middle of a feed or with an exception: the nodes of its cluster are stopped")
+                self.abort()
+            else:
+                log.warning("the driver ends without shutdown(): it waits up to %g s for main to return", EXIT_WAIT)
+                self.shutdown(timeout=EXIT_WAIT)
+        except TfosError as error:
+            log.error("at the driver's end: %s", error)
 
     def __enter__(self) -> Cluster:
         return self

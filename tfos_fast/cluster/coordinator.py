@@ -9,31 +9,34 @@ and whoever does not hold the client's secret key never gets past the handshake.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import zmq
 from zmq.utils import z85
 
-from tfos_fast.channel.processes import open_pidfd
+from tfos_fast.channel.messages import UNREADABLE
+from tfos_fast.channel.processes import is_stopped, open_pidfd
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ledger import Action, AskFence, Grant, Ledger, Refuse
 from tfos_fast.cluster.machine import machine_id
 from tfos_fast.cluster.ports import unavailable
-from tfos_fast.cluster.states import NodeState
+from tfos_fast.cluster.states import STOPPED, NodeState
 from tfos_fast.errors import ClusterTimeout
 
 log = logging.getLogger("tfos_fast.cluster")
 
 SILENCE = 8.0  # seconds without a beat (agents send one a second) after which a node on another host is taken for dead
+BUSY = 60.0  # the same for one on this host that is not stopped: it may be reserving a large memory
 HEARTBEAT = 2.0
 
 
@@ -44,7 +47,7 @@ class Keys:
     endpoint: str
     server_public: bytes
     client_public: bytes
-    client_secret: bytes
+    client_secret: bytes = field(repr=False)
 
 
 class Coordinator:
@@ -63,12 +66,13 @@ class Coordinator:
     def __init__(self, bind_address: str, advertise: str, ports: Sequence[int] = (0,)) -> None:
         self.changed = threading.Condition()
         self.nodes: dict[str, NodeState] = {}
-        self.failure: m.Failure | None = None  # the first one
+        self._failures: list[tuple[str, m.Failure]] = []  # (token of the agent, what happened), in order
         self._expected: dict[str, str] | None = None  # name -> token, once the reservation is over
         self._ledger = Ledger()
         self._stopping = False  # agents are told to end, so their ends are no failures
         self._requests: deque[Callable[[], None]] = deque()
         self._next = 0
+        self._looked = time.monotonic()
         self._opening: dict[tuple[str, int], tuple[bytes, int]] = {}  # (key, attempt) -> (peer, its request number)
         self._peers: dict[bytes, str] = {}
         self._routes: dict[str, bytes] = {}
@@ -118,6 +122,16 @@ class Coordinator:
 
     # ---- what the driver's threads use ---------------------------------------------------------------------------------------
 
+    @property
+    def failures(self) -> list[m.Failure]:
+        """What happened to nodes, in order."""
+        return [failure for _, failure in self._failures]
+
+    @property
+    def failure(self) -> m.Failure | None:
+        """The first one."""
+        return self._failures[0][1] if self._failures else None
+
     def wait(self, condition: Callable[[], bool], timeout: float, who: str) -> None:
         """Wait until the condition holds; it is evaluated under the lock at each change, and twice a second.
 
@@ -139,6 +153,8 @@ class Coordinator:
 
         def apply() -> None:
             self._expected = dict(tokens)
+            # Agents of a try of the reservation that Spark gave up may have failed: they are not of this cluster.
+            self._failures = [(token, failure) for token, failure in self._failures if token in tokens.values()]
             for name, node in list(self.nodes.items()):
                 if tokens.get(name) != node.token:
                     self._send(name, m.Stop())
@@ -233,8 +249,7 @@ class Coordinator:
                         os.eventfd_read(self._wake)
                         while self._requests:
                             self._requests.popleft()()
-                    if self._socket in events:
-                        self._receive_all()
+                    heard = self._socket not in events or self._receive_all()
                     for fd in [fd for fd in watched if fd in events]:
                         poller.unregister(fd)
                         self._agent_died(watched.pop(fd))
@@ -243,14 +258,15 @@ class Coordinator:
                         if node.pidfd is not None and node.pidfd not in watched:
                             poller.register(node.pidfd, zmq.POLLIN)
                             watched[node.pidfd] = node
-                    self._check_silence()
+                    if heard:  # else the beats that count may be among those to come
+                        self._check_silence()
                     self.changed.notify_all()
         except SystemExit:
             log.debug("coordinator ends")
         except Exception as error:
             log.exception("the coordinator failed")
             with self.changed:
-                self.failure = m.Failure("ClusterError", f"the coordinator failed: {error!r}", "driver", "")
+                self._failures.insert(0, ("", m.Failure("ClusterError", f"the coordinator failed: {error!r}", "driver", "")))
                 self.changed.notify_all()
             raise
         finally:
@@ -267,20 +283,22 @@ class Coordinator:
         status = (b"200", b"OK") if good else (b"400", b"this key is not of this cluster")
         self._zap.send_multipart([version, request, *status, b"agent", b""])
 
-    def _receive_all(self) -> None:
+    def _receive_all(self) -> bool:
+        """Handle what has come; whether that was all of it."""
         for _ in range(1000):  # then look at the other sources again
             try:
                 peer, body = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                return True
             except ValueError:
                 continue  # not two frames
             try:
                 message = m.decode_from_agent(body)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 log.warning("a message that cannot be read came from %r: %s", peer, error)
                 continue
             self._handle(peer, message)
+        return False
 
     def _handle(self, peer: bytes, message: m.FromAgent) -> None:
         if isinstance(message, m.Hello):
@@ -294,7 +312,8 @@ class Coordinator:
         match message:
             case m.Beat():
                 node.beat = message
-                node.rows_taken = message.rows_taken
+                node.rows_taken, node.totals = message.rows_taken, message.totals
+                node.stopped = {pid: node.stopped.get(pid, node.connected) for pid in message.stopped}
             case m.Started():
                 node.started, node.trainer = True, message.trainer
             case m.Terminated():
@@ -306,7 +325,11 @@ class Coordinator:
             case m.Demand():
                 node.demands[message.feed] = message
             case m.Bye():
-                node.gone = True
+                node.gone, node.said_bye = True, True
+                node.status, node.totals = message.status, message.totals
+                if message.why:
+                    text = f"{node.name} on {node.host}: its agent (process {node.agent.pid}) {message.why}"
+                    self._failed(node, m.Failure("NodeFailed", text, node.name, node.host, message.remote_traceback))
             case m.Ended():
                 node.ended = True
                 node.rows_taken, node.rows_left = message.rows_taken, message.rows_left
@@ -320,9 +343,9 @@ class Coordinator:
                 self._opening[message.key, message.attempt] = (peer, message.request)
                 self._act(self._ledger.open(name, message.key, message.attempt))
             case m.Fenced():
-                self._act(self._ledger.fenced(name, message.key, message.attempt, message.watermark))
+                self._act(self._ledger.fenced(name, message.key, message.attempt, message.watermark, message.proof))
             case m.PartitionDone():
-                self._act(self._ledger.done(name, message.key, message.attempt, message.rows))
+                self._act(self._ledger.done(name, message.key, message.attempt, message.rows, message.proof))
 
     def _hello(self, peer: bytes, message: m.Hello) -> None:
         stale = self._expected is not None and self._expected.get(message.name) != message.token
@@ -336,8 +359,11 @@ class Coordinator:
                 self._drop(node.name)
             node = self.nodes[message.name] = NodeState(message.name, message.token, message.host, message.agent)
             if message.agent.machine == self._machine:
-                node.pidfd = open_pidfd(message.agent.pid, message.agent.started)
-                node.gone = node.pidfd is None
+                try:
+                    node.pidfd = open_pidfd(message.agent.pid, message.agent.started)
+                    node.gone = node.pidfd is None
+                except (OSError, OverflowError) as error:  # no number of a process; silence tells of its end
+                    log.warning("the end of %s cannot be watched: %s", node.name, error)
         self._peers[peer] = message.name
         self._routes[message.name] = peer
         node.connected = time.monotonic()
@@ -350,9 +376,9 @@ class Coordinator:
     def _act(self, actions: list[Action] | list[AskFence]) -> None:
         for action in actions:
             match action:
-                case Grant(_, key, attempt, skip):
+                case Grant(_, key, attempt, skip, proof):
                     peer, request = self._opening.pop((key, attempt), (b"", 0))
-                    self._route(peer, m.Opened(request, skip))
+                    self._route(peer, m.Opened(request, skip, proof))
                 case Refuse(_, key, attempt, text):
                     peer, request = self._opening.pop((key, attempt), (b"", 0))
                     self._route(peer, m.Refused(request, text))
@@ -363,25 +389,38 @@ class Coordinator:
         if node.failure is None:
             node.failure = failure
             log.info("%s failed: %s", node.name, failure.summary)
-        if self.failure is None and not self._stopping:
-            self.failure = failure
+        if not self._stopping:
+            self._failures.append((node.token, failure))
 
     def _agent_died(self, node: NodeState) -> None:
         dropped = self.nodes.get(node.name) is not node
         node.gone, node.pidfd, orderly = True, None, node.gone
         if not (self._stopping or dropped or orderly):
             text = f"{node.name} on {node.host}: its agent (process {node.agent.pid}) is gone, and its trainer with it"
-            self._failed(node, m.Failure("NodeKilled", text, node.name, node.host))
+            self._failed(node, m.Failure("NodeLost", text, node.name, node.host))
 
     def _check_silence(self) -> None:
         now = time.monotonic()
+        away, self._looked = now - self._looked, now
         for node in self.nodes.values():
-            if node.gone or node.pidfd is not None or now - node.connected < SILENCE:
+            if away > HEARTBEAT:  # this process itself was stopped, or busy: what was sent meanwhile is still to come
+                node.connected += away
+            silent = now - node.connected
+            if node.gone or silent < SILENCE:
                 continue
+            if node.pidfd is not None and silent < BUSY and not is_stopped(node.agent.pid):
+                continue
+            if self._stopping:
+                node.gone = node.pidfd is None  # one on this machine is looked at, and killed in the end
+                continue
+            text = f"{node.name} on {node.host}: nothing was heard of its agent (process {node.agent.pid}) for {silent:.0f} s"
+            if node.pidfd is not None:
+                # Its trainer goes with it, and who waits for it hears of its end.
+                text += f"; it {STOPPED if is_stopped(node.agent.pid) else 'does not answer'} and was killed"
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(node.pidfd, signal.SIGKILL)
             node.gone = True
-            if not self._stopping:
-                text = f"{node.name} on {node.host}: nothing was heard of its agent for {SILENCE:g} s"
-                self._failed(node, m.Failure("NodeKilled", text, node.name, node.host))
+            self._failed(node, m.Failure("NodeLost", text, node.name, node.host))
 
     def _drop(self, name: str) -> None:
         node = self.nodes.pop(name)

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 
-from tfos_fast.channel.processes import alive, reap
+from tfos_fast.channel.processes import alive, is_stopped, reap
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.machine import machine_id
@@ -16,6 +16,7 @@ from tfos_fast.errors import ClusterTimeout
 log = logging.getLogger("tfos_fast.cluster")
 
 STOP_TIMEOUT = 15.0
+LAST_WORDS = 0.5
 
 
 def is_gone(process: m.Process, machine: str) -> bool | None:
@@ -31,12 +32,15 @@ def stop_agents(coordinator: Coordinator, timeout: float = STOP_TIMEOUT) -> None
     coordinator.stop_nodes()
 
     def left() -> list[m.Process]:
+        """Those that still run; one that is stopped does not end by itself."""
         alive = []
         for state in coordinator.nodes.values():
             for process in (state.agent, state.trainer):
                 if process is None:
                     continue
                 gone = is_gone(process, machine)
+                if gone is False and process is state.agent and is_stopped(process.pid):
+                    _kill(process, machine)
                 if gone is False or (gone is None and not state.gone):
                     alive.append(process)
         return alive
@@ -46,7 +50,17 @@ def stop_agents(coordinator: Coordinator, timeout: float = STOP_TIMEOUT) -> None
     except ClusterTimeout:
         for process in left():
             log.warning("process %d of a node did not end and is killed", process.pid)
-            if is_gone(process, machine) is False:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
+            _kill(process, machine)
+        with contextlib.suppress(ClusterTimeout):  # the kernel takes a moment to give back a large memory
+            coordinator.wait(lambda: not left(), timeout, "")
+    # The last words of agents that have ended in order are in the socket.
+    with contextlib.suppress(ClusterTimeout):
+        heard = lambda: all(node.said_bye or node.failure for node in coordinator.nodes.values())  # noqa: E731
+        coordinator.wait(heard, LAST_WORDS, "")
     reap()  # an agent that was killed could not remove its folder
+
+
+def _kill(process: m.Process, machine: str) -> None:
+    if is_gone(process, machine) is False:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)

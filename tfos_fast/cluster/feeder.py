@@ -66,6 +66,8 @@ class Feeder:
         Of the feed.
     only : frozenset of int, optional
         The partitions that are not whole yet; others end at once.
+    exactly_once : bool
+        False: a repeated attempt begins at the first row, whatever was delivered.
     """
 
     nodes: tuple[m.NodeInfo, ...]
@@ -75,20 +77,41 @@ class Feeder:
     turn: int = 0
     name: str = ""
     only: frozenset[int] | None = None
+    exactly_once: bool = True
 
     def rows(self, _: int, partition: Iterable[Any]) -> Iterator[Fed]:
         """For ``mapPartitionsWithIndex``: yields (partition, rows written here, whether that was the rest of it)."""
 
         def write(writer: Writer, rows: Iterator[Any], skip: int) -> int:
-            return writer.write_rows(itertools.islice(rows, skip, None))
+            if skip:
+                writer.compare_rows(itertools.islice(rows, skip))
+            return writer.write_rows(rows)
 
         yield self._feed(iter(partition), write)
 
     def pickled(self, loads: Callable[[bytes], list[Any]]) -> Callable[[int, Iterable[bytes]], Iterator[Fed]]:
         """For ``mapPartitionsWithIndex`` over pickled batches: yields as ``rows``."""
 
+        def write(writer: Writer, batches: Iterator[bytes], skip: int) -> int:
+            if not skip:
+                return writer.write_pickled(batches, loads)
+            split: list[tuple[bytes, int]] = []  # the batch in which the skipped rows end, and how many of them it has
+
+            def skipped() -> Iterator[Any]:
+                left = skip
+                while left and (batch := next(batches, None)) is not None:
+                    rows = loads(batch)
+                    yield from rows[:left]
+                    if len(rows) > left:
+                        split.append((batch, left))
+                    left -= min(left, len(rows))
+
+            writer.compare_rows(skipped())
+            first, begun = split[0] if split else (None, 0)
+            return writer.write_pickled(batches if first is None else itertools.chain([first], batches), loads, begun)
+
         def run(_: int, partition: Iterable[bytes]) -> Iterator[Fed]:
-            yield self._feed(iter(partition), lambda writer, batches, skip: writer.write_pickled(batches, loads, skip))
+            yield self._feed(iter(partition), write)
 
         return run
 
@@ -97,12 +120,21 @@ class Feeder:
         import pyarrow as pa
 
         def write(writer: Writer, batches: Iterator[pa.RecordBatch], skip: int) -> int:
+            split: list[pa.RecordBatch] = []
+
+            def skipped() -> Iterator[pa.RecordBatch]:
+                left = skip
+                while left and (batch := next(batches, None)) is not None:
+                    yield batch.slice(0, left)
+                    if batch.num_rows > left:
+                        split.append(batch.slice(left))
+                    left -= min(left, batch.num_rows)
+
+            if skip:
+                writer.compare_batches(skipped())
             rows = 0
-            for batch in batches:
-                dropped = min(skip, batch.num_rows)
-                skip -= dropped
-                if dropped < batch.num_rows:
-                    rows += writer.write_batch(batch.slice(dropped))
+            for batch in itertools.chain(split, batches):
+                rows += writer.write_batch(batch)
                 if writer.terminated:
                     break
             return rows
@@ -145,6 +177,8 @@ class Feeder:
             done = False
             try:
                 skip = writer.open_partition(f"{self.job}/{number}", attempt)
+                if not self.exactly_once:
+                    skip = 0
                 rows = 0
                 if not writer.terminated:
                     rows = write(writer, itertools.chain([first], items), skip)

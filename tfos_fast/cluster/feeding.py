@@ -37,6 +37,7 @@ class Feeding(Watching):
         keep_limit: int | str | None = None,
         shuffle: bool = False,
         seed: int | None = None,
+        exactly_once: bool = True,
         feed_timeout: float = 600.0,
     ) -> FeedReport:
         """Feed every row to the nodes; returns when a trainer's process has taken each.
@@ -66,6 +67,10 @@ class Feeding(Watching):
             later epochs replay the kept slots in a new order each, and the batches in neighbouring slots mixed.
         seed : int, optional
             Gives the same orders each time. Without it every feed has orders of its own.
+        exactly_once : bool
+            A task that is tried again leaves out the rows that were delivered before; a few values of these are compared, and the
+            data of a partition must come out the same each time it is computed. False: such a task begins at the first row, and
+            rows may come twice.
         feed_timeout : float
             Seconds without any movement, though rows wait, after which the feed is given up.
 
@@ -78,6 +83,8 @@ class Feeding(Watching):
         NodeFailed
             ``main`` raised; carries the remote traceback. :class:`NodeKilled` when a process was killed.
         StallTimeout
+        NonDeterministicPartition
+            A partition came out different when a task was tried again.
         SchemaMismatch, RowTooLarge, NoNodeOnHost
             A feed task could not go on.
         SourceError
@@ -111,7 +118,15 @@ class Feeding(Watching):
             only: frozenset[int] | None = None
             while only is None or only:
                 action = source.action(
-                    Feeder(self._fed_nodes, self._coordinator.keys, job_name, feed_timeout, order.turn if order else 0, only=only),
+                    Feeder(
+                        self._fed_nodes,
+                        self._coordinator.keys,
+                        job_name,
+                        feed_timeout,
+                        order.turn if order else 0,
+                        only=only,
+                        exactly_once=exactly_once,
+                    ),
                     order,
                 )
                 job = SparkJob(self.sc, f"feed {self._feeds}, epoch {epoch + 1} of {epochs}", action, self._coordinator.changed)

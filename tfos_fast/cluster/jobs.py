@@ -65,28 +65,48 @@ class SparkJob:
             self._thread.join(0.2)
 
 
-def exception_of(failure: Failure) -> errors.TfosError:
-    """A node's failure as the exception it names."""
+def exception_of(failure: Failure, *others: Failure) -> errors.TfosError:
+    """A node's failure as the exception it names; ``others`` happened at other nodes."""
     kind: Any = getattr(errors, failure.kind, errors.NodeFailed)
+    if not issubclass(kind, errors.NodeFailed):
+        return kind(failure.summary)
+    what: dict[str, Any] = {
+        "node": failure.node,
+        "host": failure.host,
+        "remote_traceback": failure.remote_traceback,
+        "log_tail": failure.log_tail,
+        "others": tuple(exception_of(other) for other in others),
+    }
     if issubclass(kind, errors.NodeKilled):
-        return kind(
-            failure.summary, node=failure.node, host=failure.host, remote_traceback=failure.remote_traceback, signal=failure.signal
-        )
-    if issubclass(kind, errors.NodeFailed):
-        return kind(failure.summary, node=failure.node, host=failure.host, remote_traceback=failure.remote_traceback)
-    return kind(failure.summary)
+        what["signal"] = failure.signal
+    return kind(failure.summary, **what)
+
+
+# What a program sees when a node that it works with is gone: seldom the cause.
+_CONSEQUENCES = re.compile(r"\b(UnavailableError|AbortedError|CancelledError|Connection reset by peer|Socket closed)\b")
+
+
+def root_first(failures: list[Failure]) -> list[Failure]:
+    """In the order in which they came, but what looks like another node's loss goes behind what does not."""
+    return sorted(failures, key=lambda failure: bool(_CONSEQUENCES.search(failure.remote_traceback)))
 
 
 _OURS = re.compile(r"^tfos_fast\.errors\.(\w+): (.*?)(?=\n\s*\n|\n\tat |\n SQLSTATE|\Z)", re.DOTALL | re.MULTILINE)
+_LOST = re.compile(
+    r"Python worker exited unexpectedly[^\n]*|ExecutorLostFailure[^\n]*|Could not recover from a failed barrier[^\n]*"
+)
 
 
 def job_exception(error: Exception) -> Exception:
-    """The exception for a failed Spark job: our own class when a task raised one of ours, else Spark's error as it is."""
+    """The exception for a failed Spark job: ours when a task raised one of ours or was lost, else Spark's error as it is."""
     found = _OURS.findall(str(error))
-    if not found:
+    if found:
+        name, text = found[-1]
+        ours = getattr(errors, name, errors.ClusterError)(text.strip())
+    elif lost := _LOST.search(str(error)):
+        text = f"Spark gave up on a task that was lost: {lost.group().strip()}"
+        ours = errors.TaskLost(f"{text} How often it tries one says spark.task.maxFailures (once with local[N])")
+    else:
         return error
-    name, text = found[-1]
-    kind = getattr(errors, name, errors.ClusterError)
-    ours = kind(text.strip())
     ours.__cause__ = error
     return ours

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -101,6 +102,7 @@ class Reservation:
             log_level=self.log_level,
             port=self.port,
             release_port=self.release_port,
+            workers=os.getppid(),
         )
 
 
@@ -128,12 +130,12 @@ def spawn_agent(config: m.AgentConfig) -> bytes:
     try:
         answer, _ = process.communicate(msgspec.json.encode(config), AGENT_START)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # the agent itself is a child of that process
         text = f"the agent of {config.name} on {os.uname().nodename} did not answer within {AGENT_START:g} s"
         return msgspec.json.encode(m.Ready(kind="ClusterTimeout", text=text))
     if not answer:
         text = f"the agent of {config.name} on {os.uname().nodename} ended at its start; the executor's stderr says why"
-        return msgspec.json.encode(m.Ready(kind="ClusterError", text=text))
+        return msgspec.json.encode(m.Ready(kind="NodeFailed", text=text))
     return answer
 
 

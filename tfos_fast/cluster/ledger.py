@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from tfos_fast.channel.proof import Proof
+
 
 class State(Enum):
     """Of one partition."""
@@ -32,6 +34,7 @@ class Grant:
     key: str
     attempt: int
     skip: int
+    proof: Proof = Proof()  # noqa: RUF009  # frozen
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class _Entry:
     node: str
     attempt: int
     watermark: int = 0
+    proof: Proof = Proof()  # noqa: RUF009  # of the rows up to the watermark
     state: State = State.ACTIVE
     waiting: tuple[str, int] | None = None  # (node, attempt) that gets the partition after the fence
 
@@ -86,7 +90,7 @@ class Ledger:
         if entry.state is State.DONE:
             # The whole partition is skipped. The attempt becomes the owner, so that a still newer one asks the same way.
             entry.node, entry.attempt = node, attempt
-            return [Grant(node, key, attempt, entry.watermark)]
+            return [Grant(node, key, attempt, entry.watermark, entry.proof)]
         actions: list[Action] = []
         if entry.waiting and entry.waiting[1] < attempt:
             old_node, old = entry.waiting
@@ -98,7 +102,7 @@ class Ledger:
         actions.append(AskFence(entry.node, key, attempt))
         return actions
 
-    def fenced(self, node: str, key: str, attempt: int, watermark: int) -> list[Action]:
+    def fenced(self, node: str, key: str, attempt: int, watermark: int, proof: Proof = Proof()) -> list[Action]:  # noqa: B008
         """A node answers the fence for ``attempt``: rows published there, counted from the partition's beginning."""
         entry = self.entries.get(key)
         if entry is None or entry.state is not State.FENCING or entry.waiting is None:
@@ -106,22 +110,23 @@ class Ledger:
         if entry.node != node or entry.waiting[1] != attempt:
             # The answer to an older fence: since then that node may have published more. The newest fence has been asked, too.
             return []
-        entry.watermark = max(entry.watermark, watermark)
+        if watermark > entry.watermark:
+            entry.watermark, entry.proof = watermark, proof
         (entry.node, entry.attempt), entry.waiting = entry.waiting, None
         entry.state = State.ACTIVE
-        return [Grant(entry.node, key, entry.attempt, entry.watermark)]
+        return [Grant(entry.node, key, entry.attempt, entry.watermark, entry.proof)]
 
-    def done(self, node: str, key: str, attempt: int, rows: int) -> list[Action]:
+    def done(self, node: str, key: str, attempt: int, rows: int, proof: Proof = Proof()) -> list[Action]:  # noqa: B008
         """An attempt has published all rows of its partition. Word of an attempt that was fenced is old and ignored."""
         entry = self.entries.get(key)
         if entry is None or entry.node != node or entry.attempt != attempt or entry.state is State.DONE:
             return []
-        entry.watermark = rows
+        entry.watermark, entry.proof = rows, proof
         entry.state = State.DONE
         if entry.waiting is None:
             return []
         (entry.node, entry.attempt), entry.waiting = entry.waiting, None
-        return [Grant(entry.node, key, entry.attempt, rows)]
+        return [Grant(entry.node, key, entry.attempt, rows, proof)]
 
     def fences_at(self, node: str) -> list[AskFence]:
         """The fences that this node has not answered, for a node that has connected anew."""

@@ -68,7 +68,7 @@ class DriverLink:
         self._socket.reconnect_ivl = 200
         self._socket.reconnect_ivl_max = 2000
         self._monitor = self._socket.get_monitor_socket(
-            zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         )
         self.broker.watch(self._monitor, self._on_monitor)
         self.broker.watch(self._socket, self._on_messages)
@@ -82,6 +82,10 @@ class DriverLink:
                 self._greet()
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._on_end("the coordinator refused the keys")
+            elif event == zmq.EVENT_CONNECT_RETRIED:
+                # It listened before any agent was spawned: where nobody listens now, the reservation was given up.
+                if self._driver_deadline is not None:
+                    self._driver_deadline = min(self._driver_deadline, time.monotonic() + DRIVER_GRACE)
             elif self._driver_deadline is None:
                 log.warning("%s lost its connection to the driver", self.name)
                 self._driver_deadline = time.monotonic() + DRIVER_GRACE
@@ -121,7 +125,7 @@ class DriverLink:
                 case m.Opened():
                     # An answer that comes twice (it was asked again after a reconnect) finds nobody waiting.
                     if waiting := self._pending.pop(message.request, None):
-                        waiting[2](message.skip)
+                        waiting[2](message.skip, message.proof)
                 case m.Refused():
                     if waiting := self._pending.pop(message.request, None):
                         waiting[2](error=message.text)
@@ -134,9 +138,9 @@ class DriverLink:
         if self._driver_deadline is not None and time.monotonic() > self._driver_deadline:
             self._on_end("the driver is gone")
 
-    def close(self) -> None:
+    def close(self, bye: m.Bye) -> None:
         """Say goodbye."""
-        self.send(m.Bye())
+        self.send(bye)
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close()

@@ -11,6 +11,17 @@ from typing import Literal
 
 import msgspec
 
+from tfos_fast.channel.proof import Proof
+
+MAX_TEXT = 10_000  # characters of an error's summary
+MAX_TRACEBACK = 100_000  # a recursion's traceback would fill the message
+
+
+def clip(text: str, most: int) -> str:
+    """A program's words as they fit into a message: without lone surrogates, and shortened in the middle."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= most else f"{text[: most // 2]}\n...\n{text[-most // 2 :]}"
+
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Base of all messages."""
@@ -64,6 +75,15 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     host: str
     remote_traceback: str = ""
     signal: int = 0
+    log_tail: str = ""  # the last lines that the trainer printed
+
+
+class Totals(msgspec.Struct, frozen=True, array_like=True):
+    """What a node was fed until now."""
+
+    bytes: int = 0  # filled shared memory
+    starved: float = 0.0  # seconds that its reader had nothing
+    blocked: float = 0.0  # seconds that its writers waited for a slot, added up
 
 
 # ---- agent to coordinator ----------------------------------------------------------------------------------------------------
@@ -117,6 +137,8 @@ class Beat(Message, frozen=True):
     writers: int
     waiting: int  # writers that wait for a slot
     reader: bool
+    totals: Totals = Totals()
+    stopped: dict[int, Literal["trainer", "task", "executor"]] = {}  # processes that a SIGSTOP or a debugger holds
 
 
 class OpenPartition(Message, frozen=True):
@@ -133,6 +155,7 @@ class Fenced(Message, frozen=True):
     key: str
     attempt: int
     watermark: int
+    proof: Proof = Proof()
 
 
 class PartitionDone(Message, frozen=True):
@@ -141,6 +164,7 @@ class PartitionDone(Message, frozen=True):
     key: str
     attempt: int
     rows: int
+    proof: Proof = Proof()
 
 
 class Ack(Message, frozen=True):
@@ -166,7 +190,12 @@ class Demand(Message, frozen=True):
 
 
 class Bye(Message, frozen=True):
-    """The agent ends, and its trainer has ended."""
+    """The agent ends, and its trainer has ended; ``why`` says what the agent met, when nobody told it to end."""
+
+    why: str = ""
+    remote_traceback: str = ""
+    status: int | None = None  # exit status of the trainer
+    totals: Totals = Totals()
 
 
 # ---- coordinator to agent ----------------------------------------------------------------------------------------------------
@@ -181,6 +210,7 @@ class Opened(Message, frozen=True):
 
     request: int
     skip: int
+    proof: Proof = Proof()  # of the rows that are skipped
 
 
 class Refused(Message, frozen=True):
@@ -271,6 +301,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
     listen: Literal["", "loopback", "network"] = ""  # for remote feeders
     port: str = ""  # kept for TensorFlow: "9997", "9997-9999", or any
     release_port: bool = True  # TensorFlow may bind it when main starts; else when main says so
+    workers: int = 0  # process whose children are the executor's Python workers
 
 
 class Ready(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 from tfos_fast.channel import messages as channel_messages
 from tfos_fast.channel.broker import Broker
+from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment, parse_bytes
 from tfos_fast.cluster import messages as m
 from tfos_fast.errors import ClusterError
@@ -53,7 +54,7 @@ class NamedFeeds:
         config: m.AgentConfig,
         default: Broker,
         on_open: Callable[..., None],
-        on_partition_done: Callable[[str, int, int], None],
+        on_partition_done: Callable[[str, int, int, Proof], None],
         explain_death: Callable[[int], channel_messages.Failed | None],
         send: Callable[[m.Message], None],
     ) -> None:
@@ -89,6 +90,7 @@ class NamedFeeds:
         for hook, call in self._hooks.items():
             setattr(broker, hook, call)
         broker.feed.on_demand = lambda epoch, ends: self._demand(m.Demand(name, epoch, ends))
+        broker.on_stalled = default.on_stalled
         broker.on_terminated = lambda _: self._demand(m.Demand(name, m.LEFT, True))
         # The node's program has ended or failed: whoever comes later hears it.
         if default.feed.failure is not None:
@@ -113,6 +115,12 @@ class NamedFeeds:
     def progress(self) -> int:
         """Of the named feeds together."""
         return sum(broker.feed.progress for name, broker in self._brokers.items() if name)
+
+    @property
+    def totals(self) -> m.Totals:
+        """Of all feeds together."""
+        feeds = [broker.feed for broker in self._brokers.values()]
+        return m.Totals(sum(f.bytes for f in feeds), sum(f.starved for f in feeds), sum(f.blocked for f in feeds))
 
     def end_epoch(self, name: str) -> None:
         """Put an end-of-epoch mark behind everything that is queued."""

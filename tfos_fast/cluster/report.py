@@ -1,8 +1,12 @@
-"""What a feed tells when it is over."""
+"""What a feed, and a cluster, tells when it is over."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.states import NodeState
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,68 @@ class FeedReport:
             if self.rows_left.get(node):
                 text += f" with {self.rows_left[node]} rows not taken"
         return text
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What became of one node.
+
+    Attributes
+    ----------
+    status : int or None
+        Exit status of its trainer, negative when a signal ended it; None when it was not started, or nobody could tell.
+    rows : int
+        Rows that its trainer took.
+    bytes : int
+        Of shared memory that was filled for it.
+    waited_for_data : float
+        Seconds in which its trainer had asked for rows and there were none, until some came.
+    waited_for_space : float
+        Seconds that feed tasks waited for a free slot, added up over tasks: its trainer was slower than they.
+    failure : str
+        What happened to it, in one sentence; empty when ``main`` returned.
+    """
+
+    status: int | None
+    rows: int
+    bytes: int
+    waited_for_data: float
+    waited_for_space: float
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class ShutdownReport:
+    """Outcome of ``Cluster.shutdown``.
+
+    Attributes
+    ----------
+    nodes : dict
+        Node name -> NodeReport.
+    failures : tuple of str
+        What happened to nodes, the cause first.
+    """
+
+    nodes: dict[str, NodeReport]
+    failures: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = []
+        for name, node in self.nodes.items():
+            fed = f"{node.rows} rows, {node.bytes / 2**20:.1f} MiB"
+            waits = f"waited {node.waited_for_data:.1f} s for data, feed tasks {node.waited_for_space:.1f} s for space"
+            why = f"; {node.failure}" if node.failure else ""
+            lines.append(f"{name}: exit status {node.status}, {fed}, {waits}{why}")
+        return "\n".join(lines)
+
+
+def shutdown_report(states: Iterable[NodeState], failures: list[m.Failure]) -> ShutdownReport:
+    """What the coordinator has heard, in words."""
+    nodes = {
+        state.name: NodeReport(
+            state.status, state.rows_taken, state.totals.bytes, state.totals.starved, state.totals.blocked,
+            state.failure.summary if state.failure else "",
+        )
+        for state in sorted(states, key=lambda state: state.name)
+    }  # fmt: skip
+    return ShutdownReport(nodes, tuple(failure.summary for failure in failures))

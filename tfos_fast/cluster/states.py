@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -32,8 +33,12 @@ class NodeState:
     acks: set[int] = field(default_factory=set)
     orders: dict[int, m.Message] = field(default_factory=dict)  # sent and not acknowledged
     demands: dict[str, m.Demand] = field(default_factory=dict)  # by name of the feed
+    totals: m.Totals = field(default_factory=m.Totals)
+    status: int | None = None  # exit status of the trainer
     pidfd: int | None = None
     gone: bool = False
+    said_bye: bool = False
+    stopped: dict[int, float] = field(default_factory=dict)  # process that is stopped -> since when, by the driver's clock
 
     @property
     def eats(self) -> bool:
@@ -52,6 +57,10 @@ class NodeState:
         return "called terminate()" if self.asked else "returned from main" if self.terminated or self.ended else "is gone"
 
 
+SILENT = 2.5  # seconds; an agent tells once a second how things stand
+STOPPED = "is stopped (SIGSTOP, or a debugger)"
+
+
 def stuck(states: Iterable[NodeState]) -> str:
     """Who waits for whom, when feed tasks wait; empty when they do not."""
     lines = []
@@ -59,13 +68,34 @@ def stuck(states: Iterable[NodeState]) -> str:
         beat = state.beat
         if beat is None or not state.eats:
             continue
+        who = f"{state.name} on {state.host}"
         trainer = f"its trainer (process {state.trainer.pid})" if state.trainer else "its trainer"
+        held = f" {STOPPED} and" if "trainer" in beat.stopped.values() else ""
+        silent = time.monotonic() - state.connected
+        if silent > SILENT:
+            lines.append(f"nothing was heard of the agent of {who} (process {state.agent.pid}) for {silent:.0f} s")
+            continue
+        for pid, what in beat.stopped.items():
+            if what == "task":
+                lines.append(f"a feed task (process {pid}) at {who} {STOPPED}")
+            elif what == "executor":
+                lines.append(f"the executor of {who} (process {pid}) {STOPPED}")
         if beat.writers and not beat.reader:
-            lines.append(f"{beat.writers} feed tasks wait for {state.name} on {state.host}, where {trainer} does not read")
+            lines.append(f"{beat.writers} feed tasks wait for {who}, where {trainer}{held} does not read")
             continue
         left = beat.rows_published - beat.rows_taken
         if any(isinstance(order, m.Replay) for order in state.orders.values()):
-            lines.append(f"the driver waits for {state.name} on {state.host}, where {trainer} leaves {left} rows of a replay")
-        elif beat.waiting:
-            lines.append(f"{beat.waiting} feed tasks wait for {state.name} on {state.host}, where {trainer} leaves {left} rows")
+            lines.append(f"the driver waits for {who}, where {trainer}{held} leaves {left} rows of a replay")
+        elif beat.waiting or (beat.writers and left) or held:
+            lines.append(f"{beat.writers} feed tasks wait for {who}, where {trainer}{held} leaves {left} rows")
     return "; ".join(lines)
+
+
+def held_trainer(states: Iterable[NodeState], seconds: float) -> str:
+    """The trainer that has been stopped for so long, in words; empty when there is none."""
+    now = time.monotonic()
+    for state in states:
+        trainer = state.trainer
+        if trainer is not None and state.fed and not state.ended and now - state.stopped.get(trainer.pid, now) > seconds:
+            return f"{state.name} on {state.host}: its trainer (process {trainer.pid}) {STOPPED}"
+    return ""

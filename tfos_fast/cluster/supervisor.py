@@ -64,6 +64,21 @@ class Supervisor:
     def started(self) -> bool:
         return self._child is not None
 
+    @property
+    def pid(self) -> int | None:
+        """The trainer's, once it was started."""
+        return self._child.pid if self._child is not None else None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None when it was not started or runs."""
+        return self._child.status if self._child is not None else None
+
+    @property
+    def log_tail(self) -> str:
+        """The last lines that it printed."""
+        return self._child.tail if self._child is not None else ""
+
     def spawn(self, directory: Path) -> None:
         """Start the trainer that the handover in this folder describes."""
         child = self._child = Child(self.name, self.host, directory)

@@ -5,10 +5,9 @@ The agent of its node spawns it, reads its last word from a file and its end fro
 
 from __future__ import annotations
 
-import ctypes
+import io
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,21 +16,10 @@ from typing import Any
 
 import msgspec
 
+from tfos_fast.channel.processes import die_with
 from tfos_fast.cluster import environment
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.context import Context
-
-_PR_SET_PDEATHSIG = 1
-_MAX_TRACEBACK = 100_000  # characters; a recursion's traceback would fill the message
-
-
-def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when the agent's main thread ends, and end now if that has happened already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
@@ -68,9 +56,8 @@ def run_main(directory: Path) -> None:
 def _report(error: BaseException) -> m.Report:
     text = traceback.format_exc()
     print(text, file=sys.stderr, flush=True)
-    if len(text) > _MAX_TRACEBACK:
-        text = text[: _MAX_TRACEBACK // 2] + "\n...\n" + text[-_MAX_TRACEBACK // 2 :]
-    return m.Report(f"main raised {''.join(traceback.format_exception_only(error)).strip()}", text)
+    summary = f"main raised {''.join(traceback.format_exception_only(error)).strip()}"
+    return m.Report(m.clip(summary, m.MAX_TEXT), m.clip(text, m.MAX_TRACEBACK))
 
 
 def main() -> None:
@@ -78,6 +65,8 @@ def main() -> None:
     directory, parent, report_fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     die_with(parent)
     os.set_inheritable(report_fd, False)  # a child of main must not hold the agent's pipe open
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what was printed before a SIGKILL is in the log
     try:
         run_main(directory)
         report = m.Report()

@@ -11,7 +11,7 @@ from typing import Any
 from tfos_fast import errors
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
-from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception
+from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception, root_first
 from tfos_fast.cluster.offers import Offers
 from tfos_fast.cluster.placement import Slots
 from tfos_fast.cluster.replay import Replay
@@ -21,6 +21,7 @@ from tfos_fast.cluster.states import NodeState, stuck
 from tfos_fast.errors import ClusterError, ClusterTimeout
 
 THREE_DAYS = 259200.0
+TOGETHER = 0.2  # seconds in which failures of several nodes count as one event
 
 
 class InputMode(IntEnum):
@@ -56,6 +57,7 @@ class Watching:
         self._running = False
         self._closed = False
         self._told = False  # the failure was raised once
+        self._watched = 0  # jobs and replays under way
         self._feeds = 0
         self._keeping = False
         fed = tuple(node for node in nodes if node.job_name in FED)
@@ -66,13 +68,18 @@ class Watching:
         return self._coordinator.failure is not None
 
     def _raise_failure(self) -> None:
-        failure = self._coordinator.failure
-        if failure is not None and not self._told:
-            self._told = True
-            raise exception_of(failure)
+        if self._failed and not self._told:
+            raise self._failure()
         if self._offers.error is not None and not self._told:
             self._told = True
             raise self._explain(self._offers.error)
+
+    def _failure(self) -> Exception:
+        """What has happened to nodes, the cause first."""
+        self._told = True
+        with contextlib.suppress(ClusterTimeout):  # the others' words are on their way
+            self._coordinator.wait(lambda: len(self._coordinator.failures) >= len(self.nodes), TOGETHER, "")
+        return exception_of(*root_first(self._coordinator.failures))
 
     def _check(self, running: str = "") -> None:
         if self._closed:
@@ -120,6 +127,7 @@ class Watching:
         progress: list[int] = []
         changed = self._coordinator.changed
         states = self._coordinator.nodes
+        self._watched += 1
         try:
             while not job.done:
                 with changed:
@@ -140,18 +148,18 @@ class Watching:
         except BaseException:  # Ctrl-C, too
             job.cancel()
             raise
+        finally:
+            self._watched -= 1
         if job.error is not None:
             raise self._explain(job.error)
 
     def _explain(self, error: Exception) -> Exception:
         """The error of a Spark job in our words, if it came from a task or node of ours; else as it is."""
         error = job_exception(error)
-        if isinstance(error, errors.PeerDied | errors.NodeFailed | errors.NoNodeOnHost):
+        if isinstance(error, errors.PeerDied | errors.NodeFailed | errors.NoNodeOnHost | errors.StallTimeout | errors.TaskLost):
             # The coordinator knows better what has happened, or will in a moment.
             with contextlib.suppress(ClusterTimeout):
                 self._coordinator.wait(lambda: self._failed, 3.0, "")
-            failure = self._coordinator.failure
-            if failure is not None and not self._told:
-                self._told = True
-                return exception_of(failure)
+            if self._failed and not self._told:
+                return self._failure()
         return error

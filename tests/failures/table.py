@@ -1,0 +1,95 @@
+"""The table of failures: who x what x when -> what the driver sees. `docs/failures.md` shows it, `test_table.py` runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tfos_fast import errors
+
+POINTS = ("reserve", "start", "first batch", "mid feed", "end of feed", "inference result", "shutdown")
+EXCEPTION, KILL, STOP = "exception", "SIGKILL", "SIGSTOP"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes
+    ----------
+    who : str
+        trainer, feeder (a Python worker of Spark in a feed task), worker (one that reserves or starts), agent, executor (its JVM).
+    what : str
+        exception, SIGKILL, or SIGSTOP for longer than the timeout.
+    when : str
+        A point.
+    error : type or None
+        Of the driver's exception; None: the cluster goes on and every row arrives once.
+    says : str
+        A regular expression found in the message; ``{node}`` and ``{pid}`` are those of the victim.
+    quick : bool
+        Among those of ``make test``.
+    """
+
+    who: str
+    what: str
+    when: str
+    error: type[Exception] | None
+    says: str = ""
+    quick: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.who}-{self.what}-{self.when}".replace(" ", "_")
+
+
+RUNNING = POINTS[1:]
+FEEDING = ("first batch", "mid feed", "end of feed")
+
+
+# What comes first: the feed's timeout, or the ten seconds after which an agent that says nothing is taken for dead.
+_SILENT = (errors.StallTimeout, r"nothing was heard of the agent of {node} on .* \(process {pid}\)")
+_LOST = (errors.NodeLost, r"{node} on .*nothing was heard of its agent \(process {pid}\) for \d+ s; it is stopped")
+
+
+def _rows() -> list[Row]:
+    rows = []
+    for when in RUNNING:
+        rows += [
+            Row("trainer", EXCEPTION, when, errors.NodeFailed, r"{node} on .*Planned: planned for trainer at " + when),
+            Row("trainer", KILL, when, errors.NodeKilled, r"{node} on .*\(process {pid}\) was killed by signal 9 \(SIGKILL\)"),
+            Row("trainer", STOP, when, errors.StallTimeout, r"{node} on .*trainer \(process {pid}\).*is stopped"),
+            Row("agent", EXCEPTION, when, errors.NodeFailed, r"{node} on .*agent \(process {pid}\) failed: .*planned for agent"),
+            Row("agent", KILL, when, errors.NodeLost, r"{node} on .*agent \(process {pid}\) is gone"),
+            Row("agent", STOP, when, *(_SILENT if when in FEEDING or when == "start" else _LOST)),
+            Row("executor", KILL, when, errors.NodeLost, r"{node} on .*Spark executor \(process {pid}\) died"),
+        ]
+    for when in FEEDING:
+        rows.append(Row("executor", STOP, when, errors.StallTimeout, r"executor of {node} .*\(process {pid}\).*is stopped"))
+    for when in FEEDING:
+        rows += [
+            Row("feeder", EXCEPTION, when, None),
+            Row("feeder", KILL, when, None),
+            Row("feeder", STOP, when, errors.StallTimeout, r"feed task \(process {pid}\).*is stopped"),
+        ]
+    rows += [
+        Row("feeder", EXCEPTION, "inference result", None),
+        Row("feeder", KILL, "inference result", None),
+        Row("worker", EXCEPTION, "reserve", errors.TaskLost, "barrier"),
+        Row("worker", KILL, "reserve", errors.TaskLost, "Spark gave up on a task that was lost: .*barrier"),
+        Row("worker", STOP, "reserve", errors.ClusterTimeout, "reservation_timeout"),
+        Row("agent", EXCEPTION, "reserve", errors.NodeFailed, "Planned: planned for agent at reserve"),
+        Row("agent", KILL, "reserve", errors.NodeFailed, "ended at its start"),
+        Row("agent", STOP, "reserve", errors.ClusterTimeout, "reservation_timeout"),
+        Row("executor", KILL, "reserve", errors.TaskLost, "Spark gave up on a task that was lost: .*barrier"),
+        Row("executor", STOP, "reserve", errors.ClusterTimeout, "reservation_timeout"),
+        Row("worker", EXCEPTION, "start", None),
+        Row("worker", KILL, "start", None),
+        Row("worker", STOP, "start", errors.ClusterTimeout, "waits for Spark to run a job"),
+    ]
+    quick = {
+        "trainer-SIGSTOP-mid_feed", "agent-SIGKILL-shutdown", "feeder-SIGKILL-first_batch", "trainer-exception-inference_result",
+        "agent-exception-end_of_feed",
+    }  # fmt: skip
+    return [Row(*(r.who, r.what, r.when, r.error, r.says), quick=str(r) in quick) for r in rows]
+
+
+ROWS = _rows()

@@ -1,0 +1,87 @@
+"""A second attempt beside a slow one, and one on another executor: every row comes once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+import tfos_fast
+from tests.failures import chaos
+from tests.failures.conftest import whole
+from tests.spark import sparks
+from tests.spark.mains import noted
+from tests.spark.test_local_cluster import fed, wait_for
+
+pytestmark = [pytest.mark.spark, whole]
+
+# A second attempt beside the first one, where that is slow.
+SPECULATION = {
+    "spark.speculation": "true",
+    "spark.speculation.interval": "100ms",
+    "spark.speculation.minTaskRuntime": "1s",
+    "spark.speculation.quantile": "0.3",
+    "spark.speculation.efficiency.enabled": "false",
+}
+
+
+@pytest.fixture(scope="module")
+def sc(nothing_left):
+    """Spark never gives a second attempt beside a first one to the same host."""
+    with sparks.standalone(workers=2, cores=1, hosts=True) as master:
+        with sparks.spark(master, **{"spark.cores.max": "2"}, **SPECULATION) as context:
+            yield context
+
+
+class Slow(chaos.Round):
+    """The first attempt at the last partition stops in the middle, until a second one has come."""
+
+    def __call__(self, partition):
+        from pyspark import TaskContext
+
+        second = os.path.join(os.environ["TFOS_RUNTIME_DIR"], "second-attempt")
+        attempt = TaskContext.get().attemptNumber()
+        if partition == 2 and attempt:
+            open(second, "w").close()
+        for i in range(self.sizes[partition]):
+            while partition == 2 and not attempt and i == 2000 and not os.path.exists(second):
+                time.sleep(0.01)
+            yield chaos.row_of(self.turn, partition, i)
+
+
+def test_a_speculative_attempt_goes_on_behind_the_first(sc, out):
+    it = Slow(0, (500, 500, 4000), (None,) * 3)
+    second = os.path.join(os.environ["TFOS_RUNTIME_DIR"], "second-attempt")
+    with tfos_fast.run(sc, chaos.compare, {"out": out}, 2, **chaos.SMALL) as cluster:
+        assert cluster.feed(sc.parallelize(range(3), 3).flatMap(it)).rows == 5000
+    assert os.path.exists(second)
+    os.unlink(second)
+    assert chaos.check([it], noted(out)) == 5000
+
+
+def test_an_attempt_on_another_executor(sc, out):
+    """The executor that dies has no node: the cluster lives on, its tasks are tried again. Last, since Spark brings up another."""
+    it = chaos.Round(0, (30_000, 30_000), (None, None))
+    with tfos_fast.run(sc, chaos.compare, {"out": out}, 1, **chaos.SMALL) as cluster:
+        node = cluster.nodes[0].executor.pid
+        others = {pid for pid in sc.parallelize(range(2), 2).map(_executor).collect() if pid != node}
+
+        def kill():
+            wait_for(lambda: fed(cluster, "worker:0"), "a row")
+            os.kill(others.pop(), signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        assert cluster.feed(sc.parallelize(range(2), 2).flatMap(it)).rows == 60_000
+        thread.join()
+    assert chaos.check([it], noted(out)) == 60_000
+
+
+def _executor(_):
+    from tfos_fast.cluster.launch import executor_pid
+
+    time.sleep(0.5)  # so that the other task goes to the other executor
+    return executor_pid()

@@ -1,0 +1,44 @@
+"""Failures of nodes and Spark jobs as exceptions."""
+
+from __future__ import annotations
+
+from tfos_fast import errors
+from tfos_fast.cluster.jobs import exception_of, job_exception, root_first
+from tfos_fast.cluster.messages import Failure
+
+
+def failure(node, kind="NodeFailed", traceback="", **more):
+    return Failure(kind, f"{node} on here: it failed", node, "here", traceback, **more)
+
+
+def test_a_consequence_goes_behind_its_cause():
+    lost = failure("worker:0", traceback="tensorflow.python.framework.errors_impl.UnavailableError: Socket closed")
+    cause = failure("worker:1", traceback="ZeroDivisionError: division by zero")
+    last = failure("worker:2", traceback="KeyError: 1")
+    assert root_first([lost, cause, last]) == [cause, last, lost]
+    assert root_first([last, cause]) == [last, cause]
+
+
+def test_an_exception_tells_all():
+    first = failure("worker:1", "NodeKilled", signal=9, log_tail="step 7\nstep 8")
+    error = exception_of(first, failure("worker:0", traceback="KeyError: 1"))
+    assert isinstance(error, errors.NodeKilled)
+    assert (error.signal, error.node, error.host, error.log_tail) == (9, "worker:1", "here", "step 7\nstep 8")
+    assert [other.node for other in error.others] == ["worker:0"]
+    assert str(error).startswith("worker:1 on here: it failed\n\nAnd then: worker:0 on here: it failed")
+    assert str(error).endswith("Last lines of the log of worker:1 (here):\nstep 7\nstep 8")
+    lost = exception_of(failure("worker:1", "NodeLost"))
+    assert isinstance(lost, errors.NodeLost)
+    assert isinstance(lost, errors.NodeKilled)
+    assert isinstance(exception_of(failure("worker:1", "StallTimeout")), errors.StallTimeout)
+
+
+def test_spark_errors_in_our_words():
+    ours = job_exception(Exception("Job aborted: ...\ntfos_fast.errors.RowTooLarge: row 7 is too large\n\n\tat org.apache"))
+    assert isinstance(ours, errors.RowTooLarge)
+    assert str(ours) == "row 7 is too large"
+    crashed = job_exception(Exception("org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)\n\tat x"))
+    assert isinstance(crashed, errors.TaskLost)
+    assert "spark.task.maxFailures" in str(crashed)
+    others = Exception("ZeroDivisionError")
+    assert job_exception(others) is others

@@ -1,0 +1,3 @@
+from typing import Any
+
+def sample(window: Any, first: int, rows: int, dense: int, stride: int, columns: Any, offsets: Any, widths: Any) -> int: ...
