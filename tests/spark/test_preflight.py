@@ -58,7 +58,7 @@ def test_all_that_is_wrong_is_told_together(sc):
     assert [type(slots), type(unreachable), type(memory)] == [NotEnoughSlots, CoordinatorUnreachable, NotEnoughMemory]
     assert "each of 2 executors on" in str(unreachable)
     assert "cannot reach the coordinator of the driver at tcp://192.0.2.1:" in str(unreachable)
-    assert "spark.driver.host" in str(unreachable)
+    assert "server_host (or set TFOS_SERVER_HOST, or spark.driver.host)" in str(unreachable)
     assert "lower the setting memory" in str(memory)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from tests.spark.bare import bare_python
 from tests.spark.mains import noted
 
 SMALL = {"memory": "8m"}
+LONG = pytest.mark.skipif(not os.environ.get("TFOS_LONG"), reason="make test-long runs it")
 
 
 def whats_there(names):
@@ -99,24 +101,33 @@ def read_both(args, ctx):
 OURS = ("tfos_fast", "zmq", "msgspec", "psutil")
 
 
-@pytest.mark.timeout(180)  # a handful of clusters, one of them with TensorFlow
-def test_executors_get_what_they_lack(master, bare, tmp_path, out):
-    files = str(tmp_path / "numbers.parquet")
-    pq.write_table(pa.table({"x": list(range(200))}), files)
+@pytest.mark.timeout(180)
+def test_executors_get_what_they_lack(master, bare, out):
     with application(master, bare) as sc:
         before = sc.parallelize([0], 1).map(lambda _: whats_there(OURS)).first()
         assert before == dict.fromkeys(OURS)
+        with tfos_fast.run(sc, mains.square, {}, 2, **SMALL) as cluster:
+            assert cluster.infer(sc.parallelize(range(50), 3)).collect() == [i * i for i in range(50)]
+            after = sc.parallelize([0], 1).map(lambda _: whats_there(OURS)).first()
+        assert all("/app-" in path for path in after.values()), after
+        with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:
+            assert cluster.feed(sc.parallelize(range(100), 4).map(lambda x: (x, "mapped"))).rows == 100
+        assert sum(len(rows) for rows in noted(out).values()) == 100
+
+
+@LONG
+@pytest.mark.timeout(180)
+def test_every_way_of_feeding_with_what_was_sent(master, bare, tmp_path, out):
+    files = str(tmp_path / "numbers.parquet")
+    pq.write_table(pa.table({"x": list(range(200))}), files)
+    with application(master, bare) as sc:
         with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:
             frame = SparkSession(sc).range(100, numPartitions=2)
             assert cluster.feed(sc.parallelize(range(100), 4).map(lambda x: (x, "mapped")), epochs=2).rows == 200
             assert cluster.feed(sc.parallelize([(x, "stored") for x in range(100)], 4)).rows == 100
             assert cluster.feed(frame).rows == 100
             assert cluster.feed(tfos_fast.parquet(files)).rows == 200
-            after = sc.parallelize([0], 1).map(lambda _: whats_there(OURS)).first()
-        assert all("/app-" in path for path in after.values()), after
         assert sum(len(rows) for rows in noted(out).values()) == 600
-        with tfos_fast.run(sc, mains.square, {}, 2, **SMALL) as cluster:
-            assert cluster.infer(sc.parallelize(range(50), 3)).collect() == [i * i for i in range(50)]
         with tfos_fast.run(sc, read_both, {"out": out}, 2, **SMALL) as cluster:
             cluster.offer(sc.parallelize(range(1000), 2), name="validation")
             cluster.feed(sc.parallelize(range(100), 2))
@@ -126,6 +137,7 @@ def test_executors_get_what_they_lack(master, bare, tmp_path, out):
         assert noted(out, "sum") == {0: 4950}
 
 
+@LONG
 @pytest.mark.timeout(120)
 def test_another_version_makes_way(master, tmp_path, out):
     (tmp_path / "tfos_fast").mkdir()

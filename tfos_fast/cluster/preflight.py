@@ -217,8 +217,8 @@ def _unreachable(facts: Sequence[Facts], need: Need) -> list[Problem]:
     return [
         Problem(
             errors.CoordinatorUnreachable,
-            f"{where} cannot reach the coordinator of the driver at {need.endpoint} ({why}); set spark.driver.host to a name or "
-            "address of the driver that executors can reach, and open its ports to them",
+            f"{where} cannot reach the coordinator of the driver at {need.endpoint} ({why}); give reserve a server_host (or set "
+            "TFOS_SERVER_HOST, or spark.driver.host) that executors can reach, and open server_port (TFOS_SERVER_PORT) to them",
         )
         for where, (why,) in _grouped(facts, lambda one: (one.unreachable,)).items()
     ]
