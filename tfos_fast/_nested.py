@@ -20,6 +20,7 @@ from tfos_fast._convert import as_array, cast_values, dtype_of, encodable, promo
 
 ANY_LENGTH = -1
 TEXTS = ("string", "bytes")
+_TEXT_OF = {"U": "string", "S": "bytes"}
 #: (element type, shape with ANY_LENGTH where lengths differ)
 Form = tuple[str, tuple[int, ...]]
 
@@ -34,6 +35,8 @@ def measure(value: Any) -> Form | None:
     if array is not None:
         return array.dtype.name, array.shape
     if isinstance(value, np.ndarray) and value.dtype.kind in "OUS" and value.ndim:
+        if value.size == 0 and value.dtype.kind in _TEXT_OF:
+            return _TEXT_OF[value.dtype.kind], value.shape
         value = value.tolist()
     if not isinstance(value, list | tuple):
         return None

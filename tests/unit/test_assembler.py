@@ -129,6 +129,47 @@ def test_slots_of_whole_batches_are_aliased(batch: int, slots: list[tuple[int, i
     assert assembler.waiting_rows == tail
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    slots=st.lists(st.tuples(st.integers(0, 1), st.integers(1, 400), st.sampled_from([0, 16]), st.booleans()), max_size=8),
+    sizes=st.lists(st.sampled_from([1, 16, 64, 100]), min_size=1, max_size=5),
+    ends=st.booleans(),
+)
+def test_the_short_way_inside_a_slot_gives_what_take_gives(slots: list[Any], sizes: list[int], ends: bool):
+    long, short = Assembler(), Assembler()
+    fed: dict[int, int] = {}
+    turn = 0
+    for stream, rows, grain, alias in slots:
+        for assembler in (long, short):
+            slot = slot_of(stream, fed.get(stream, 0), rows, alias)
+            slot.grain = grain
+            slot.cut = lambda start, stop, cut=slot.cut: {name: cut(start, stop)[name] for name in ("number", "wide")}
+            assembler.push(slot)
+        fed[stream] = fed.get(stream, 0) + rows
+        while not long.wants_slot:
+            n = sizes[turn % len(sizes)]
+            turn += 1
+            expected = long.take(n)
+            inside = short.inside(n)
+            got = short.take(n) if inside is None else inside
+            assert (expected is None) == (got is None)
+            if expected is not None and got is not None:
+                assert (got.rows, got.origin, got.plain, got.aliased) == (
+                    expected.rows,
+                    expected.origin,
+                    expected.plain,
+                    expected.aliased,
+                )
+                for name, array in expected.columns.items():
+                    assert (array == got.columns[name]).all()
+            assert short.wants_slot == long.wants_slot
+            assert inside is None or not short.wants_slot
+        if ends:
+            for assembler in (long, short):
+                assembler.end_stream(stream)
+    assert (long.aliased, long.copied, long.waiting_rows) == (short.aliased, short.copied, short.waiting_rows)
+
+
 def test_a_hoarding_reader_gets_copies():
     assembler = Assembler()
     slot = slot_of(0, 0, 64, alias=False)

@@ -148,6 +148,17 @@ def test_what_does_not_fit_is_refused(value: Any, dtype: str, shape: tuple[int, 
     assert encode(value, dtype, shape, cast=cast) is None
 
 
+@pytest.mark.parametrize(("kind", "element"), [("U3", "string"), ("S3", "bytes")])
+@pytest.mark.parametrize("shape", [(0,), (1, 0), (2, 0)])
+def test_an_array_of_text_without_items_is_text(kind: str, element: str, shape: tuple[int, ...]) -> None:
+    value = np.empty(shape, kind)
+    assert measure(value) == (element, shape)
+    data = encode(value, element, (-1,) * len(shape), cast=False)
+    assert data is not None
+    (back,) = Ragged(*decode._nested.decode([data], element, (-1,) * len(shape))).tolist()
+    assert back == value.tolist()
+
+
 def test_ragged_rows_can_be_cut_joined_and_deepened() -> None:
     ragged = concatenate([from_array(np.arange(6).reshape(3, 2), 1), Ragged(np.array([7]), [np.array([0, 0, 1])])])
     assert ragged.tolist() == list(ragged) == [[0, 1], [2, 3], [4, 5], [], [7]]

@@ -7,7 +7,6 @@ nulls, lists of different lengths, dates, structs; column mode has columns for t
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from tfos_fast import _nested
 from tfos_fast._column import dumps
 from tfos_fast._convert import DTYPES, dtype_of, fill_bytes, values_fit
 from tfos_fast._copy import copy
+from tfos_fast.channel.arrow_values import collects_bytearrays, converter
 from tfos_fast.channel.infer import duplicates, nested_column
 from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.layout import layout as lay_out
@@ -75,6 +75,7 @@ def pack_batch(
     start: int,
     *,
     exact: bool,
+    found: Schema | None = None,
 ) -> tuple[int, int]:
     """Copy rows of a batch into a slot, as many as it has room for.
 
@@ -91,6 +92,8 @@ def pack_batch(
         The first row to copy.
     exact : bool
         True for row mode.
+    found : Schema, optional
+        What :func:`from_arrow` says of this batch: columns that are as the slot has them are not looked through again.
 
     Returns
     -------
@@ -114,8 +117,10 @@ def pack_batch(
     arrays = [batch.column(i).slice(start, max(count, 1)) for i in range(len(schema.columns))]
     arrays = [_plain(array) for array in arrays]
     if count:
-        for column, array in zip(schema.columns, arrays, strict=True):
-            _check(column, array, exact)
+        known = schema.columns if found is None else found.columns
+        for column, array, seen in zip(schema.columns, arrays, known, strict=True):
+            if found is None or seen != column:
+                _check(column, array, exact)
     room = layout.slot_bytes - layout.heap - heap_used
     heaps = {
         i: _heap_values(column, array, room)
@@ -201,7 +206,7 @@ def _whole_column(name: str, array: Any, exact: bool) -> Column:
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         return Column(name, "string")
     if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
-        return Column(name, "bytes", python="bytearray" if exact and _collects_bytearrays() else "")
+        return Column(name, "bytes", python="bytearray" if exact and collects_bytearrays() else "")
     rows = len(array)
     shape: list[int] = []
     while True:
@@ -376,7 +381,7 @@ def _encoded(array: Any, room: int, encode: Callable[[Any], bytes]) -> tuple[np.
 
 
 def _to_pickle(kind: Any) -> Callable[[Any], bytes]:
-    convert = _converter(kind)
+    convert = converter(kind)
     return lambda value: dumps(value if convert is None or value is None else convert(value))
 
 
@@ -388,46 +393,3 @@ def _check_size(form: Layout, heaps: dict[int, tuple[np.ndarray, np.ndarray]]) -
             f"one row needs {row_bytes} bytes in the columns and {heap_bytes} in the heap; a slot has {form.slot_bytes} "
             f"bytes; make slot_bytes larger"
         )
-
-
-# ---- Python values, as DataFrame.collect() gives them ----
-
-
-def _converter(kind: Any) -> Callable[[Any], Any] | None:
-    """What turns Arrow's Python value of this type into Spark's; None when they are the same."""
-    pa = _arrow()
-    if pa.types.is_timestamp(kind) and kind.tz is not None:
-        return lambda value: value.astimezone().replace(tzinfo=None)  # Spark's timestamps are naive, in local time
-    if (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)) and _collects_bytearrays():
-        return bytearray
-    if pa.types.is_struct(kind):
-        names = [kind.field(i).name for i in range(kind.num_fields)]
-        inner = [_converter(kind.field(i).type) for i in range(kind.num_fields)]
-        return lambda value: _row(names, [_apply(f, value[name]) for name, f in zip(names, inner, strict=True)])
-    if pa.types.is_map(kind):
-        key, item = _converter(kind.key_type), _converter(kind.item_type)
-        return lambda value: {_apply(key, k): _apply(item, v) for k, v in value}
-    if hasattr(kind, "value_field"):  # lists of any sort
-        of = _converter(kind.value_type)
-        return None if of is None else lambda value: [_apply(of, each) for each in value]
-    return None
-
-
-def _collects_bytearrays() -> bool:
-    """Whether this pyspark gives binary values as ``bytearray`` (before 4.1); where there is none they are ``bytes``."""
-    pyspark = sys.modules.get("pyspark")
-    return pyspark is not None and tuple(map(int, pyspark.__version__.split(".")[:2])) < (4, 1)
-
-
-def _apply(function: Callable[[Any], Any] | None, value: Any) -> Any:
-    return value if function is None or value is None else function(value)
-
-
-def _row(names: list[str], values: list[Any]) -> Any:
-    try:
-        from pyspark.sql.types import Row
-    except ImportError:  # Arrow without Spark: a struct is a dict
-        return dict(zip(names, values, strict=True))
-    row = tuple.__new__(Row, values)
-    row.__fields__ = names
-    return row

@@ -108,6 +108,21 @@ class Assembler:
         self._to_pending(slot, left)
         return None
 
+    def inside(self, n: int) -> Batch | None:
+        """The next batch of ``n`` rows where that is a slice of a plain slot which has rows left afterwards; None elsewhere.
+
+        What ``take`` would give, for less: small batches are bound by what each costs beside its memory.
+        """
+        slot = self._slot
+        if slot is None or not slot.alias or not slot.grain or self._carry or self._pending:
+            return None
+        start = slot.cursor
+        if slot.rows - start <= n or start % slot.grain:
+            return None
+        slot.cursor = start + n
+        self.aliased += 1
+        return Batch(slot.cut(start, start + n), n, [(slot.stream, n)], True, True)
+
     def run(self) -> Batch | None:
         """All rows that are left of the slot, aligned or not, or None when a slot is needed. Their order is not kept."""
         slot = self._slot

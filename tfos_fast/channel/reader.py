@@ -261,13 +261,19 @@ class Reader:
         if n < 1:
             raise ValueError(f"a batch needs at least one row, not {n}")
         with self._lock:
+            self._epoch_ends = self._epoch_ends or epoch_ends
+            if self._train and most == 1 and not runs and not self._leaving:
+                batch = self._assembler.inside(n)
+                if batch is not None:
+                    if self._released.pending and self._release_is_due():
+                        self._send_done()
+                    return batch
             self._check_open()
             if self._terminated:
                 return None
             if self.schema is None or self._form is None or self._form.mode != "columns":
                 self._declare(m.Form("columns", n, spec or {}))
             deadline = None if timeout is None else time.monotonic() + timeout
-            self._epoch_ends = self._epoch_ends or epoch_ends
             if self.schema is None and not self._pin(n, deadline):
                 return Batch({}, 0) if epoch_ends and not self._leaving else None
             batch = self._next_columns(n, epoch_ends, deadline, most, runs)

@@ -445,7 +445,7 @@ class Writer:
         if self._packer is not None:
             self._publish(whole=True)
             self._forget_schema()
-        wanted = from_arrow(batch.schema, batch, exact=self._form.exact)
+        wanted = found = from_arrow(batch.schema, batch, exact=self._form.exact)
         if wanted != self._inferred:
             if self._inferred is not None:
                 try:
@@ -463,7 +463,7 @@ class Writer:
                 continue
             assert self._layout is not None
             done, self._arrow_heap = pack_batch(
-                self._layout, self._window, self._arrow_rows, self._arrow_heap, batch, start, exact=self._form.exact
+                self._layout, self._window, self._arrow_rows, self._arrow_heap, batch, start, exact=self._form.exact, found=found
             )
             if done == 0 and self._arrow_rows == 0:
                 self._layout = self._layout.roomier()
