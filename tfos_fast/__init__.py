@@ -7,6 +7,7 @@ below works without Spark: :mod:`tfos_fast.channel`. All errors: :mod:`tfos_fast
 
 from __future__ import annotations
 
+import os
 import sys
 
 from tfos_fast.errors import TfosError, UnsupportedPlatform
@@ -16,6 +17,11 @@ if not sys.platform.startswith("linux"):
         f"tfos_fast needs Linux: it is built on memfd, pidfd and eventfd, which {sys.platform!r} does not have. "
         "Run it in a Linux container or virtual machine."
     )
+
+# Libraries that were sent together with this package (tfos_fast.cluster.shipping).
+_along = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_along")
+if os.path.isdir(_along) and _along not in sys.path:
+    sys.path.insert(0, _along)
 
 __version__ = "0.1.0"
 

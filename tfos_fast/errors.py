@@ -108,6 +108,33 @@ class NotEnoughSlots(ClusterError, ValueError):
     """Spark has fewer task slots than nodes were asked for."""
 
 
+class NotEnoughGpus(ClusterError, ValueError):
+    """The nodes of a host were asked to have more GPUs than it has."""
+
+
+class SettingRefused(ClusterError, ValueError):
+    """A setting of Spark makes it impossible for nodes to live on its executors."""
+
+
+class VersionMismatch(ClusterError, RuntimeError):
+    """Python, or a library, is another one on executors than in the driver, and the two do not work together."""
+
+
+class CoordinatorUnreachable(ClusterError, ConnectionError):
+    """Executors cannot reach the coordinator in the driver."""
+
+
+class PreflightFailed(ClusterError, RuntimeError):
+    """Several things stand in the way of a cluster; the message has a line for each.
+
+    ``problems`` holds an exception for each, of the class that is raised when it is the only one.
+    """
+
+    def __init__(self, message: str, problems: tuple[TfosError, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
 class UnevenExecutors(ClusterError, ValueError):
     """Executors have different numbers of cores, so Spark cannot put one node on each."""
 

@@ -88,16 +88,24 @@ def stop(sc: SparkContext) -> None:
 
 
 @contextmanager
-def standalone(workers: int, cores: int, *, hosts: bool = False) -> Iterator[str]:
-    """A standalone Master with Workers; yields the master's address. ``hosts``: Spark takes each Worker for another host."""
+def standalone(
+    workers: int, cores: int, *, hosts: bool = False, module_path: str = str(ROOT), settings: dict[str, str] | None = None
+) -> Iterator[str]:
+    """A standalone Master with Workers; yields the master's address.
+
+    ``hosts``: Spark takes each Worker for another host. ``module_path``: PYTHONPATH of the executors. ``settings``: of the
+    Workers, such as ``spark.worker.resource.gpu.amount``.
+    """
     with tempfile.TemporaryDirectory(prefix="tfos-spark-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         home = make_spark_home(folder / "home")
         env = dict(
-            os.environ, SPARK_HOME=str(home), SPARK_LOCAL_IP="127.0.0.1", PYTHONPATH=str(ROOT), PYSPARK_PYTHON=sys.executable
+            os.environ, SPARK_HOME=str(home), SPARK_LOCAL_IP="127.0.0.1", PYTHONPATH=module_path, PYSPARK_PYTHON=sys.executable
         )
         env["SPARK_DAEMON_JAVA_OPTS"] = QUICK_JVM
         launcher = [str(home / "bin" / "spark-class")]
+        properties = folder / "workers.conf"
+        properties.write_text("".join(f"{name} {value}\n" for name, value in (settings or {}).items()))
         processes = []
 
         def launch(what: str, *args: str, host: str = "127.0.0.1") -> Path:
@@ -122,8 +130,8 @@ def standalone(workers: int, cores: int, *, hosts: bool = False) -> Iterator[str
             for i in range(workers):
                 work = folder / f"work-{i}"
                 host = f"127.0.0.{i + 1 if hosts else 1}"
-                arguments = ["--cores", str(cores), "--memory", "1g", "--work-dir", str(work), address]
-                log = launch("worker.Worker", *arguments, host=host)
+                shape = ["--cores", str(cores), "--memory", "2g", "--work-dir", str(work), "--properties-file", str(properties)]
+                log = launch("worker.Worker", *shape, address, host=host)
                 _find(log, "Successfully registered with master")
             yield address
         finally:

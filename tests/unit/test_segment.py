@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from tfos_fast._segment import Lease, Mapping, ReleaseSet, Window
+from tfos_fast.channel import memory as memories
 from tfos_fast.channel import segment as segments
-from tfos_fast.channel.segment import HEADER_BYTES, Segment, available_bytes, parse_bytes
+from tfos_fast.channel.memory import available_bytes
+from tfos_fast.channel.segment import HEADER_BYTES, Segment, parse_bytes
 from tfos_fast.errors import AddressError, ChannelClosed, NotEnoughMemory, SegmentError
 
 
@@ -140,7 +142,7 @@ def test_the_limit_of_the_cgroup_counts_and_file_caches_do_not(tmp_path: Path, m
     (tmp_path / "memory.max").write_text("10000000\n")
     (tmp_path / "memory.current").write_text("9000000\n")
     (tmp_path / "memory.stat").write_text("anon 1000000\ninactive_file 8000000\n")
-    monkeypatch.setattr(segments, "_cgroup_files", lambda: [(tmp_path / "memory.max", tmp_path / "memory.current")])
+    monkeypatch.setattr(memories, "_cgroup_files", lambda: [(tmp_path / "memory.max", tmp_path / "memory.current")])
     assert available_bytes() == (9_000_000, str(tmp_path / "memory.max"))
     with pytest.raises(NotEnoughMemory, match=r"9000000 bytes are free .*memory\.max"):
         Segment.create("16m")

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from tfos_fast.channel.layout import ALIGNMENT, Layout, layout
-from tfos_fast.channel.segment import available_bytes
+from tfos_fast.channel.memory import available_bytes
 from tfos_fast.errors import NotEnoughMemory, StoreFull
 
 CHUNK_BYTES = 64 << 20  # the file grows by so much, and so much is mapped at once

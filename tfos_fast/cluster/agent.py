@@ -95,6 +95,7 @@ class Agent:
         self.info = m.NodeInfo(
             config.name, config.index, config.token, self.host, self.broker.address, endpoint,
             str(self.broker.directory), me, config.executor, self.door.endpoint, self.door.public_key,
+            config.gpus, config.gpu_source,
         )  # fmt: skip
         hello = m.Hello(self.name, config.token, self.host, me)
         self.link = DriverLink(config, self.broker, hello, lambda: self.named.demands.values(), self._on_message, self._give_up)

@@ -17,7 +17,7 @@ import msgspec
 import psutil
 
 from tfos_fast.channel import Channel
-from tfos_fast.cluster import environment
+from tfos_fast.cluster import environment, gpus
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.entrance import Keys
 from tfos_fast.cluster.machine import this_process
@@ -78,7 +78,9 @@ class Reservation:
 
     def __call__(self, index: int, _: Iterable[object]) -> Iterator[bytes]:
         """Spawn, and yield the agent's answer (`messages.Ready`). Errors are an answer too, so that their class survives."""
-        yield spawn_agent(self.config(self.roles[index], this_process(executor_pid())))
+        config = self.config(self.roles[index], this_process(executor_pid()))
+        found, source = gpus.look(_given_by_spark(), os.environ)
+        yield spawn_agent(msgspec.structs.replace(config, gpus=found, gpu_source=source))
 
     def config(self, role: Role, executor: m.Process) -> m.AgentConfig:
         """What the agent of a node gets to know."""
@@ -102,6 +104,15 @@ class Reservation:
             release_port=self.release_port,
             workers=os.getppid(),
         )
+
+
+def _given_by_spark() -> list[str] | None:
+    """GPUs that Spark has given to this task, None where the application has no such resource."""
+    from pyspark import TaskContext
+
+    task = TaskContext.get()
+    resource = task.resources().get("gpu") if task is not None else None
+    return None if resource is None else list(resource.addresses)
 
 
 def spawn_agent(config: m.AgentConfig) -> bytes:
@@ -168,6 +179,7 @@ class Handing:
         # A folder of our own, because another task may be handing over to the same node; the agent takes the first.
         directory = Path(node.directory) / f"main-{secrets.token_hex(4)}"
         directory.mkdir(mode=0o700)
+        environ = environment.worker_environment()
         handover = m.Handover(
             name=node.name,
             job_name=node.job_name,
@@ -177,7 +189,7 @@ class Handing:
             address=node.address,
             sys_path=environment.worker_path(),
             directory=os.getcwd(),
-            environ=environment.worker_environment(),
+            environ=environ | gpus.environment(node.gpus, environ),
             spark_files=os.path.abspath(SparkFiles.getRootDirectory()),
             broadcasts=environment.save_broadcasts(self.broadcasts, directory, broadcasts),
             log_level=self.log_level,

@@ -65,6 +65,8 @@ class NodeInfo(msgspec.Struct, frozen=True, array_like=True):
     executor: Process  # a ps on the driver has the driver
     feed_endpoint: str = ""  # host:port at which remote feeders are taken in; empty: nowhere
     feed_key: str = ""  # the CURVE key that answers there
+    gpus: tuple[str, ...] = ()  # that it found; in the driver: that its trainer sees
+    gpu_source: str = ""
 
     @property
     def job_name(self) -> str:
@@ -344,6 +346,8 @@ class AgentConfig(msgspec.Struct, frozen=True):
     executor: Process
     log_level: str
     feeds: dict[str, str] = {}  # memory of named feeds
+    gpus: tuple[str, ...] = ()
+    gpu_source: str = ""
     listen: Literal["", "loopback", "network"] = ""  # for remote feeders
     port: str = ""  # kept for TensorFlow: "9997", "9997-9999", or any
     release_port: bool = True  # TensorFlow may bind it when main starts; else when main says so

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfos_fast.errors import ClusterError, NotEnoughSlots, UnevenExecutors
+from tfos_fast.errors import NotEnoughSlots, UnevenExecutors
 
 SETTLE = 15.0  # seconds without a new executor after which no more are expected
 
@@ -38,16 +38,23 @@ class Slots:
 def count_slots(sc: Any) -> Slots:
     """Ask the driver's own books; no job is run."""
     jsc = sc._jsc.sc()
+    cores = tuple(int(executor.totalCores()) for executor in _executors(sc))
+    profile = jsc.resourceProfileManager().defaultResourceProfile()
+    return Slots(int(jsc.maxNumConcurrentTasks(profile)), cores, bool(jsc.isLocal()))
+
+
+def executor_loads(sc: Any) -> dict[str, int]:
+    """Tasks that run on each executor now, by its id."""
+    return {str(executor.id()): int(executor.activeTasks()) for executor in _executors(sc)}
+
+
+def _executors(sc: Any) -> list[Any]:
+    jsc = sc._jsc.sc()
     local = bool(jsc.isLocal())
     executors = jsc.statusStore().executorList(True)
-    cores = []
-    for i in range(executors.size()):
-        executor = executors.apply(i)
-        # The driver is listed too; off local mode it runs no tasks.
-        if (executor.id() == "driver") == local and executor.totalCores() > 0:
-            cores.append(int(executor.totalCores()))
-    profile = jsc.resourceProfileManager().defaultResourceProfile()
-    return Slots(int(jsc.maxNumConcurrentTasks(profile)), tuple(cores), local)
+    listed = [executors.apply(i) for i in range(executors.size())]
+    # The driver is listed too; off local mode it runs no tasks.
+    return [executor for executor in listed if (executor.id() == "driver") == local and executor.totalCores() > 0]
 
 
 def most_slots(master: str, settings: Mapping[str, str]) -> int | None:
@@ -85,22 +92,15 @@ def setting_for_slots(master: str) -> str:
     return "spark.executor.instances and spark.executor.cores"
 
 
-def preflight(sc: Any, needed: int, timeout: float) -> Slots:
+def wait_for_slots(sc: Any, needed: int, timeout: float) -> Slots:
     """Wait until Spark has registered enough executors for ``needed`` tasks at once.
 
     Raises
     ------
     NotEnoughSlots
         The settings do not allow for so many (raised at once), or no further executor came.
-    ClusterError
-        Dynamic allocation is on.
     """
     settings = dict(sc.getConf().getAll())
-    if settings.get("spark.dynamicAllocation.enabled") == "true":
-        raise ClusterError(
-            "spark.dynamicAllocation.enabled is true: Spark could take away the executors that nodes live on, and it refuses "
-            "barrier jobs then; set it to false"
-        )
     slots = count_slots(sc)
     most = slots.tasks if slots.local else most_slots(sc.master, settings)
     if most is not None and most < needed:
@@ -150,7 +150,11 @@ def spreading_profile(sc: Any, slots: Slots, nodes: int) -> Any | None:
     from py4j.protocol import Py4JJavaError
     from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
 
-    profile = ResourceProfileBuilder().require(TaskResourceRequests().cpus(least)).build
+    whole = TaskResourceRequests().cpus(least)
+    gpus = int(sc.getConf().get("spark.executor.resource.gpu.amount", "0"))
+    if gpus:
+        whole.resource("gpu", gpus)  # a profile that does not ask for them gets none
+    profile = ResourceProfileBuilder().require(whole).build
     try:
         sc.parallelize([0], 1).withResources(profile)
     except Py4JJavaError:

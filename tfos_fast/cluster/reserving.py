@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import msgspec
 
 from tfos_fast import errors
 from tfos_fast.channel.segment import parse_bytes
-from tfos_fast.cluster import drivernodes
+from tfos_fast.cluster import drivernodes, gpus
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.cluster import Cluster
 from tfos_fast.cluster.coordinator import Coordinator
@@ -20,11 +21,14 @@ from tfos_fast.cluster.jobs import SparkJob, job_exception
 from tfos_fast.cluster.launch import UNFED_MEMORY, Reservation
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.named import check_name
-from tfos_fast.cluster.placement import preflight, spreading_profile
+from tfos_fast.cluster.placement import spreading_profile
 from tfos_fast.cluster.ports import parse_ports
 from tfos_fast.cluster.roles import assign
+from tfos_fast.cluster.survey import Survey
 from tfos_fast.cluster.watching import InputMode
 from tfos_fast.errors import ClusterError, PortUnavailable
+
+log = logging.getLogger("tfos_fast.cluster")
 
 
 def reserve(
@@ -38,6 +42,7 @@ def reserve(
     memory: int | str = "256m",
     slot_bytes: int | str | None = None,
     feeds: Mapping[str, int | str] | None = None,
+    num_gpus: int | None = None,
     release_port: bool = True,
     tensorflow_port: int | str | None = None,
     server_host: str | None = None,
@@ -67,6 +72,10 @@ def reserve(
     feeds : mapping, optional
         Name of a named feed -> its bytes of shared memory on each node, beside ``memory``. Taken when the feed is first used; a
         named feed that is not in here takes a quarter of ``memory``, at least four slots.
+    num_gpus : int, optional
+        As many GPUs for each node and no more. Default: all that Spark gave to its task (``spark.executor.resource.gpu.amount``);
+        without such resources an equal share of those that CUDA_VISIBLE_DEVICES of the executors, else nvidia-smi, shows on the
+        node's host, and none in a Kubernetes pod. ``main`` finds them in CUDA_VISIBLE_DEVICES.
     release_port : bool
         Each node's port in ``cluster_spec`` is held from the reservation on. True: TensorFlow's server can bind it when ``main``
         runs, other programs cannot. False: nobody can before ``main`` calls ``ctx.release_port()``.
@@ -89,32 +98,45 @@ def reserve(
     Raises
     ------
     NotEnoughSlots
-        Spark has fewer task slots than nodes are asked for; known before any job is run.
+        Spark has fewer task slots than nodes are asked for.
     UnevenExecutors
         There are as many executors as nodes, but they differ in cores, so that Spark cannot put one node on each.
     RoleError
         Roles and number of nodes do not go together.
     PortUnavailable
+    NotEnoughGpus
+        A host has GPUs, but not as many as ``num_gpus`` wants.
     NotEnoughMemory
         The shared memory does not fit on some executor.
+    SettingRefused, VersionMismatch, MissingDependency, CoordinatorUnreachable
+        Spark's settings or its executors are not fit for nodes; known before anything is started.
+    PreflightFailed
+        Several of these at once.
     ClusterTimeout
     """
+    if num_gpus is not None and num_gpus < 0:
+        raise ValueError(f"num_gpus must be 0 or more, or None, not {num_gpus}")
     roles = assign(num_executors, num_ps, master_node, eval_node)
     on_driver, on_executors = (roles[:num_ps], roles[num_ps:]) if driver_ps_nodes else ((), roles)
     parse_ports(tensorflow_port, "tensorflow_port")
     sc = getattr(sc, "sparkContext", sc)
     if not hasattr(sc, "_jsc"):
         raise TypeError(f"a SparkContext (or SparkSession) is needed, not {sc!r:.200}")
-    parse_bytes(memory)  # said here rather than by each node
+    wanted = parse_bytes(memory)  # said here rather than by each node
     if slot_bytes is not None:
         parse_bytes(slot_bytes, "slot_bytes")
     quotas = {check_name(name): str(size) for name, size in (feeds or {}).items()}
     for name, size in quotas.items():
         parse_bytes(size, f"feeds[{name!r}]")
     count = len(on_executors)
-    slots = preflight(sc, count, reservation_timeout)
-    profile = spreading_profile(sc, slots, count)
+    fed = sum(role.fed for role in on_executors)  # the others need next to no memory
     coordinator = _coordinator(sc, server_host, server_port)
+    try:
+        slots = Survey(sc, coordinator, count, wanted * fed // max(count, 1), reservation_timeout).check()
+        profile = spreading_profile(sc, slots, count)
+    except BaseException:
+        coordinator.close()
+        raise
     slot = None if slot_bytes is None else str(slot_bytes)
     # All of local-cluster is on one host: nobody else has anything to look for at its nodes.
     listen: Literal["", "loopback", "network"] = "network"
@@ -153,7 +175,7 @@ def reserve(
         for answer in answers:
             if answer.node is None:
                 raise getattr(errors, answer.kind, ClusterError)(answer.text)
-        nodes = tuple(answer.node for answer in answers if answer.node is not None)
+        nodes = _with_gpus([answer.node for answer in answers if answer.node is not None], num_gpus)
         coordinator.expect({node.name: node.token for node in nodes})
         coordinator.wait(
             lambda: all(node.name in coordinator.nodes for node in nodes),
@@ -183,6 +205,7 @@ def run(
     memory: int | str = "256m",
     slot_bytes: int | str | None = None,
     feeds: Mapping[str, int | str] | None = None,
+    num_gpus: int | None = None,
     release_port: bool = True,
     tensorflow_port: int | str | None = None,
     server_host: str | None = None,
@@ -225,6 +248,10 @@ def run(
     feeds : mapping, optional
         Name of a named feed -> its bytes of shared memory on each node, beside ``memory``. Taken when the feed is first used; a
         named feed that is not in here takes a quarter of ``memory``, at least four slots.
+    num_gpus : int, optional
+        As many GPUs for each node and no more. Default: all that Spark gave to its task (``spark.executor.resource.gpu.amount``);
+        without such resources an equal share of those that CUDA_VISIBLE_DEVICES of the executors, else nvidia-smi, shows on the
+        node's host, and none in a Kubernetes pod. ``main`` finds them in CUDA_VISIBLE_DEVICES.
     release_port : bool
         Each node's port in ``cluster_spec`` is held from the reservation on. True: TensorFlow's server can bind it when ``main``
         runs, other programs cannot. False: nobody can before ``main`` calls ``ctx.release_port()``.
@@ -258,7 +285,8 @@ def run(
         memory, slot_bytes = UNFED_MEMORY
     cluster = reserve(
         sc, num_executors, num_ps=num_ps, master_node=master_node, eval_node=eval_node, driver_ps_nodes=driver_ps_nodes,
-        memory=memory, slot_bytes=slot_bytes, feeds=feeds, release_port=release_port, tensorflow_port=tensorflow_port,
+        memory=memory, slot_bytes=slot_bytes, feeds=feeds, num_gpus=num_gpus, release_port=release_port,
+        tensorflow_port=tensorflow_port,
         server_host=server_host, server_port=server_port, reservation_timeout=reservation_timeout, log_level=log_level,
     )  # fmt: skip
     try:
@@ -267,6 +295,17 @@ def run(
         cluster.abort()
         raise
     return cluster
+
+
+def _with_gpus(nodes: list[m.NodeInfo], num_gpus: int | None) -> tuple[m.NodeInfo, ...]:
+    """The nodes with the GPUs that their trainers are to see, in the place of those that they found."""
+    for node in nodes:
+        if "failed" in node.gpu_source:
+            log.warning("%s on %s gets no GPU: %s", node.name, node.host, node.gpu_source)
+    # A ps on the driver has not looked, and gets none.
+    found = [gpus.Found(node.name, node.agent.machine, node.gpus, node.gpu_source) for node in nodes if node.gpu_source]
+    given = gpus.assign(found, num_gpus)
+    return tuple(msgspec.structs.replace(node, gpus=given.get(node.name, ())) for node in nodes)
 
 
 def _coordinator(sc: Any, host: str | None, port: int | str | None) -> Coordinator:

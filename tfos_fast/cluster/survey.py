@@ -1,0 +1,155 @@
+"""Before anything is started: look at Spark's settings, its slots and its executors, and tell all that stands in the way at once.
+
+The executors are looked at by one small Spark job, a task on each. `tfos_fast.cluster.probe` travels to them by value, since their
+Python may not have this package; `tfos_fast.cluster.preflight` judges what they found.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from tfos_fast.channel import memory as memory_facts
+from tfos_fast.cluster import probe
+from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.jobs import SparkJob, job_exception
+from tfos_fast.cluster.placement import Slots, count_slots, executor_loads, spreading_profile, wait_for_slots
+from tfos_fast.cluster.preflight import (
+    LOOKED_AT,
+    NEEDED,
+    Facts,
+    Need,
+    Problem,
+    check_executors,
+    check_settings,
+    check_shipped,
+    explain_spark,
+    raise_problems,
+)
+from tfos_fast.cluster.shipping import ALONG, NAME, ship
+from tfos_fast.errors import NotEnoughSlots
+
+log = logging.getLogger("tfos_fast.cluster")
+
+PATIENCE = 3.0  # seconds that an executor waits for the coordinator's answer
+HOLD = 0.3  # seconds that a task stays where Spark cannot be told to put each on an executor of its own
+
+# Spark context -> executors (and where the coordinator is) of which it is known that nothing stands in the way.
+_sound: WeakKeyDictionary[Any, set[tuple[frozenset[str], str]]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A look at one Spark application for one cluster to be.
+
+    Parameters
+    ----------
+    sc : SparkContext
+    coordinator : Coordinator
+    nodes : int
+    memory : int
+        Bytes of a node's segment.
+    timeout : float
+        Seconds to wait for executors, and for the look at them.
+    """
+
+    sc: Any
+    coordinator: Coordinator
+    nodes: int
+    memory: int
+    timeout: float
+
+    def check(self) -> Slots:
+        """The slots, when nothing stands in the way.
+
+        Executors that were found sound are not looked at again for another cluster; their memory is compared by every agent when
+        it takes it.
+
+        Raises
+        ------
+        NotEnoughSlots, SettingRefused, NotEnoughMemory, VersionMismatch, MissingDependency, CoordinatorUnreachable
+            The one thing that stands in the way.
+        PreflightFailed
+            Several do.
+        """
+        found = check_settings(dict(self.sc.getConf().getAll()))
+        problems = found.problems
+        fixed = not problems  # with dynamic allocation the executors come when they are needed
+        slots = count_slots(self.sc)
+        try:
+            if fixed:
+                slots = wait_for_slots(self.sc, self.nodes, self.timeout)
+        except NotEnoughSlots as error:
+            problems.append(Problem(NotEnoughSlots, str(error)))
+        executors = executor_loads(self.sc)
+        key = (frozenset(executors), self.coordinator.keys.endpoint.rpartition(":")[0])
+        known = _sound.setdefault(self.sc, set())
+        if executors and key not in known:
+            problems += self._executors(slots, spread=fixed)
+            for text in dict.fromkeys(found.advice):
+                log.warning("%s", text)
+        raise_problems(problems)
+        known.add(key)
+        return slots
+
+    def _executors(self, slots: Slots, *, spread: bool) -> list[Problem]:
+        facts = self.look(slots, spread=spread)
+        if isinstance(facts, Problem):
+            return [facts]
+        driver = Facts(**probe.look(NAME, ALONG, LOOKED_AT, None, PATIENCE, ()))
+        found = check_executors(facts, driver, Need(self.nodes, self.memory, self.coordinator.keys.endpoint))
+        for text in found.advice:
+            log.warning("%s", text)
+        if not found.problems and found.ship:
+            archive = ship(self.sc, found.along)
+            log.info("tfos_fast is sent to the executors as %s", archive)
+            facts = self.look(slots, spread=spread, load=tuple(NEEDED))
+            return [facts] if isinstance(facts, Problem) else check_shipped(facts, driver, found.along)
+        return found.problems
+
+    def look(self, slots: Slots, *, spread: bool, load: tuple[str, ...] = ()) -> list[Facts] | Problem:
+        """Facts from executors, one entry each as far as Spark lets us reach each; or why Spark cannot run Python there."""
+        from pyspark import cloudpickle
+
+        # Documented by cloudpickle for modules that the other side cannot import; pyspark has a copy of its own.
+        for module in (probe, memory_facts):
+            cloudpickle.register_pickle_by_value(module)
+        endpoint = self.coordinator.keys.endpoint.removeprefix("tcp://")
+        host, _, port = endpoint.rpartition(":")
+        arguments = (NAME, ALONG, LOOKED_AT, (host, int(port)), PATIENCE, load)
+        loads = executor_loads(self.sc)
+        # An executor that is busy with other work would keep a barrier waiting: then as many as there will be nodes.
+        count = len(loads) if not any(loads.values()) else min(len(loads), self.nodes)
+        profile = spreading_profile(self.sc, slots, count) if spread else None
+        tasks = count if profile is not None or slots.local else max(1, slots.tasks)
+        task = functools.partial(probe.task, arguments, HOLD if profile is None and tasks > 1 else 0.0)
+
+        def action() -> list[dict[str, Any]]:
+            rdd = self.sc.parallelize(range(tasks), tasks)
+            if profile is None:
+                return rdd.mapPartitionsWithIndex(task).collect()
+            return rdd.barrier().mapPartitionsWithIndex(task).withResources(profile).collect()
+
+        job = SparkJob(self.sc, "look at the executors", action, self.coordinator.changed)
+        try:
+            who = f"the driver waits for Spark to run {tasks} tasks at once, which look at the executors (reservation_timeout)"
+            self.coordinator.wait(lambda: job.done, self.timeout, who)
+        except BaseException:
+            job.cancel()
+            raise
+        if job.error is not None:
+            problem = explain_spark(str(job.error))
+            if problem is None:
+                raise job_exception(job.error)
+            return problem
+        # Several tasks may have met in one Python process's executor: the same words once are enough.
+        facts = [Facts(**found) for found in job.result]
+        return facts if profile is not None else _apart(facts)
+
+
+def _apart(facts: list[Facts]) -> list[Facts]:
+    """Of facts from tasks that may have shared executors, one for each machine and Python."""
+    return list({(one.machine, one.executable): one for one in facts}.values())
