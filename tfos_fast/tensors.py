@@ -372,8 +372,9 @@ class DataFeed:
         seed : int, optional
             The same seed draws the same rows if they come in the same order (from one partition at a time).
         prefetch : int
-            Batches made ready ahead of the program; ``tf.data.AUTOTUNE`` lets TensorFlow choose. Batches that alias a slot hold it
-            meanwhile. What was read ahead is lost with an iterator that is given up in mid-epoch (``take``, ``break``); so are
+            Batches made ready ahead of the program, by a thread; ``tf.data.AUTOTUNE`` lets TensorFlow choose. Batches that alias a
+            slot hold it meanwhile. Batches below 1 MiB come several together instead; behind a ``map`` of yours, ``prefetch``
+            runs it ahead. What was read ahead is lost with an iterator that is given up in mid-epoch (``take``, ``break``); so are
             small batches that were read together with the last one. With 0 nothing is read ahead.
         nulls : optional
             See :func:`null_policies`. Without one, None in a row is an error of the feed.
