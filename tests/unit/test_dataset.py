@@ -62,7 +62,7 @@ def test_chunks_of_small_batches_are_batches_again(prefetch: int, drop: bool):
 
 def test_large_batches_alias_the_slot():
     width = 4200
-    with Channel.create(memory="16m", slot_bytes="2m") as channel:
+    with Channel.create(memory="48m", slot_bytes="4m") as channel:
         fill(channel, (np.full(width, i, np.float32) for i in range(192)))
         feed = DataFeed(channel.reader())
         for batch in feed.dataset(64):
