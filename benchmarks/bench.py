@@ -6,6 +6,7 @@ import argparse
 import collections
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class Bench:
     def times_for(self, run: Callable[[], Any], minimum: int = 1) -> int:
         """How often what ``run`` does has to be done to take the time asked for."""
         run()
-        return max(minimum, round(self.options.seconds / timed(run)))
+        return max(minimum, math.ceil(self.options.seconds / timed(run)))
 
 
 def timed(run: Callable[[], Any]) -> float:
