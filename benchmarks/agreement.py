@@ -14,7 +14,8 @@ import zmq
 
 from tfos_fast.channel.pace import Pace
 from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Coordinator, Keys
+from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.entrance import Keys
 
 JOB = "agreement/0"
 

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from benchmarks.agreement import latency
 from benchmarks.machine import machine, show
 from benchmarks.nodes import Setting
 from tfos_fast.cluster import messages as m
@@ -139,7 +140,7 @@ def _process() -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-#: In this order, each for every number of nodes. (The agreement on steps is to be measured behind `orders`.)
+#: In this order, each for every number of nodes.
 PHASES: tuple[Callable[[Run], None], ...] = (Run.rendezvous, Run.beats, Run.questions, Run.orders, Run.end)
 
 
@@ -159,6 +160,7 @@ def main() -> None:
                 phase(run)
         finally:
             run.close()
+        run.figures["agreement on a step, ms"] = 1000 * statistics.median(latency(number))
         table[number] = run.figures
         print(f"{number} nodes measured", flush=True)
     print(f"\n{'nodes':52}" + "".join(f"{number:>10}" for number in table))

@@ -198,6 +198,18 @@ def test_who_does_not_go_in_step_is_named():
     assert "all must agree" in it.join("worker:1", Pace("pad", 4))
 
 
+def test_partitions_that_the_job_does_not_have_count_for_nothing():
+    it = agreement("stop", total=2)
+    for key in ("f/0/2", "f/0/-1", "f/0/x", "f/0/", "f/0/²", "f/0/" + "9" * 30, "f/1/0", "0"):
+        it.done(key)
+        it.opened("worker:0", key)
+        assert it.better("worker:0", key) == ""
+    assert it.actions() == [], "both partitions are still to come"
+    it.done("f/0/0")
+    it.done("f/0/1")
+    assert it.actions() == [AskSettle("worker:0", 0, 1), AskSettle("worker:1", 0, 1)]
+
+
 def test_a_second_partition_goes_to_the_node_of_the_host_that_has_none():
     it = agreement("stop", nodes=3)
     assert it.better("worker:0", "f/0/0") == ""

@@ -258,7 +258,7 @@ class Agent:
         if name == "release_port":
             return self._release_port()
         if name == "empty":
-            self.link.send(m.Empty(body.decode()))
+            self.link.send(m.Empty(body.decode(errors="replace")))
             return b""
         if name != "start":
             raise ClusterError(f"{self.name} does not know what {name!r} is")

@@ -240,7 +240,8 @@ class Coordinator:
                     if heard and now - looked >= 0.5:  # not heard: the beats that count may be among those to come
                         looked = now
                         self._check_silence()
-                    self._agree()
+                    if self._news:
+                        self._agree()
                     if self._news or now - self._told >= BEATS_TOLD:
                         self._told, self._news = now, False
                         self.changed.notify_all()

@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tfos_fast.channel.pace import Pace
+from tfos_fast.cluster.ledger import MOST_PARTITIONS
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class StepAgreement:
         self._members: dict[str, _Member] = {}
         self._job = ""
         self._total: int | None = None  # partitions of the epoch's job
+        self._most = MOST_PARTITIONS  # no number of one is as high
         self._claimed: dict[str, str] = {}  # key -> node where it is or was open; "": it is empty
         self._done: set[str] = set()
 
@@ -97,7 +99,7 @@ class StepAgreement:
         """
         self.epoch = self.epoch + 1 if epoch is None else epoch
         self.steps, self.over = 0, False
-        self._job, self._total = job, None
+        self._job, self._total, self._most = job, None, MOST_PARTITIONS
         self._claimed.clear()
         self._done.clear()
         for name, host in hosts.items():
@@ -107,7 +109,7 @@ class StepAgreement:
 
     def partitions(self, total: int) -> None:
         """Of so many partitions the job consists."""
-        self._total = total
+        self._total = self._most = total
 
     def finish(self) -> None:
         """The job is over: no more partitions come."""
@@ -269,4 +271,8 @@ class StepAgreement:
             self.over = True
 
     def _mine(self, key: str) -> bool:
-        return not self.over and bool(self._job) and key.rpartition("/")[0] == self._job
+        job, _, number = key.rpartition("/")
+        if self.over or not self._job or job != self._job:
+            return False
+        # Who holds the key of the cluster could invent partitions otherwise, and so make nodes seem dry.
+        return number.isascii() and number.isdigit() and len(number) < 20 and int(number) < self._most
