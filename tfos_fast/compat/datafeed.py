@@ -1,0 +1,129 @@
+"""``DataFeed`` with TensorFlowOnSpark's names: over a node's shared memory, or over queues fed by hand."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tfos_fast.compat.manager import NodeManager
+from tfos_fast.compat.marker import EndPartition, Marker
+
+
+class HandFed:
+    """Rows from a manager's queues: None ends the feed, ``EndPartition`` a partition."""
+
+    def __init__(self, mgr: Any, train_mode: bool, qname_in: str, qname_out: str) -> None:
+        self._mgr = mgr
+        self._train = train_mode
+        self._in = mgr.get_queue(qname_in)
+        self._out = mgr.get_queue(qname_out)
+        self._ended = False
+
+    def next_batch(self, n: int) -> list[Any]:
+        rows: list[Any] = []
+        while len(rows) < n and not self._ended:
+            row = self._in.get(True)
+            self._in.task_done()
+            if row is None:
+                self._ended = True
+            elif not isinstance(row, Marker):
+                rows.append(row)
+            elif isinstance(row, EndPartition) and rows and not self._train:
+                break
+        return rows
+
+    def should_stop(self) -> bool:
+        return self._ended
+
+    def batch_results(self, results: Any) -> None:
+        for result in results:
+            self._out.put(result, True)
+
+    def terminate(self) -> None:
+        self._mgr.set("state", "terminating")
+        while True:
+            try:
+                if self._in.get(False) is None:
+                    self._ended = True
+            except queue.Empty:
+                return
+            self._in.task_done()
+
+
+def take_apart(rows: list[Any], columns: list[str], tensors: list[str]) -> dict[str, list[Any]]:
+    """Rows as a dict tensor -> values: by name where rows have these columns as names, else by position."""
+    if not rows:
+        return {tensor: [] for tensor in tensors}
+    first = rows[0]
+    names = first if isinstance(first, dict) else getattr(first, "__fields__", ())
+    if all(column in names for column in columns):
+        return {tensor: [row[column] for row in rows] for column, tensor in zip(columns, tensors, strict=True)}
+    return {tensor: [row[i] for row in rows] for i, tensor in enumerate(tensors)}
+
+
+class DataFeed:
+    """The rows of a node, and the way back of results.
+
+    Parameters
+    ----------
+    mgr : object
+        ``ctx.mgr``, or a manager of :func:`tfos_fast.compat.TFManager.start` whose queues are fed by hand.
+    train_mode : bool
+        False for inference: every row needs a result.
+    qname_in, qname_out : str
+        ``"input"`` is the cluster's feed; another name is one that ``cluster.train(..., qname=)`` offers.
+    input_mapping : dict, optional
+        Column -> tensor name. Batches are then dicts tensor name -> list, the values of a row being in the order of the sorted
+        column names.
+    """
+
+    def __init__(
+        self,
+        mgr: Any,
+        train_mode: bool = True,
+        qname_in: str = "input",
+        qname_out: str = "output",
+        input_mapping: Mapping[str, str] | None = None,
+    ) -> None:
+        self.mgr = mgr
+        self.train_mode = train_mode
+        self.qname_in = qname_in
+        self.qname_out = qname_out
+        self._node = isinstance(mgr, NodeManager)
+        self._feed: Any = mgr.feed(train_mode, qname_in) if self._node else HandFed(mgr, train_mode, qname_in, qname_out)
+        self._next: Callable[[int], list[Any]] = self._feed.next_batch
+        self._columns = None if input_mapping is None else sorted(input_mapping)
+        self.input_tensors = None if input_mapping is None else [input_mapping[column] for column in sorted(input_mapping)]
+
+    @property
+    def done_feeding(self) -> bool:
+        """Whether the feed has ended."""
+        return self._feed.should_stop()
+
+    def should_stop(self) -> bool:
+        """Whether the feed has ended and every row was handed out."""
+        return self._feed.should_stop()
+
+    def next_batch(self, batch_size: int) -> Any:
+        """The next rows as they were fed, or a dict of columns with ``input_mapping``.
+
+        Waits for ``batch_size`` rows. Fewer come at the end of the feed, and in inference also when the open partitions have ended.
+        """
+        rows = self._next(batch_size)
+        if self._columns is None:
+            return rows
+        assert self.input_tensors is not None
+        return take_apart(rows, self._columns, self.input_tensors)
+
+    def batch_results(self, results: Any) -> None:
+        """One result for each row handed out, in the same order: a list or other iterable, or an array with a row for each."""
+        if self._node and (isinstance(results, Mapping | tuple) or not hasattr(results, "__getitem__")):
+            results = list(results)
+        self._feed.batch_results(results)
+
+    def terminate(self) -> None:
+        """Want no more rows: the feed job ends soon, and what is queued is dropped."""
+        if self._node:
+            self.mgr.set("state", "terminating")
+        self._feed.terminate()

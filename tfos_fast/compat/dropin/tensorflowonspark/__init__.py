@@ -1,0 +1,16 @@
+"""The name ``tensorflowonspark`` for tfos_fast.compat: only where this folder was put on the Python path (``tfos-fast dropin-path``).
+
+Its modules are those of tfos_fast.compat themselves, so that patching one patches what runs.
+"""
+
+import sys
+from importlib import import_module
+
+from tfos_fast.compat import MODULES
+
+for _name in MODULES:
+    _module = import_module(f"tfos_fast.compat.{_name}")
+    sys.modules[f"{__name__}.{_name}"] = _module
+    globals()[_name] = _module
+
+__version__ = "2.2.5"  # the version whose names these are

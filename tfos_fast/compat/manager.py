@@ -1,0 +1,80 @@
+"""``ctx.mgr`` on a node: what a manager's methods mean where rows come through shared memory."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+from tfos_fast.cluster.context import Context
+from tfos_fast.errors import ClusterError
+
+
+class NodeManager:
+    """Stands for the manager in ``map_fun``: the feed as a queue, and values that live as long as the process."""
+
+    def __init__(self, context: Context, queues: tuple[str, ...]) -> None:
+        self._context = context
+        self._names = queues
+        self._queues: dict[str, Any] = {}
+        self._values: dict[str, Any] = {"state": "running"}
+        self._last: Any = None
+
+    def feed(self, train_mode: bool, qname: str) -> Any:
+        """Our own feed of that name."""
+        self._check(qname)
+        self._last = self._context.get_data_feed(train_mode, name="" if qname == "input" else qname)
+        return self._last
+
+    def get_queue(self, qname: str) -> Any:
+        """``input``: its ``get`` takes a row, None at the end. ``output``: its ``put`` gives a result. Others are plain queues."""
+        self._check(qname)
+        if qname not in self._queues:
+            made = {"input": _Rows, "output": _Results}.get(qname)
+            self._queues[qname] = made(self) if made else queue.Queue()
+        return self._queues[qname]
+
+    def get(self, key: str) -> Any:
+        """What was set under this key, or None."""
+        return self._values.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value in this process."""
+        self._values[key] = value
+
+    def _check(self, qname: str) -> None:
+        if qname not in self._names:
+            raise ClusterError(
+                f"this cluster has no queue {qname!r}, but {', '.join(self._names)}: name it in TFCluster.run(queues=)"
+            )
+
+
+class _Rows:
+    """The feed, row by row."""
+
+    def __init__(self, manager: NodeManager) -> None:
+        self._feed = manager._last or manager.feed(True, "input")
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        rows = self._feed.next_batch(1)
+        return rows[0] if rows else None
+
+    def empty(self) -> bool:
+        return self._feed.should_stop()
+
+    def task_done(self) -> None:
+        pass  # the channel knows by itself which rows were taken
+
+    join = task_done
+
+
+class _Results:
+    def __init__(self, manager: NodeManager) -> None:
+        self._manager = manager
+
+    def put(self, result: Any, block: bool = True, timeout: float | None = None) -> None:
+        feed = self._manager._last
+        if feed is None:
+            raise ClusterError(
+                "results go back for rows that were taken: open the feed first, by ctx.get_data_feed(train_mode=False)"
+            )
+        feed.batch_results([result])

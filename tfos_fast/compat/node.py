@@ -1,0 +1,46 @@
+"""What a trainer runs for ``TFCluster.run``: makes the context and calls ``map_fun``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tfos_fast.cluster.context import Context
+from tfos_fast.compat.manager import NodeManager
+from tfos_fast.compat.TFSparkNode import TFNodeContext, set_tf_config
+
+
+class _Port:
+    """Stands for the socket that holds the node's port: the agent has it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def close(self) -> None:
+        self._context.release_port()
+
+
+@dataclass(frozen=True)
+class NodeMain:
+    """``main(args, context)`` of a node; pickled with the user's function in it."""
+
+    map_fun: Callable[[Any, TFNodeContext], Any]
+    default_fs: str
+    working_dir: str
+    queues: tuple[str, ...]
+    release_port: bool
+    num_workers: int | None = None  # of a parallel run, whose nodes know nothing of each other
+
+    def __call__(self, args: Any, context: Context) -> None:
+        manager = NodeManager(context, self.queues)
+        port = None if self.release_port else _Port(context)
+        alone = self.num_workers is not None
+        spec = {} if alone else context.cluster_spec
+        set_tf_config(spec, context.job_name, context.task_index)
+        ctx = TFNodeContext(
+            context.executor_id, context.job_name, context.task_index, spec, self.default_fs, self.working_dir, manager, port
+        )
+        if self.num_workers is not None:
+            ctx.num_workers = self.num_workers
+        self.map_fun(args, ctx)

@@ -1,0 +1,233 @@
+"""A rendezvous by hand: nodes register with a server and get to know each other.
+
+``TFCluster.run`` has its own; its cluster's ``server`` is one of these for ``Client.request_stop()``, which ends streaming. Connections are
+encrypted and authenticated (CURVE), messages are plain data. The keys travel with the address that ``start()`` returns, when that is
+pickled into a closure. A bare ``(host, port)`` works for processes of the same user on the server's host, who find the keys in a private
+file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from tfos_fast.channel.processes import runtime_base
+from tfos_fast.cluster.entrance import Entrance, Keys
+from tfos_fast.cluster.ports import HeldPort, parse_ports
+from tfos_fast.compat import util
+from tfos_fast.errors import ClusterError, ClusterTimeout
+
+TFOS_SERVER_HOST = "TFOS_SERVER_HOST"
+TFOS_SERVER_PORT = "TFOS_SERVER_PORT"
+ANSWER = 30.0  # seconds
+
+
+class Address(tuple):
+    """``(host, port)`` that knows the keys."""
+
+    keys: Keys
+
+    def __new__(cls, host: str, port: int, keys: Keys) -> Address:
+        self = super().__new__(cls, (host, port))
+        self.keys = keys
+        return self
+
+    def __reduce__(self) -> Any:
+        return Address, (*self, self.keys)
+
+
+def _file(host: str, port: int) -> Path:
+    return runtime_base() / f"reservation-{host}-{port}"
+
+
+def held_port(host: str) -> HeldPort:
+    """A port for TensorFlow: TENSORFLOW_PORT, or any."""
+    setting = "TENSORFLOW_PORT"
+    return HeldPort(host, parse_ports(os.environ.get(setting), setting), setting)
+
+
+class _Ask(msgspec.Struct, forbid_unknown_fields=True):
+    kind: str
+    data: dict[str, Any] | None = None
+
+
+class Server:
+    """Waits for so many nodes.
+
+    Parameters
+    ----------
+    count : int
+
+    Attributes
+    ----------
+    done : bool
+        Somebody has requested a stop, or the server was stopped.
+    """
+
+    def __init__(self, count: int) -> None:
+        if count < 1:
+            raise ValueError(f"count must be 1 or more, not {count}")
+        self.done = False
+        self._count = count
+        self._nodes: list[dict[str, Any]] = []
+        self._changed = threading.Condition()
+        self._entrance: Entrance | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._file: Path | None = None
+
+    def start(self, *, any_port: bool = False) -> Address:
+        """Listen; returns ``(host, port)``. TFOS_SERVER_HOST and TFOS_SERVER_PORT (a port or a range) say where."""
+        host = os.environ.get(TFOS_SERVER_HOST) or util.get_ip_address()
+        ports = (0,) if any_port else parse_ports(os.environ.get(TFOS_SERVER_PORT), TFOS_SERVER_PORT)
+        entrance = self._entrance = Entrance("0.0.0.0", host, ports)
+        port = int(entrance.keys.endpoint.rpartition(":")[2])
+        self._file = _file(host, port)
+        keys = entrance.keys
+        with os.fdopen(os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(msgspec.json.encode((keys.server_public.decode(), keys.client_public.decode(), keys.client_secret.decode())))
+        self._thread = threading.Thread(target=self._serve, args=(entrance,), name="tfos_fast reservation", daemon=True)
+        self._thread.start()
+        return Address(host, port, keys)
+
+    def _serve(self, entrance: Entrance) -> None:
+        poller = zmq.Poller()
+        poller.register(entrance.socket, zmq.POLLIN)
+        poller.register(entrance.asks, zmq.POLLIN)
+        try:
+            while not self._closing:
+                for source, _ in poller.poll(100):
+                    if source is entrance.asks:
+                        entrance.answer()
+                        continue
+                    peer, *body = entrance.socket.recv_multipart()
+                    with contextlib.suppress(zmq.ZMQError):  # it has left
+                        entrance.send(peer, msgspec.msgpack.encode(self._answer(body)))
+        finally:
+            entrance.close()
+
+    def _answer(self, body: list[bytes]) -> Any:
+        try:
+            ask = msgspec.msgpack.decode(body[0], type=_Ask)
+        except (msgspec.MsgspecError, IndexError, RecursionError):
+            return "ERR"
+        with self._changed:
+            if ask.kind == "REG" and ask.data is not None:
+                self._nodes.append(ask.data)
+            elif ask.kind == "QUERY":
+                return len(self._nodes) >= self._count
+            elif ask.kind == "QINFO":
+                return self._nodes
+            elif ask.kind == "STOP":
+                self.done = True
+            else:
+                return "ERR"
+            self._changed.notify_all()
+            return "OK"
+
+    def await_reservations(
+        self, sc: Any = None, status: dict[str, Any] | None = None, timeout: float = 600
+    ) -> list[dict[str, Any]]:
+        """Wait for all nodes; gives what they registered.
+
+        Raises
+        ------
+        ClusterTimeout
+        ClusterError
+            ``status`` got an ``"error"`` meanwhile.
+        """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while len(self._nodes) < self._count:
+                if status and "error" in status:
+                    raise ClusterError(f"a node failed while {self._count - len(self._nodes)} were waited for: {status['error']}")
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise ClusterTimeout(
+                        f"{len(self._nodes)} of {self._count} nodes registered within {timeout:g} s; the setting is timeout "
+                        "(reservation_timeout)"
+                    )
+                self._changed.wait(min(left, 0.5))  # status is set by others
+            return list(self._nodes)
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self.done = True
+        self._closing = True
+        if self._thread is not None:
+            self._thread.join(10)
+            self._thread = None
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+
+class Client:
+    """Talks to a server.
+
+    Parameters
+    ----------
+    server_addr : tuple
+        ``(host, port)`` as ``Server.start()`` gave it.
+    """
+
+    def __init__(self, server_addr: Any) -> None:
+        host, port = server_addr
+        keys = server_addr.keys if isinstance(server_addr, Address) else self._look_up(host, int(port))
+        self.server_addr = server_addr
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.curve_serverkey = keys.server_public
+        self._socket.curve_publickey = keys.client_public
+        self._socket.curve_secretkey = keys.client_secret
+        self._socket.connect(f"tcp://{host}:{port}")
+
+    @staticmethod
+    def _look_up(host: str, port: int) -> Keys:
+        try:
+            server, public, secret = msgspec.json.decode(_file(host, port).read_bytes(), type=tuple[str, str, str])
+        except FileNotFoundError:
+            raise ClusterError(
+                f"no reservation server of this user is known at {host}:{port}. A bare address works on the server's own host, for the "
+                "same user; elsewhere send the address that Server.start() returned inside a Spark closure"
+            ) from None
+        return Keys(f"tcp://{host}:{port}", server.encode(), public.encode(), secret.encode())
+
+    def _ask(self, kind: str, data: dict[str, Any] | None = None) -> Any:
+        self._socket.send(msgspec.msgpack.encode(_Ask(kind, data)))
+        if not self._socket.poll(int(ANSWER * 1000)):
+            host, port = self.server_addr
+            raise ClusterTimeout(
+                f"the reservation server at {host}:{port} did not answer within {ANSWER:g} s; is it still running?"
+            )
+        return msgspec.msgpack.decode(self._socket.recv())
+
+    def register(self, reservation: dict[str, Any]) -> Any:
+        """Tell of a node: a dict of plain values."""
+        return self._ask("REG", reservation)
+
+    def get_reservations(self) -> list[dict[str, Any]]:
+        """Those that have registered by now."""
+        return self._ask("QINFO")
+
+    def await_reservations(self) -> list[dict[str, Any]]:
+        """Wait for all of them."""
+        while not self._ask("QUERY"):
+            time.sleep(0.1)
+        return self.get_reservations()
+
+    def request_stop(self) -> Any:
+        """Have the server's ``done`` set: a streaming cluster ends."""
+        return self._ask("STOP")
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._socket.close()
+        self._context.term()
