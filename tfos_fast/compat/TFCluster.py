@@ -76,7 +76,8 @@ class TFCluster:
             Seconds without any movement after which the feed is given up.
         qname : str
             ``"input"``, or another name of ``run(queues=)``: that feed is then offered beside it (see
-            :meth:`tfos_fast.Cluster.offer`), ``ctx.get_data_feed(qname_in=...)`` reads it epoch after epoch, and this returns at once.
+            :meth:`tfos_fast.Cluster.offer`), ``ctx.get_data_feed(qname_in=...)`` reads it epoch after epoch,
+            and this returns at once.
         """
         self._check(qname)
         if num_epochs < 0:

@@ -1,4 +1,4 @@
-"""GPUs of this host by nvidia-smi. ``util`` and ``TFSparkNode`` look these functions up when they need them, so a test can patch them."""
+"""GPUs of this host by nvidia-smi. ``util`` and ``TFSparkNode`` look these up at each call, so a test can patch them."""
 
 from __future__ import annotations
 

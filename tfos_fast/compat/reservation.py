@@ -1,9 +1,9 @@
 """A rendezvous by hand: nodes register with a server and get to know each other.
 
-``TFCluster.run`` has its own; its cluster's ``server`` is one of these for ``Client.request_stop()``, which ends streaming. Connections are
-encrypted and authenticated (CURVE), messages are plain data. The keys travel with the address that ``start()`` returns, when that is
-pickled into a closure. A bare ``(host, port)`` works for processes of the same user on the server's host, who find the keys in a private
-file.
+``TFCluster.run`` has its own; its cluster's ``server`` is one of these for ``Client.request_stop()``, which ends streaming.
+Connections are encrypted and authenticated (CURVE), messages are plain data. The keys travel with the address that ``start()``
+returns, when that is pickled into a closure. A bare ``(host, port)`` works for processes of the same user on the server's host,
+who find the keys in a private file.
 """
 
 from __future__ import annotations
@@ -195,8 +195,8 @@ class Client:
             server, public, secret = msgspec.json.decode(_file(host, port).read_bytes(), type=tuple[str, str, str])
         except FileNotFoundError:
             raise ClusterError(
-                f"no reservation server of this user is known at {host}:{port}. A bare address works on the server's own host, for the "
-                "same user; elsewhere send the address that Server.start() returned inside a Spark closure"
+                f"no reservation server of this user is known at {host}:{port}. A bare address works on the server's own host, for "
+                "the same user; elsewhere send the address that Server.start() returned inside a Spark closure"
             ) from None
         return Keys(f"tcp://{host}:{port}", server.encode(), public.encode(), secret.encode())
 

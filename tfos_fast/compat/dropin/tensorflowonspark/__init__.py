@@ -1,4 +1,4 @@
-"""The name ``tensorflowonspark`` for tfos_fast.compat: only where this folder was put on the Python path (``tfos-fast dropin-path``).
+"""The name ``tensorflowonspark`` for tfos_fast.compat: only where ``tfos-fast dropin-path`` was put on the Python path.
 
 Its modules are those of tfos_fast.compat themselves, so that patching one patches what runs.
 """
