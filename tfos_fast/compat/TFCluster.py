@@ -53,6 +53,7 @@ class TFCluster:
         self.input_mode = cluster.input_mode
         self.queues = queues
         self.server = server
+        self._over = False
         self.nodeRDD = sc.parallelize(range(self.num_executors), self.num_executors)
         self.cluster_info = [self._describe(node) for node in cluster.nodes]
 
@@ -92,10 +93,10 @@ class TFCluster:
     def _feed(self, data: Any, epochs: int, feed_timeout: float) -> None:
         report = self.cluster.feed(data, epochs, feed_timeout=feed_timeout)
         if set(report.rows_of_node) <= set(report.ended_early):
-            self.server.done = True  # nobody takes rows any more: a stream ends
+            self._over = self.server.done = True  # nobody takes rows any more: a stream ends
 
     def _feed_stream(self, rdd: Any, feed_timeout: float) -> None:
-        if not self.server.done:
+        if not self._over:  # what had come when a stop was requested is still fed
             self._feed(rdd, 1, feed_timeout)
 
     def inference(self, dataRDD: Any, feed_timeout: float = 600, qname: str = "input") -> Any:
@@ -154,7 +155,7 @@ class TFCluster:
 def default_fs(sc: Any) -> str:
     """Hadoop's default file system, without a slash behind ``file://``."""
     root = sc._jsc.hadoopConfiguration().get("fs.defaultFS")
-    return root.rstrip("/") if root.startswith("file://") and len(root) > 7 else root
+    return root[:-1] if root.startswith("file://") and root.endswith("/") and len(root) > 7 else root
 
 
 def run(
