@@ -51,6 +51,19 @@ def test_terminate_drops_what_is_queued(manager):
         manager.get_queue("validation")
 
 
+def test_training_needs_no_queue_for_results_and_ends_when_terminated():
+    manager = TFManager.start(b"key", ["input"])
+    try:
+        feed = TFNode.DataFeed(manager)
+        manager.get_queue("input").put(1)
+        assert feed.next_batch(1) == [1]
+        feed.terminate()
+        assert feed.should_stop()
+        assert feed.next_batch(5) == []
+    finally:
+        manager.shutdown()
+
+
 def test_reservations(monkeypatch):
     monkeypatch.setenv("TFOS_SERVER_HOST", "127.0.0.1")
     server = reservation.Server(2)

@@ -90,6 +90,8 @@ class Reader(InStep):
     @property
     def ended(self) -> bool:
         """Whether the feed has ended and every row was handed out (or the reader terminated it). Does not wait."""
+        if self._rows.ready and not self._terminated:
+            return False  # most often, for who asks before every row
         if not self._lock.acquire(blocking=False):
             return self._terminated  # another thread waits for rows
         try:

@@ -196,6 +196,7 @@ def run(
         ports = parse_ports(os.environ.get("TFOS_SERVER_PORT"), "TFOS_SERVER_PORT")
         address = server.start(any_port=len(ports) == 1)
     except BaseException:
+        server.stop()
         cluster.abort()
         raise
     template: dict[str, list[int]] = {}

@@ -17,7 +17,7 @@ class HandFed:
         self._mgr = mgr
         self._train = train_mode
         self._in = mgr.get_queue(qname_in)
-        self._out = mgr.get_queue(qname_out)
+        self._qname_out = qname_out
         self._ended = False
 
     def next_batch(self, n: int) -> list[Any]:
@@ -37,15 +37,16 @@ class HandFed:
         return self._ended
 
     def batch_results(self, results: Any) -> None:
+        out = self._mgr.get_queue(self._qname_out)  # who trains has none
         for result in results:
-            self._out.put(result, True)
+            out.put(result, True)
 
     def terminate(self) -> None:
         self._mgr.set("state", "terminating")
+        self._ended = True
         while True:
             try:
-                if self._in.get(False) is None:
-                    self._ended = True
+                self._in.get(False)
             except queue.Empty:
                 return
             self._in.task_done()
@@ -124,6 +125,6 @@ class DataFeed:
 
     def terminate(self) -> None:
         """Want no more rows: the feed job ends soon, and what is queued is dropped."""
-        if self._node:
-            self.mgr.set("state", "terminating")
         self._feed.terminate()
+        if self._node and self.qname_in == "input":
+            self.mgr.set("state", "terminating")

@@ -18,11 +18,14 @@ class NodeManager:
         self._queues: dict[str, Any] = {}
         self._values: dict[str, Any] = {"state": "running"}
         self._last: Any = None
+        self._input: Any = None
 
     def feed(self, train_mode: bool, qname: str) -> Any:
         """Our own feed of that name."""
         self._check(qname)
         self._last = self._context.get_data_feed(train_mode, name="" if qname == "input" else qname)
+        if qname == "input":
+            self._input = self._last
         return self._last
 
     def get_queue(self, qname: str) -> Any:
@@ -38,8 +41,10 @@ class NodeManager:
         return self._values.get(key)
 
     def set(self, key: str, value: Any) -> None:
-        """Keep a value in this process."""
+        """Keep a value in this process. ``"state"`` set to ``"terminating"`` ends the feed, as ``terminate()`` does."""
         self._values[key] = value
+        if (key, value) == ("state", "terminating") and self._input is not None:
+            self._input.terminate()
 
     def _check(self, qname: str) -> None:
         if qname not in self._names:

@@ -164,6 +164,8 @@ class Server:
         if self._thread is not None:
             self._thread.join(10)
             self._thread = None
+        elif self._entrance is not None and not self._entrance.closed:
+            self._entrance.close()  # it was opened, and starting went no further
         if self._file is not None:
             self._file.unlink(missing_ok=True)
 
