@@ -35,8 +35,8 @@ from tfos_fast.errors import ClusterTimeout
 
 log = logging.getLogger("tfos_fast.cluster")
 
-# SILENCE: seconds without a beat (agents send one a second) after which a node on another host is taken for dead, too.
-BUSY = 60.0  # the same for one on this host that is not stopped: it may be reserving a large memory
+# A node on another host is taken for dead after SILENCE without a beat (agents send one a second), as its connection is.
+BUSY = 60.0  # seconds; the same for one on this host that is not stopped: it may be reserving a large memory
 MOST_NODES = 1 << 16  # that say hello while the reservation runs
 MOST_FEEDS = 256  # named ones that a node may ask for
 MOST_ACKS = 4096  # that are remembered of a node
