@@ -83,13 +83,13 @@ class Nodes:
             finally:
                 channel.close()
 
-    def epoch(self, job, sizes, uneven):
-        """Feed and read an epoch; steps and rows by node."""
+    def epoch(self, job, sizes, uneven, cores=0):
+        """Feed and read an epoch with so many tasks at a time (0: one for each node); steps and rows by node."""
         self.coordinator.begin_epoch(job)
         self.coordinator.count_partitions(len(sizes))
         readers = {name: in_thread(lambda name=name: self.read(name, uneven)) for name in self.infos}
-        with ThreadPoolExecutor(len(self.infos)) as cores:
-            tasks = [cores.submit(self.task, job, i, sum(sizes[:i]), size) for i, size in enumerate(sizes)]
+        with ThreadPoolExecutor(cores or len(self.infos)) as pool:
+            tasks = [pool.submit(self.task, job, i, sum(sizes[:i]), size) for i, size in enumerate(sizes)]
             for task in tasks:
                 task.result(WAIT)
         self.coordinator.finish_epoch()
@@ -130,3 +130,13 @@ def test_nodes_end_at_the_same_step_and_every_row_is_accounted_for(nodes, uneven
             assert steps == 0
         before, unused = unused, {name: node.rows_unused for name, node in nodes.coordinator.nodes.items()}
         assert sum(unused.values()) - sum(before.values()) == sum(sizes) - len(rows)
+
+
+@pytest.mark.parametrize("uneven", ["stop", "pad"])
+def test_no_task_holds_the_core_that_another_nodes_rows_wait_for(nodes, uneven):
+    sizes = [40, 33, 64, 100, 1, 50, 70, 32]
+    seen = nodes.epoch("f/0", sizes, uneven, cores=1)
+    assert not [error for error in seen.values() if isinstance(error, BaseException)], seen
+    assert len({steps for steps, _ in seen.values()}) == 1
+    if uneven == "pad":
+        assert sorted(row for _, rows in seen.values() for row in rows) == list(range(sum(sizes)))

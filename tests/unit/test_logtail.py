@@ -49,3 +49,16 @@ def test_a_log_that_nobody_takes_any_more_does_not_stop_the_program(tmp_path):
     tail.wait(10)
     os.close(broken)
     assert tail.tail().splitlines()[-1] == "one"
+
+
+def test_what_was_printed_before_is_kept(tmp_path):
+    source, end = os.pipe()
+    with open(tmp_path / "log", "wb") as target:
+        tail = LogTail(source, target.fileno())
+        with open(end, "wb", buffering=0) as out:
+            for i in range(500):
+                out.write(b"line %d\n" % i)
+                tail.catch_up(10)
+                assert tail.tail().endswith(f"line {i}")
+        tail.wait(10)
+        tail.catch_up(10)  # its end has been read

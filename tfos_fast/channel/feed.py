@@ -437,7 +437,10 @@ class Feed:
             self._replayed()
 
     def _check_taken(self, stream: Stream) -> None:
-        if stream.complete and stream.in_flight == 0 and stream.writer in self.peers:
+        # A step may wait for rows of another node: a task that waited for it here would hold the core that is to bring them.
+        # The end of an epoch in step is waited for by the driver.
+        taken = stream.in_flight == 0 or self.steps.in_common
+        if stream.complete and taken and stream.writer in self.peers:
             self._send(stream.writer, m.StreamTaken(stream.number))
 
     def _starve(self, peer: bytes, message: m.Starving) -> None:
@@ -459,6 +462,8 @@ class Feed:
 
     def _set_pace(self, peer: bytes, message: m.SetPace) -> None:
         self.steps.declare(message.pace)
+        for stream in self._streams:
+            self._check_taken(stream)
 
     def _steps_end(self, peer: bytes, message: m.StepsEnd) -> None:
         self.steps.left(message.epoch)

@@ -52,6 +52,11 @@ class NodeSteps:
         """Steps of this epoch that the published rows are good for."""
         return self._count.steps if self._count is not None else 0
 
+    @property
+    def in_common(self) -> bool:
+        """Whether the reader goes in step with those of other nodes."""
+        return self._count is not None and not self.alone
+
     def declare(self, pace: Pace) -> None:
         """The reader goes in step."""
         if self._count is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tfos_fast.channel.proof import Proof
@@ -37,6 +38,9 @@ class Streams:
     def get(self, number: int) -> Stream | None:
         """The stream of a number."""
         return self._all.get(number)
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(self._all.values())
 
     def existed(self, number: int) -> bool:
         """Whether a stream of this number was ever opened."""

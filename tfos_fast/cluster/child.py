@@ -16,7 +16,7 @@ from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.logtail import LogTail
 
 TERM_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
-LAST_LINES = 0.1  # seconds that the last lines of a dead trainer may take; a process that it left may print on
+LAST_LINES = 0.1  # seconds that the last lines of a trainer may take; a process that it left may print on
 
 
 class Child:
@@ -65,6 +65,7 @@ class Child:
         who = f"{self.name} on {self.host}"
         report = self._report()
         if report is not None and report.summary:
+            self._log.catch_up(LAST_LINES)
             tail = self._log.tail(before=report.remote_traceback)
             return m.Failure("NodeFailed", f"{who}: {report.summary}", self.name, self.host, report.remote_traceback, 0, tail)
         if not dead:

@@ -75,8 +75,8 @@ def main() -> None:
     unfinished = directory / (m.REPORT + ".new")
     unfinished.write_bytes(msgspec.msgpack.encode(report))
     unfinished.rename(directory / m.REPORT)
-    os.close(report_fd)
     sys.stdout.flush()
+    os.close(report_fd)
     sys.exit(1 if report.summary else 0)
 
 
