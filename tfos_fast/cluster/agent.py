@@ -90,6 +90,7 @@ class Agent:
         self._bye = m.Bye()
         self._ends: dict[str, int] = {}  # feed -> number of the last EndEpoch
         self._last_order = -1  # number of the last Keep or Replay
+        self._epoch_ended = False  # and not all of its rows were taken when that was last looked at
         self._replayed = -1  # number of the last Replay whose rows were all taken
         me = this_process()
         self.info = m.NodeInfo(
@@ -128,6 +129,7 @@ class Agent:
                 if message.request > self._ends.get(message.feed, -1):  # it is asked again after a reconnect
                     self._ends[message.feed] = message.request
                     self.named.end_epoch(message.feed)
+                    self._epoch_ended = self._epoch_ended or not message.feed
                 self._acknowledge(message.request)
             case m.Keep():
                 if not self._again(message.request):
@@ -171,7 +173,11 @@ class Agent:
 
     def _tell_steps(self) -> None:
         """Once a turn of the loop, however many slots came in it."""
-        steps = self.broker.feed.steps
+        feed = self.broker.feed
+        steps = feed.steps
+        if self._epoch_ended and feed.rows_taken == feed.rows_published:
+            self._epoch_ended = False
+            self._tick()  # the driver may wait for just this
         if steps.changed:
             steps.changed = False
             self.link.send(m.StepsReady(steps.epoch, steps.ready, steps.turn))

@@ -15,7 +15,7 @@ from tfos_fast.cluster.inferrer import Inferrer
 from tfos_fast.cluster.jobs import SparkJob
 from tfos_fast.cluster.named import check_name
 from tfos_fast.cluster.offers import Offer
-from tfos_fast.cluster.replay import EpochEnds, Replay, check_keep, epoch_seed
+from tfos_fast.cluster.replay import EpochEnds, Replay, RowsTaken, check_keep, epoch_seed
 from tfos_fast.cluster.report import FeedReport
 from tfos_fast.cluster.source import source_of
 from tfos_fast.cluster.splits import Order
@@ -104,7 +104,7 @@ class Feeding(Watching):
         before = {name: state.rows_taken for name, state in states.items()}
         unused = {name: state.rows_unused for name, state in states.items()}
         partitions = epoch = 0
-        made_way = False
+        made_way, taken = False, None
         for epoch in range(epochs):
             if keep is not None and epoch:
                 names = [node.name for node in self._fed_nodes]
@@ -142,13 +142,14 @@ class Feeding(Watching):
                     made_way = True
             self._watch(EpochEnds(self._coordinator), stall=feed_timeout)
             partitions += self._coordinator.end_job(job_name)[0]
+            taken = RowsTaken(self._coordinator)
             self._end_epoch()
             if not any(state.eats for state in states.values()):
                 break
         self._check()
         self._keep(None, 0)
-        if made_way:
-            self._wait_taken()
+        if taken is not None and (made_way or self._coordinator.steps.wanted):
+            self._watch(taken, stall=feed_timeout)
         unused = {node.name: states[node.name].rows_unused - unused[node.name] for node in self._fed_nodes}
         used = {node.name: states[node.name].rows_taken - before[node.name] - unused[node.name] for node in self._fed_nodes}
         report = FeedReport(

@@ -9,6 +9,7 @@ from typing import Any
 from tfos_fast.channel.segment import parse_bytes
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.states import NodeState
 
 KINDS = ("memory", "disk")
 
@@ -46,6 +47,28 @@ class EpochEnds:
     def done(self) -> bool:
         """Whether there is nothing left to agree on."""
         return self._steps.over or not self._steps.wanted
+
+    def cancel(self) -> None:
+        """Nothing runs."""
+
+
+class RowsTaken:
+    """All rows are with their trainers. For tasks that did not wait for that themselves. Made when the last row is published."""
+
+    error: Exception | None = None
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._nodes = coordinator.nodes
+        self._before = {name: node.beat for name, node in self._nodes.items()}
+
+    @property
+    def done(self) -> bool:
+        """Whether every node that takes rows has told since that it has taken all."""
+        return all(not node.eats or self._taken(node) for node in self._nodes.values())
+
+    def _taken(self, node: NodeState) -> bool:
+        beat = node.beat
+        return beat is not None and beat is not self._before[node.name] and beat.rows_taken == beat.rows_published
 
     def cancel(self) -> None:
         """Nothing runs."""

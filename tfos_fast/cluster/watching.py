@@ -14,10 +14,10 @@ from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception, root_first
 from tfos_fast.cluster.offers import Offers
 from tfos_fast.cluster.placement import Slots
-from tfos_fast.cluster.replay import EpochEnds, Replay
+from tfos_fast.cluster.replay import EpochEnds, Replay, RowsTaken
 from tfos_fast.cluster.roles import FED
 from tfos_fast.cluster.source import source_of
-from tfos_fast.cluster.states import NodeState, stuck
+from tfos_fast.cluster.states import stuck
 from tfos_fast.errors import ClusterError, ClusterTimeout
 
 THREE_DAYS = 259200.0
@@ -103,26 +103,15 @@ class Watching:
         states = self._coordinator.nodes
         return tuple(node for node in self.nodes if states[node.name].fed)
 
-    def _wait_taken(self) -> None:
-        """Wait for the rows of tasks that made way: these did not wait for their reader themselves."""
-        states = self._coordinator.nodes.values()
-        before = {state.name: state.beat for state in states}
-
-        def taken(state: NodeState) -> bool:
-            beat = state.beat
-            if not state.eats:
-                return True
-            return beat is not None and beat is not before[state.name] and beat.rows_taken == beat.rows_published
-
-        self._wait(lambda: all(taken(state) for state in states))
-
     def _wait(self, condition: Callable[[], bool]) -> None:
         eats = lambda: any(state.eats for state in self._coordinator.nodes.values())  # noqa: E731
         over = lambda: self._failed or self._offers.error is not None or not eats() or condition()  # noqa: E731
         self._coordinator.wait(over, THREE_DAYS, "the driver waits for the evaluation of a named feed")
         self._raise_failure()
 
-    def _watch(self, job: SparkJob | Replay | EpochEnds, *, timeout: float | None = None, stall: float | None = None) -> None:
+    def _watch(
+        self, job: SparkJob | Replay | EpochEnds | RowsTaken, *, timeout: float | None = None, stall: float | None = None
+    ) -> None:
         """Wait for a Spark job and look after the nodes; it is cancelled when one fails, all have ended, or nothing moves."""
         begin = moved = time.monotonic()
         progress: list[int] = []
