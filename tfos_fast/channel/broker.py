@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 # A dying client's last messages may still be in the socket when the kernel reports its death.
 _LAST_WORDS = 0.02
 _MOST_UNREAD = 1 << 20  # messages that may wait for one client
+_MOST_AT_ONCE = 64  # messages that a client sends together
 _MAX_MESSAGE = 16 << 20  # control messages are small; a spool file carries what is not
 
 
@@ -227,14 +228,14 @@ class Broker:
         # Bounded, so that a flood of messages cannot keep timers and deaths waiting.
         for _ in range(256):
             try:
-                peer, frame = self._socket.recv_multipart(zmq.NOBLOCK)
+                peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return True
-            except ValueError:
-                log.warning("dropped a message that is not two frames")
-                continue
             try:
-                self._dispatch(peer, m.decode_request(frame))
+                if len(frames) > _MOST_AT_ONCE:
+                    raise TableError(f"{len(frames)} messages at once")
+                for frame in frames:
+                    self._dispatch(peer, m.decode_request(frame))
             except (TableError, *m.UNREADABLE) as error:
                 log.warning("dropped client %s: %s", peer.hex(), error)
                 self._send(peer, m.Failed("ChannelError", f"protocol error: {error}"))
@@ -310,13 +311,18 @@ class Broker:
 
     def flush(self) -> None:
         """Send what the feed has to say."""
+        if not self.feed.outbox:
+            return
         outbox, self.feed.outbox = self.feed.outbox, []
+        by_peer: dict[bytes, list[m.Message]] = {}
         for peer, message in outbox:
-            self._send(peer, message)
+            by_peer.setdefault(peer, []).append(message)
+        for peer, messages in by_peer.items():
+            self._send(peer, *messages)
 
-    def _send(self, peer: bytes, message: m.Message) -> None:
+    def _send(self, peer: bytes, *messages: m.Message) -> None:
         try:
-            self._socket.send_multipart((peer, m.encode(message)), zmq.NOBLOCK)
+            self._socket.send_multipart((peer, *map(m.encode, messages)), zmq.NOBLOCK)
         except zmq.Again:
             log.warning("dropped client %s: it does not read what it is told", peer.hex())
             self._forget(peer, died=True)

@@ -75,6 +75,7 @@ class Connection:
         self._handler = weakref.WeakMethod(handler) if handler is not None else None
         self._catch: Callable[[Any], bool] | None = None
         self._pumped = 0.0
+        self._held: list[m.Message] = []
         self._stall_timeout = stall_timeout
         self._status: m.Status | None = None
         self.failure: errors.TfosError | None = None
@@ -108,6 +109,11 @@ class Connection:
         """Send without blocking."""
         self._socket.send(m.encode(message), zmq.NOBLOCK)
 
+    def _put_all(self, messages: list[m.Message]) -> None:
+        """Send several without blocking."""
+        for message in messages:
+            self._put(message)
+
     def _get(self) -> Any:
         """The next message that is there.
 
@@ -130,9 +136,24 @@ class Connection:
         self._woken = weakref.WeakMethod(callback)
 
     def send(self, message: m.Message) -> None:
-        """Send one message; never blocks."""
+        """Send one message, behind those that were held back; never blocks."""
         self.check()
-        self._put(message)
+        if self._held:
+            held, self._held = self._held, []
+            self._put_all([*held, message])
+        else:
+            self._put(message)
+
+    def hold(self, message: m.Message) -> None:
+        """Send a message together with the next one, or before a wait."""
+        self.check()
+        self._held.append(message)
+
+    def flush(self) -> None:
+        """Send what was held back."""
+        if self._held:
+            held, self._held = self._held, []
+            self._put_all(held)
 
     def check(self) -> None:
         """Raise what is wrong with this connection, if anything is.
@@ -158,6 +179,7 @@ class Connection:
         came = False
         self._pumped = time.monotonic()
         if timeout_ms:
+            self.flush()
             for source, _ in self._poller.poll(timeout_ms):
                 if source == self._alarm:
                     alarm = True
@@ -366,6 +388,9 @@ class LocalConnection(Connection):
         except BaseException:
             self.close(abort=True)
             raise
+
+    def _put_all(self, messages: list[m.Message]) -> None:
+        self._socket.send_multipart([m.encode(message) for message in messages], zmq.NOBLOCK)  # one wake-up of the broker
 
     def _lost(self) -> str:
         reap()  # it could not remove its socket itself

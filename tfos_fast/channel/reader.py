@@ -28,7 +28,8 @@ from tfos_fast.errors import ChannelError, FormError, TfosError
 
 _KEEP_FREE = 2  # slots that a hoarding reader must leave in motion
 _PATIENCE_MS = 40  # at most: see _patience
-_RELEASE_S = 0.04  # the end of a lease is told so long after the last message, if no slot was taken before
+_TELL_S = 0.02  # what was taken and which leases ended is told so long after the last message,
+_TOLD_AT_ONCE = 8  # or when there are so many slots to tell of
 _LINGER_S = 0.02  # inference: a short batch goes out when some writer is there and nothing came for so long
 Spec = dict[str, Declared]
 
@@ -79,6 +80,8 @@ class Reader(InStep):
         self._hoarded = 0
         self._conn = LocalConnection(address, "reader", self._handle, stall_timeout=stall_timeout)
         self._quota = self._conn.segment.n_slots  # of slots for rows; less when some are kept for results
+        self._told_at_once = 1
+        self._stream_ended = False
         self._released = ReleaseSet(self._conn.segment.n_slots)
         self._conn.wake_on(self._released.fd, self._send_done)
         self._results = ResultWriter(self._conn)
@@ -266,13 +269,15 @@ class Reader(InStep):
             raise ValueError(f"a batch needs at least one row, not {n}")
         with self._lock:
             self._epoch_ends = self._epoch_ends or epoch_ends
-            if self._train and most == 1 and not runs and not self._leaving:
+            if self._train and most == 1 and not (runs or self._leaving or self._conn.failure):
                 batch = self._assembler.inside(n)
                 if batch is not None:
-                    if self._released.pending and self._release_is_due():
+                    if (self._taken or self._released.pending) and self._done_is_due():
                         self._send_done()
                     return batch
             self._check_open()
+            if self._conn.failure is not None:
+                self._conn.check()
             if self._terminated:
                 return None
             if self.schema is None or self._form is None or self._form.mode != "columns":
@@ -283,7 +288,7 @@ class Reader(InStep):
             batch = self._next_columns(n, epoch_ends, deadline, most, runs)
             if batch is not None and not self._train:
                 self._origin.extend(batch.origin)
-            if self._taken or self._keeper.untold or batch is None or self._release_is_due():
+            if self._keeper.untold or batch is None or self._done_is_due():
                 self._send_done()
             return batch
 
@@ -519,6 +524,7 @@ class Reader(InStep):
             return
         self._conn.send(m.OpenReader(form, self._train))
         self._quota = self._conn.ask(m.FormSet, "the broker to take the form").quota
+        self._told_at_once = max(1, min(_TOLD_AT_ONCE, self._quota // 8))
         self._form = form
         self.spec = form.spec
 
@@ -566,6 +572,7 @@ class Reader(InStep):
                 continue
             if isinstance(item, m.StreamEnd):
                 self._keeper.end_lane(item.stream)
+                self._stream_ended = True
             if isinstance(item, m.FeedEnd):
                 if item.kind:
                     self._conn.failure = to_exception(m.Failed(item.kind, item.text))
@@ -578,10 +585,9 @@ class Reader(InStep):
             self._conn.pump()
         if not self._inbox and wait and not self._feed_ended:
             self._results.flush()
-            # Leases that have ended go with the next Done, unless slots are short; a reader that starves sends them anyway.
             self._collect()
             self._tell_replayed()
-            if self._taken or len(self._leased) > self._quota // 2:
+            if self._done_is_due():  # a reader that starves sends it anyway
                 self._send_done()
             self._conn.wait(
                 lambda: True if self._inbox or self._leaving else None,
@@ -620,6 +626,7 @@ class Reader(InStep):
             if isinstance(item, m.StreamEnd):
                 self._keeper.end_lane(item.stream)
                 self._assembler.end_stream(item.stream)
+                self._stream_ended = True
             elif isinstance(item, m.Keep):
                 self._obey(item)
             elif isinstance(item, m.FeedEnd):
@@ -654,11 +661,15 @@ class Reader(InStep):
         else:
             self._taken.append(slot)  # told with the next Done: one message for a slot, not two
 
-    def _release_is_due(self) -> bool:
-        """Whether a lease has ended that must be told now. Most often it can wait for the next taken slot: one message for both."""
-        if not (self._ended or self._released.pending):
+    def _done_is_due(self) -> bool:
+        """Whether slots that were taken or are free again must be told of now: one message for several, while slots abound."""
+        if self._stream_ended:  # its writer waits for the last slot to be taken
+            return True
+        if not (self._taken or self._ended or self._released.pending):
             return False
-        return len(self._leased) > self._quota // 2 or time.monotonic() - self._told > _RELEASE_S
+        if len(self._taken) >= self._told_at_once or len(self._ended) >= self._told_at_once:
+            return True
+        return len(self._leased) > self._quota // 2 or time.monotonic() - self._told > _TELL_S
 
     def _collect(self) -> None:
         """Note the leases that have ended."""
@@ -680,6 +691,7 @@ class Reader(InStep):
             ended, self._ended = self._ended, []
             self._conn.send(m.Done(taken, ended))
             self._told = time.monotonic()
+        self._stream_ended = False
 
     def _pause(self, seconds: float) -> None:
         """Handle messages for up to so long; writers are asked for what they have when nothing comes at once."""

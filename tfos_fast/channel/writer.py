@@ -34,6 +34,7 @@ Source = Rows | PickledRows
 
 # How long packing goes on before messages are looked at: short enough to serve a starving reader, long enough to cost nothing.
 _TICK_S = 0.01
+_HOLD_S = 0.002  # slots that fill within so long are told of together
 _NO_SLOT = -1  # the scratch memory
 
 
@@ -84,6 +85,7 @@ class Writer:
         self._exchange = False
         self._scratch: memoryview | None = None  # memory of our own in place of slots, while these rows are compared
         self._compared = Proof()
+        self._filled = 0.0  # when the last slot was full
         self._blocked = 0.0  # seconds that it waited for slots in this partition
         self._conn = connect(address, "writer", self._handle, stall_timeout=stall_timeout)
         self._results = ResultReader(self._conn.segment)
@@ -548,6 +550,7 @@ class Writer:
         rows = self._arrow_rows or (self._packer.rows if self._packer is not None else 0)
         if rows == 0 or self.terminated:
             return
+        hold = self._may_hold() and not whole
         if self._scratch is None:
             self._flush = False  # only now: a reader that starved before the first row came still waits for it
         heap = self._arrow_heap if self._arrow_rows else (self._packer.heap_used if self._packer is not None else 0)
@@ -572,8 +575,18 @@ class Writer:
         want = not whole and not self._wanted
         self._wanted = self._wanted or want
         used = filled.heap * rows // filled.capacity + heap
-        self._conn.send(m.Publish(slot, self._stream, rows - tail, filled.capacity, self._schema_id, want, used, proof))
+        message = m.Publish(slot, self._stream, rows - tail, filled.capacity, self._schema_id, want, used, proof)
+        (self._conn.hold if hold else self._conn.send)(message)
         self._rows += rows - tail
+
+    def _may_hold(self) -> bool:
+        """Whether the open slot may be told of with the next one: a wake-up of the broker costs as much as copying some 100 kB.
+
+        Only while slots fill within moments, so that the next one comes soon, and two more are in hand: the broker is to grant
+        others before the last one is full.
+        """
+        last, self._filled = self._filled, time.monotonic()
+        return self._filled - last < _HOLD_S and len(self._granted) >= 2 and not (self._flush or self._exchange)
 
     def _bind_tail(self, filled: Layout, window: Any, start: int, stop: int) -> None:
         """Move the rows behind the last whole batch to the beginning of the next slot, so that its batches stay aligned."""
