@@ -17,7 +17,7 @@ from tfos_fast.errors import AddressError, BrokerDied, NoNodeOnHost
 ASKED = 4  # of many remote nodes so many are asked for their counters: the least busy of some is good enough
 MISSED = 8  # that cannot be reached; each takes some seconds when a firewall says nothing
 
-Rank = tuple[bool, int, int, int]
+Rank = tuple[int, int, int]
 
 
 def choose(nodes: Iterable[m.NodeInfo], keys: Keys, partition: int, turn: int = 0, name: str = "") -> Channel | None:
@@ -47,9 +47,15 @@ def choose(nodes: Iterable[m.NodeInfo], keys: Keys, partition: int, turn: int = 
     """
     nodes = list(nodes)
     order = [nodes[(partition + turn + i) % len(nodes)] for i in range(len(nodes))]
-    here, channel = _hungriest(_local(order, name))
+    executor = executor_pid()
+    here = False
+    for near in (True, False):  # a node of its own executor is not compared with others
+        there, channel = _hungriest(_local([node for node in order if (node.executor.pid == executor) is near], name))
+        here = here or there
+        if channel is not None:
+            return channel
     if here:
-        return channel
+        return None
     failures: list[str] = []
     far, channel = _hungriest(_remote(order, keys, name, failures))
     if far:
@@ -66,9 +72,8 @@ def choose(nodes: Iterable[m.NodeInfo], keys: Keys, partition: int, turn: int = 
     )
 
 
-def _local(nodes: list[m.NodeInfo], name: str) -> Iterator[tuple[bool, Channel]]:
-    """(whether it is of another executor, channel) of each node on this host."""
-    executor = executor_pid()
+def _local(nodes: list[m.NodeInfo], name: str) -> Iterator[Channel]:
+    """A channel of each node on this host."""
     for node in nodes:
         with contextlib.suppress(AddressError):  # it is on another host, or gone
             channel = Channel.attach(node.address)
@@ -76,10 +81,10 @@ def _local(nodes: list[m.NodeInfo], name: str) -> Iterator[tuple[bool, Channel]]
                 with contextlib.closing(channel):
                     address = channel.control("feed", name.encode()).decode()
                 channel = Channel.attach(address)
-            yield node.executor.pid != executor, channel
+            yield channel
 
 
-def _remote(nodes: list[m.NodeInfo], keys: Keys, name: str, failures: list[str]) -> Iterator[tuple[bool, Channel]]:
+def _remote(nodes: list[m.NodeInfo], keys: Keys, name: str, failures: list[str]) -> Iterator[Channel]:
     """The same of nodes that answer over the network."""
     asked = 0
     for node in nodes:
@@ -97,16 +102,16 @@ def _remote(nodes: list[m.NodeInfo], keys: Keys, name: str, failures: list[str])
             failures.append(str(error))
             continue
         asked += 1
-        yield True, channel
+        yield channel
 
 
-def _hungriest(found: Iterator[tuple[bool, Channel]]) -> tuple[bool, Channel | None]:
+def _hungriest(found: Iterator[Channel]) -> tuple[bool, Channel | None]:
     """Whether any node is there, and the one that wants rows most."""
     ranked: list[tuple[Rank, Channel]] = []
     there = False
     try:
-        for position, (foreign, channel) in enumerate(found):
-            ranked.append(((foreign, 0, 0, position), channel))  # closed with the others, whatever happens
+        for position, channel in enumerate(found):
+            ranked.append(((0, 0, position), channel))  # closed with the others, whatever happens
             try:
                 status = channel.status()
             except AddressError:
@@ -119,7 +124,7 @@ def _hungriest(found: Iterator[tuple[bool, Channel]]) -> tuple[bool, Channel | N
                 channel.close()
                 continue
             queued = status["rows_published"] - status["rows_taken"]
-            ranked[-1] = ((foreign, status["writers"], queued, position), channel)
+            ranked[-1] = ((status["writers"], queued, position), channel)
     except BaseException:
         for _, channel in ranked:
             channel.close()
