@@ -66,6 +66,6 @@ class Grants:
             return []
         slots = [table.grant(peer, pool)]
         most = max(_IN_HAND, min(_MANY_IN_HAND, table.quota[pool] // 8))
-        while alone and pool == INPUT and in_hand + len(slots) < most and table.available(pool) > table.quota[pool] // 2:
+        while alone and pool == INPUT and in_hand + len(slots) < most and table.available(pool) > table.quota[pool] // 4:
             slots.append(table.grant(peer, pool))
         return [slot for slot in slots if slot is not None]
