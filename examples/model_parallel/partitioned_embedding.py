@@ -94,10 +94,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_ps", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="beside the chief (default: 1)")
-    parser.add_argument("--users", type=int, default=10_000)
-    parser.add_argument("--items", type=int, default=1_000)
+    parser.add_argument("--users", type=int, default=2_000)
+    parser.add_argument("--items", type=int, default=500)
     parser.add_argument(
-        "--shard_bytes", type=int, default=16_000, help="a table is cut into parts of at least so many (default: 16000)"
+        "--shard_bytes", type=int, default=4_096, help="a table is cut into parts of at least so many (default: 4096)"
     )
     parser.add_argument("--report", required=True, help="file for what the chief saw (JSON), on a disk that the driver sees")
     parser.add_argument("--rows", type=int, default=20_000, help="of each of four partitions (default: 20000)")

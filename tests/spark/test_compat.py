@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
+import time
 
 import pytest
 
 from tests.spark import sparks
 from tests.spark.mains import note, noted
 from tests.spark.test_local_cluster import wait_for
-from tfos_fast.compat import TFCluster, TFParallel, TFSparkNode, reservation
-from tfos_fast.errors import ClusterError, NodeFailed
+from tests.spark.test_roles import can_bind
+from tfos_fast.cluster.machine import this_process
+from tfos_fast.compat import TFCluster, TFNode, TFParallel, TFSparkNode, reservation
+from tfos_fast.errors import ClusterError, NodeFailed, RoleError
 
 SPARK, TENSORFLOW = TFCluster.InputMode.SPARK, TFCluster.InputMode.TENSORFLOW
 
@@ -186,3 +190,117 @@ def test_tasks_feed_a_cluster(sc, out):
     sc.parallelize(range(40), 4).foreachPartition(TFSparkNode.train(cluster.cluster_info, cluster.cluster_meta))
     cluster.shutdown()
     assert sorted(row for rows in noted(out).values() for row in rows) == [*range(40)]
+
+
+def every_role(args, ctx):
+    """What nodes of all roles see; their ports are held until they give them up."""
+    if ctx.job_name == "evaluator":
+        with pytest.raises(RoleError, match="evaluator:0 is not in the cluster_spec"):
+            ctx.start_cluster_server()
+        note(args.out, ctx, sorted(ctx.cluster_spec), ctx.job_name)
+        time.sleep(3600)
+    mine = ctx.cluster_spec[ctx.job_name][ctx.task_index]
+    assert ctx.tmp_socket is not None
+    held = can_bind(mine)
+    if ctx.job_name == "ps":
+        TFNode.release_port(ctx)
+    else:
+        ctx.release_port()
+    place = [ctx.executor_id, ctx.num_workers, sorted(ctx.cluster_spec), json.loads(os.environ["TF_CONFIG"])["task"]["type"]]
+    note(args.out, ctx, [held, can_bind(mine), ctx.tmp_socket, *place], ctx.job_name)
+    if ctx.job_name == "ps":
+        time.sleep(3600)
+    feed = ctx.get_data_feed()
+    while not feed.should_stop():
+        feed.next_batch(10)
+
+
+def test_a_ps_on_the_driver_a_chief_and_an_evaluator_whose_ports_are_held(sc, out):
+    cluster = TFCluster.run(
+        sc, every_role, argparse.Namespace(out=out), 3, 1, input_mode=SPARK, driver_ps_nodes=True, master_node="chief",
+        eval_node=True, release_port=False,
+    )  # fmt: skip
+    assert cluster.cluster_meta["cluster_template"] == {"ps": [0], "chief": [1], "evaluator": [2]}
+    assert [node.executor == this_process() for node in cluster.cluster.nodes] == [True, False, False]
+    cluster.train(sc.parallelize(range(20), 2), 1)
+    wait_for(lambda: noted(out, "ps") and noted(out, "evaluator"), "what ps and evaluator see")
+    cluster.shutdown()
+    assert noted(out, "ps")[0] == [False, True, None, 0, 1, ["chief", "ps"], "ps"]
+    assert noted(out, "chief")[0] == [False, True, None, 1, 1, ["chief", "ps"], "chief"]
+    assert noted(out, "evaluator")[0] == ["chief", "ps"]
+
+
+def free_range(length):
+    """The first port of so many that were free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1] + 1 - length // 2
+
+
+def returns(args, ctx):
+    note(args.out, ctx, ctx.cluster_spec["worker"])
+
+
+def test_ports_of_the_environment_and_tensorboard(sc, out, monkeypatch):
+    first = free_range(40)
+    monkeypatch.setitem(sc.environment, "TENSORFLOW_PORT", f"{first}-{first + 9}")
+    monkeypatch.setitem(sc.environment, "TENSORBOARD_PORT", f"{first + 10}-{first + 19}")
+    monkeypatch.setenv("TFOS_SERVER_PORT", f"{first + 20}-{first + 39}")
+    cluster = run(sc, returns, argparse.Namespace(out=out), input_mode=TENSORFLOW, tensorboard=True, log_dir=out)
+    ports = [node["port"] for node in cluster.cluster_info]
+    assert len(set(ports)) == 2
+    assert all(first <= port < first + 10 for port in ports)
+    board = cluster.cluster_info[0]["tb_port"]
+    assert first + 10 <= board < first + 20
+    assert cluster.cluster_info[1]["tb_port"] == 0
+    assert cluster.tensorboard_url() == f"http://{cluster.cluster_info[0]['host']}:{board}"
+    assert first + 20 <= cluster.cluster_meta["server_addr"][1] < first + 40
+    cluster.shutdown()
+    assert [int(address.rpartition(":")[2]) for address in noted(out)[0]] == ports
+
+
+def two_queues(args, ctx):
+    """Validation beside training; and what there is no queue for."""
+    with pytest.raises(ClusterError, match=r"no queue 'test', but input, output, error, validation"):
+        ctx.get_data_feed(qname_in="test")
+    validation = ctx.get_data_feed(qname_in="validation").next_batch(10)
+    feed = TFNode.DataFeed(ctx.mgr, True, "input", "output", None)
+    rows = []
+    while not feed.should_stop():
+        rows += feed.next_batch(10)
+    ctx.mgr.set("seen", len(rows))
+    note(args.out, ctx, [sorted(validation), rows, ctx.mgr.get("seen"), ctx.mgr.get("state")])
+
+
+def test_a_queue_for_validation(sc, out):
+    cluster = run(sc, two_queues, argparse.Namespace(out=out), nodes=1, queues=["input", "output", "error", "validation"])
+    with pytest.raises(ClusterError, match=r"no queue 'test'"):
+        cluster.train(sc.parallelize([1]), qname="test")
+    cluster.train(sc.parallelize(range(100, 110), 2), qname="validation")
+    cluster.train(sc.parallelize(range(30), 2), 1)
+    cluster.shutdown()
+    validation, rows, seen, state = noted(out)[0]
+    assert validation == [*range(100, 110)]
+    assert sorted(rows) == [*range(30)]
+    assert (seen, state) == (30, "running")
+
+
+def negates(args, ctx):
+    """Node 0 takes and gives row by row at the queues of ``ctx.mgr``, node 1 has a feed with names of its own."""
+    if ctx.task_index:
+        feed = ctx.get_data_feed(False, "questions", "answers")
+        while not feed.should_stop():
+            feed.batch_results([-row for row in feed.next_batch(3)])
+        return
+    TFNode.DataFeed(ctx.mgr, train_mode=False)
+    rows, results = ctx.mgr.get_queue("input"), ctx.mgr.get_queue("output")
+    while not rows.empty():
+        row = rows.get(block=True)
+        if row is not None:
+            rows.task_done()
+            results.put(-row)
+
+
+def test_inference_by_queues_of_other_names(sc):
+    cluster = run(sc, negates, None, queues=["input", "output", "questions", "answers"])
+    assert cluster.inference(sc.parallelize(range(40), 4), qname="questions").collect() == [-i for i in range(40)]
+    cluster.shutdown()

@@ -59,9 +59,10 @@ class TFCluster:
 
     def _describe(self, node: Any) -> dict[str, Any]:
         host, _, port = node.endpoint.rpartition(":")
+        board = self.cluster._coordinator.nodes[node.name].tensorboard.rpartition(":")[2]  # of its URL; '' when it has none
         return {
             "executor_id": node.index, "host": host, "job_name": node.job_name, "task_index": node.task_index, "port": int(port),
-            "tb_pid": 0, "tb_port": 0, "addr": node.address, "authkey": self.cluster._coordinator.keys, "node": node,
+            "tb_pid": 0, "tb_port": int(board or 0), "addr": node.address, "authkey": self.cluster._coordinator.keys, "node": node,
         }  # fmt: skip
 
     def train(self, dataRDD: Any, num_epochs: int = 0, feed_timeout: float = 600, qname: str = "input") -> None:
@@ -100,10 +101,11 @@ class TFCluster:
             self._feed(rdd, 1, feed_timeout)
 
     def inference(self, dataRDD: Any, feed_timeout: float = 600, qname: str = "input") -> Any:
-        """An RDD of one result for each row, in order; evaluated when an action needs it."""
+        """An RDD of one result for each row, in order; evaluated when an action needs it.
+
+        There is one way for rows that need results: ``ctx.get_data_feed(train_mode=False)`` reads it, under whatever name.
+        """
         self._check(qname)
-        if qname != "input":
-            raise ClusterError(f"inference goes by the queue 'input', not {qname!r}")
         return self.cluster.infer(dataRDD, feed_timeout=feed_timeout)
 
     def _check(self, qname: str) -> None:

@@ -23,8 +23,9 @@ class NodeManager:
     def feed(self, train_mode: bool, qname: str) -> Any:
         """Our own feed of that name."""
         self._check(qname)
-        self._last = self._context.get_data_feed(train_mode, name="" if qname == "input" else qname)
-        if qname == "input":
+        ours = qname == "input" or not train_mode  # named feeds are for training and validation
+        self._last = self._context.get_data_feed(train_mode, name="" if ours else qname)
+        if ours:
             self._input = self._last
         return self._last
 

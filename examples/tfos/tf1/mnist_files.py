@@ -1,6 +1,7 @@
 """Digits, TensorFlow 1 style, nothing fed by Spark: queue runners in each worker read its share of the files.
 
-    spark-submit --py-files mnist_net.py mnist_files.py --cluster_size 3 --num_ps 1 --input mnist/csv/train --export_dir mnist/saved_model
+    spark-submit --py-files mnist_net.py mnist_files.py --cluster_size 3 --num_ps 1 \\
+        --input mnist/csv/train --export_dir mnist/saved_model
 
 Input is text as ``examples/mnist/prepare.py`` writes it; ``--format tfr`` reads TFRecord files of ``tf.train.Example`` with the
 features ``image`` (int64, pixels) and ``label`` (int64).
@@ -9,11 +10,10 @@ features ``image`` (int64, pixels) and ``label`` (int64).
 from __future__ import annotations
 
 import argparse
-import os
 
 from pyspark import SparkContext
 
-from tfos_fast.compat import TFCluster, TFNode
+from tfos_fast.compat import TFCluster
 
 CAPACITY = 512  # rows that are read ahead
 

@@ -1,6 +1,7 @@
 """Digits, TensorFlow 1 style: the exported model reads digits that Spark feeds, and Spark gets the predictions back.
 
-spark-submit mnist_inference.py --cluster_size 2 --input mnist/csv/test --export_dir mnist/saved_model --output mnist/predictions
+spark-submit mnist_inference.py --cluster_size 2 --input mnist/csv/test \\
+        --export_dir mnist/saved_model --output mnist/predictions
 """
 
 from __future__ import annotations
