@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -13,12 +14,13 @@ import pytest
 
 from tests.spark import sparks
 from tests.spark.mains import note, noted
-from tests.spark.test_local_cluster import wait_for
+from tests.spark.test_local_cluster import Suicide, wait_for
 from tests.spark.test_roles import can_bind
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.compat import TFCluster, TFNode, TFParallel, TFSparkNode, reservation
-from tfos_fast.errors import ClusterError, NodeFailed, RoleError
+from tfos_fast.errors import ClusterError, ClusterTimeout, NodeFailed, NodeKilled, NotEnoughSlots, RoleError, StallTimeout
 
+LONG = pytest.mark.skipif(not os.environ.get("TFOS_LONG"), reason="make test-long runs it")
 SPARK, TENSORFLOW = TFCluster.InputMode.SPARK, TFCluster.InputMode.TENSORFLOW
 
 
@@ -49,6 +51,9 @@ def batches_by_name(args, ctx):
 def test_train(sc, out):
     cluster = run(sc, batches_by_name, ["train.py", out])
     assert [node["job_name"] for node in cluster.cluster_info] == ["worker", "worker"]
+    assert {"id", "cluster_template", "server_addr", "default_fs", "working_dir"} <= set(cluster.cluster_meta)
+    assert (cluster.sc, cluster.input_mode, cluster.queues) == (sc, SPARK, ["input", "output", "error"])
+    assert (cluster.nodeRDD.getNumPartitions(), cluster.server.done, cluster.tensorboard_url()) == (2, False, None)
     cluster.train(sc.parallelize([(i, -i) for i in range(100)], 4), num_epochs=2)
     cluster.shutdown()
     cluster.shutdown()
@@ -188,6 +193,7 @@ def test_nodes_by_hand(sc, out):
 def test_tasks_feed_a_cluster(sc, out):
     cluster = run(sc, one_by_one, argparse.Namespace(out=out))
     sc.parallelize(range(40), 4).foreachPartition(TFSparkNode.train(cluster.cluster_info, cluster.cluster_meta))
+    assert sc.parallelize(range(2), 2).mapPartitions(TFSparkNode.shutdown(cluster.cluster_info)).collect() == [True, True]
     cluster.shutdown()
     assert sorted(row for rows in noted(out).values() for row in rows) == [*range(40)]
 
@@ -304,3 +310,59 @@ def test_inference_by_queues_of_other_names(sc):
     cluster = run(sc, negates, None, queues=["input", "output", "questions", "answers"])
     assert cluster.inference(sc.parallelize(range(40), 4), qname="questions").collect() == [-i for i in range(40)]
     cluster.shutdown()
+
+
+def killed_by_the_kernel(args, ctx):
+    ctx.get_data_feed().next_batch(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_trainer_is_named_with_its_signal(sc):
+    cluster = run(sc, killed_by_the_kernel, None)
+    with pytest.raises(NodeKilled, match=r"worker:\d on .*killed by signal 9 \(SIGKILL\)"):
+        cluster.train(sc.parallelize(range(200_000), 4))
+    cluster.shutdown()
+
+
+def test_too_few_executors_are_told_at_once(sc):
+    with pytest.raises(NotEnoughSlots, match=r"3 nodes need 3 task slots.*can have 2"):
+        run(sc, one_by_one, None, nodes=3)
+
+
+def takes_one(args, ctx):
+    ctx.get_data_feed().next_batch(1)
+    time.sleep(3600)
+
+
+@LONG
+def test_a_feed_that_does_not_move_says_who_waits_for_whom(sc):
+    cluster = run(sc, takes_one, None)
+    with pytest.raises(StallTimeout, match=r"worker:\d"):
+        cluster.train(sc.parallelize(range(100), 4), feed_timeout=3)
+    with pytest.raises((StallTimeout, ClusterTimeout)):  # whether a feed task or the driver lost patience first
+        cluster.shutdown(timeout=1)
+
+
+@LONG
+def test_a_task_that_is_tried_again_feeds_no_row_twice(sc, out, tmp_path):
+    cluster = run(sc, one_by_one, argparse.Namespace(out=out))
+    rows = sc.parallelize(range(90_000), 3).mapPartitionsWithIndex(Suicide(str(tmp_path / "killed"), 20_000))
+    cluster.train(rows, 1)
+    cluster.shutdown()
+    assert (tmp_path / "killed").exists()
+    assert sorted(row for rows in noted(out).values() for row in rows) == [*range(90_000)]
+
+
+@LONG
+def test_uneven_partitions_and_a_step_of_all_nodes(sc, out):
+    """Nodes that agree on their steps: the feed of tfos_fast beside the names of TensorFlowOnSpark."""
+    cluster = run(sc, steps_together, argparse.Namespace(out=out))
+    cluster.train(sc.parallelize(range(900), 3).mapPartitionsWithIndex(lambda i, rows: list(rows)[: 300 >> 3 * i]), 1)
+    cluster.shutdown()
+    steps = [noted(out)[i] for i in range(2)]
+    assert steps[0] == steps[1] > 0
+
+
+def steps_together(args, ctx):
+    feed = ctx.mgr.feed(True, "input")
+    note(args.out, ctx, sum(1 for _ in feed.batches(8, uneven="stop")))

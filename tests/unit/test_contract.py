@@ -14,7 +14,8 @@ from tfos_fast.errors import ClusterError
 
 SIGNATURES = {
     TFCluster.run: "sc, map_fun, tf_args, num_executors, num_ps, tensorboard=False, input_mode=0, log_dir=None, "
-    "driver_ps_nodes=False, master_node=None, reservation_timeout=600, queues=('input', 'output', 'error'), eval_node=False, release_port=True",
+    "driver_ps_nodes=False, master_node=None, reservation_timeout=600, queues=('input', 'output', 'error'), eval_node=False, "
+    "release_port=True",
     TFCluster.TFCluster.train: "self, dataRDD, num_epochs=0, feed_timeout=600, qname='input'",
     TFCluster.TFCluster.inference: "self, dataRDD, feed_timeout=600, qname='input'",
     TFCluster.TFCluster.shutdown: "self, ssc=None, grace_secs=0, timeout=259200",
