@@ -367,3 +367,41 @@ def test_uneven_partitions_and_a_step_of_all_nodes(sc, out):
 def steps_together(args, ctx):
     feed = ctx.mgr.feed(True, "input")
     note(args.out, ctx, sum(1 for _ in feed.batches(8, uneven="stop")))
+
+
+def coordinated(args, ctx):
+    """TensorFlow 2: the chief deals steps out, worker and ps serve."""
+    import tensorflow as tf
+
+    if ctx.job_name != "chief":
+        server = tf.distribute.Server(ctx.cluster_spec, ctx.job_name, ctx.task_index)
+        if ctx.job_name == "ps":
+            server.join()
+        ctx.hold()
+    strategy = tf.distribute.ParameterServerStrategy(tf.distribute.cluster_resolver.TFConfigClusterResolver())
+    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    with strategy.scope():
+        total = tf.Variable(0, dtype=tf.int64)
+
+    @tf.function
+    def step(numbers):
+        strategy.run(lambda numbers: total.assign_add(tf.reduce_sum(numbers)), (numbers,))
+
+    feed = ctx.get_data_feed()
+    while not feed.should_stop():
+        rows = feed.next_batch(50)
+        if rows:
+            coordinator.schedule(step, args=(tf.constant(rows, tf.int64),))
+    coordinator.join()
+    note(args.out, ctx, [int(total.numpy()), total.device])
+
+
+@LONG
+@pytest.mark.tensorflow
+def test_parameter_server_strategy(sc, out):
+    how = {"driver_ps_nodes": True, "master_node": "chief", "input_mode": SPARK}
+    cluster = TFCluster.run(sc, coordinated, argparse.Namespace(out=out), 3, 1, **how)
+    cluster.train(sc.parallelize(range(1000), 4), 1)
+    cluster.shutdown()
+    total, device = noted(out)[0]
+    assert (total, device) == (sum(range(1000)), "/job:ps/replica:0/task:0/device:CPU:0")

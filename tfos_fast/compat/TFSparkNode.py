@@ -86,6 +86,13 @@ class TFNodeContext:
         """See :func:`tfos_fast.compat.TFNode.export_saved_model`."""
         TFNode.export_saved_model(sess, export_dir, tag_set, signatures)
 
+    def hold(self) -> None:
+        """Serve others until the driver stops this node, which is neither fed nor waited for: a worker of ParameterServerStrategy.
+
+        TensorFlowOnSpark has no such thing; there a worker that never returns holds up ``shutdown``.
+        """
+        self.mgr.hold()
+
     def release_port(self) -> None:
         """See :func:`tfos_fast.compat.TFNode.release_port`."""
         TFNode.release_port(self)

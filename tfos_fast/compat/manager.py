@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from typing import Any
+from typing import Any, NoReturn
 
 from tfos_fast.cluster.context import Context
 from tfos_fast.errors import ClusterError
@@ -36,6 +36,10 @@ class NodeManager:
             made = {"input": _Rows, "output": _Results}.get(qname)
             self._queues[qname] = made(self) if made else queue.Queue()
         return self._queues[qname]
+
+    def hold(self) -> NoReturn:
+        """Serve others until the driver stops this node."""
+        self._context.hold()
 
     def get(self, key: str) -> Any:
         """What was set under this key, or None."""
