@@ -269,24 +269,29 @@ def two_queues(args, ctx):
     """Validation beside training; and what there is no queue for."""
     with pytest.raises(ClusterError, match=r"no queue 'test', but input, output, error, validation"):
         ctx.get_data_feed(qname_in="test")
-    validation = ctx.get_data_feed(qname_in="validation").next_batch(10)
+    validation = ctx.get_data_feed(qname_in="validation")
+    before, after = validation.next_batch(10), []
     feed = TFNode.DataFeed(ctx.mgr, True, "input", "output", None)
     rows = []
     while not feed.should_stop():
         rows += feed.next_batch(10)
     ctx.mgr.set("seen", len(rows))
-    note(args.out, ctx, [sorted(validation), rows, ctx.mgr.get("seen"), ctx.mgr.get("state")])
+    while not validation.should_stop():
+        after += validation.next_batch(4)
+    note(args.out, ctx, [before, after, rows, ctx.mgr.get("seen"), ctx.mgr.get("state")])
 
 
 def test_a_queue_for_validation(sc, out):
     cluster = run(sc, two_queues, argparse.Namespace(out=out), nodes=1, queues=["input", "output", "error", "validation"])
     with pytest.raises(ClusterError, match=r"no queue 'test'"):
         cluster.train(sc.parallelize([1]), qname="test")
-    cluster.train(sc.parallelize(range(100, 110), 2), qname="validation")
+    cluster.train(sc.parallelize(range(100, 110), 1), 2, qname="validation")
+    cluster.train(sc.parallelize(range(200, 205), 1), 1, qname="validation")
     cluster.train(sc.parallelize(range(30), 2), 1)
     cluster.shutdown()
-    validation, rows, seen, state = noted(out)[0]
-    assert validation == [*range(100, 110)]
+    before, after, rows, seen, state = noted(out)[0]
+    assert before == [*range(100, 110)]
+    assert after == [*range(100, 110), *range(200, 205)]  # asked for after the shutdown had begun
     assert sorted(rows) == [*range(30)]
     assert (seen, state) == (30, "running")
 

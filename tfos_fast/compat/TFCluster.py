@@ -18,6 +18,7 @@ from tfos_fast.errors import ClusterError
 log = logging.getLogger(__name__)
 
 MANY = 10  # epochs, when none are said
+TOGETHER = 5.0  # seconds that the first node that reads a queue waits for the others, to share its rows with them
 FOREVER = 1e9  # seconds
 QUEUES = ("input", "output", "error")
 
@@ -77,15 +78,14 @@ class TFCluster:
         feed_timeout : float
             Seconds without any movement after which the feed is given up.
         qname : str
-            ``"input"``, or another name of ``run(queues=)``: that feed is then offered beside it (see
-            :meth:`tfos_fast.Cluster.offer`), ``ctx.get_data_feed(qname_in=...)`` reads it epoch after epoch,
-            and this returns at once.
+            ``"input"``, or another name of ``run(queues=)``: then this returns at once, and the rows are fed when
+            ``ctx.get_data_feed(qname_in=...)`` reads them (see :meth:`tfos_fast.Cluster.offer`); the queue ends with the shutdown.
         """
         self._check(qname)
         if num_epochs < 0:
             raise ValueError(f"num_epochs must be 0 (many) or more, not {num_epochs}")
         if qname != "input":
-            self.cluster.offer(dataRDD, qname, feed_timeout=feed_timeout)
+            self.cluster.offer(dataRDD, qname, epochs=num_epochs or MANY, together=TOGETHER, feed_timeout=feed_timeout)
         elif hasattr(dataRDD, "foreachRDD"):
             dataRDD.foreachRDD(lambda rdd: self._feed_stream(rdd, feed_timeout))
         else:
