@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
+import socket
 import sys
+import time
 
 import pytest
 
 from tests.spark import sparks
 from tests.spark.mains import note, noted
-from tests.spark.test_local_cluster import wait_for
-from tfos_fast.compat import TFCluster, TFParallel, TFSparkNode, reservation
-from tfos_fast.errors import ClusterError, NodeFailed
+from tests.spark.test_local_cluster import Suicide, wait_for
+from tests.spark.test_roles import can_bind
+from tfos_fast.cluster.machine import this_process
+from tfos_fast.compat import TFCluster, TFNode, TFParallel, TFSparkNode, reservation
+from tfos_fast.errors import ClusterError, ClusterTimeout, NodeFailed, NodeKilled, NotEnoughSlots, RoleError, StallTimeout
 
+LONG = pytest.mark.skipif(not os.environ.get("TFOS_LONG"), reason="make test-long runs it")
 SPARK, TENSORFLOW = TFCluster.InputMode.SPARK, TFCluster.InputMode.TENSORFLOW
 
 
@@ -45,6 +52,9 @@ def batches_by_name(args, ctx):
 def test_train(sc, out):
     cluster = run(sc, batches_by_name, ["train.py", out])
     assert [node["job_name"] for node in cluster.cluster_info] == ["worker", "worker"]
+    assert {"id", "cluster_template", "server_addr", "default_fs", "working_dir"} <= set(cluster.cluster_meta)
+    assert (cluster.sc, cluster.input_mode, cluster.queues) == (sc, SPARK, ["input", "output", "error"])
+    assert (cluster.nodeRDD.getNumPartitions(), cluster.server.done, cluster.tensorboard_url()) == (2, False, None)
     cluster.train(sc.parallelize([(i, -i) for i in range(100)], 4), num_epochs=2)
     cluster.shutdown()
     cluster.shutdown()
@@ -184,5 +194,219 @@ def test_nodes_by_hand(sc, out):
 def test_tasks_feed_a_cluster(sc, out):
     cluster = run(sc, one_by_one, argparse.Namespace(out=out))
     sc.parallelize(range(40), 4).foreachPartition(TFSparkNode.train(cluster.cluster_info, cluster.cluster_meta))
+    assert sc.parallelize(range(2), 2).mapPartitions(TFSparkNode.shutdown(cluster.cluster_info)).collect() == [True, True]
     cluster.shutdown()
     assert sorted(row for rows in noted(out).values() for row in rows) == [*range(40)]
+
+
+def every_role(args, ctx):
+    """What nodes of all roles see; their ports are held until they give them up."""
+    if ctx.job_name == "evaluator":
+        with pytest.raises(RoleError, match="evaluator:0 is not in the cluster_spec"):
+            ctx.start_cluster_server()
+        note(args.out, ctx, sorted(ctx.cluster_spec), ctx.job_name)
+        time.sleep(3600)
+    mine = ctx.cluster_spec[ctx.job_name][ctx.task_index]
+    assert ctx.tmp_socket is not None
+    held = can_bind(mine)
+    if ctx.job_name == "ps":
+        TFNode.release_port(ctx)
+    else:
+        ctx.release_port()
+    place = [ctx.executor_id, ctx.num_workers, sorted(ctx.cluster_spec), json.loads(os.environ["TF_CONFIG"])["task"]["type"]]
+    note(args.out, ctx, [held, can_bind(mine), ctx.tmp_socket, *place], ctx.job_name)
+    if ctx.job_name == "ps":
+        time.sleep(3600)
+    feed = ctx.get_data_feed()
+    while not feed.should_stop():
+        feed.next_batch(10)
+
+
+def test_a_ps_on_the_driver_a_chief_and_an_evaluator_whose_ports_are_held(sc, out):
+    cluster = TFCluster.run(
+        sc, every_role, argparse.Namespace(out=out), 3, 1, input_mode=SPARK, driver_ps_nodes=True, master_node="chief",
+        eval_node=True, release_port=False,
+    )  # fmt: skip
+    assert cluster.cluster_meta["cluster_template"] == {"ps": [0], "chief": [1], "evaluator": [2]}
+    assert [node.executor == this_process() for node in cluster.cluster.nodes] == [True, False, False]
+    cluster.train(sc.parallelize(range(20), 2), 1)
+    wait_for(lambda: noted(out, "ps") and noted(out, "evaluator"), "what ps and evaluator see")
+    cluster.shutdown()
+    assert noted(out, "ps")[0] == [False, True, None, 0, 1, ["chief", "ps"], "ps"]
+    assert noted(out, "chief")[0] == [False, True, None, 1, 1, ["chief", "ps"], "chief"]
+    assert noted(out, "evaluator")[0] == ["chief", "ps"]
+
+
+def free_range(length):
+    """The first port of so many that were free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1] + 1 - length // 2
+
+
+def returns(args, ctx):
+    note(args.out, ctx, ctx.cluster_spec["worker"])
+
+
+def test_ports_of_the_environment_and_tensorboard(sc, out, monkeypatch):
+    first = free_range(40)
+    monkeypatch.setitem(sc.environment, "TENSORFLOW_PORT", f"{first}-{first + 9}")
+    monkeypatch.setitem(sc.environment, "TENSORBOARD_PORT", f"{first + 10}-{first + 19}")
+    monkeypatch.setenv("TFOS_SERVER_PORT", f"{first + 20}-{first + 39}")
+    cluster = run(sc, returns, argparse.Namespace(out=out), input_mode=TENSORFLOW, tensorboard=True, log_dir=out)
+    ports = [node["port"] for node in cluster.cluster_info]
+    assert len(set(ports)) == 2
+    assert all(first <= port < first + 10 for port in ports)
+    board = cluster.cluster_info[0]["tb_port"]
+    assert first + 10 <= board < first + 20
+    assert cluster.cluster_info[1]["tb_port"] == 0
+    assert cluster.tensorboard_url() == f"http://{cluster.cluster_info[0]['host']}:{board}"
+    assert first + 20 <= cluster.cluster_meta["server_addr"][1] < first + 40
+    cluster.shutdown()
+    assert [int(address.rpartition(":")[2]) for address in noted(out)[0]] == ports
+
+
+def two_queues(args, ctx):
+    """Validation beside training; and what there is no queue for."""
+    with pytest.raises(ClusterError, match=r"no queue 'test', but input, output, error, validation"):
+        ctx.get_data_feed(qname_in="test")
+    validation = ctx.get_data_feed(qname_in="validation")
+    before, after = validation.next_batch(10), []
+    feed = TFNode.DataFeed(ctx.mgr, True, "input", "output", None)
+    rows = []
+    while not feed.should_stop():
+        rows += feed.next_batch(10)
+    ctx.mgr.set("seen", len(rows))
+    while not validation.should_stop():
+        after += validation.next_batch(4)
+    note(args.out, ctx, [before, after, rows, ctx.mgr.get("seen"), ctx.mgr.get("state")])
+
+
+def test_a_queue_for_validation(sc, out):
+    cluster = run(sc, two_queues, argparse.Namespace(out=out), nodes=1, queues=["input", "output", "error", "validation"])
+    with pytest.raises(ClusterError, match=r"no queue 'test'"):
+        cluster.train(sc.parallelize([1]), qname="test")
+    cluster.train(sc.parallelize(range(100, 110), 1), 2, qname="validation")
+    cluster.train(sc.parallelize(range(200, 205), 1), 1, qname="validation")
+    cluster.train(sc.parallelize(range(30), 2), 1)
+    cluster.shutdown()
+    before, after, rows, seen, state = noted(out)[0]
+    assert before == [*range(100, 110)]
+    assert after == [*range(100, 110), *range(200, 205)]  # asked for after the shutdown had begun
+    assert sorted(rows) == [*range(30)]
+    assert (seen, state) == (30, "running")
+
+
+def negates(args, ctx):
+    """Node 0 takes and gives row by row at the queues of ``ctx.mgr``, node 1 has a feed with names of its own."""
+    if ctx.task_index:
+        feed = ctx.get_data_feed(False, "questions", "answers")
+        while not feed.should_stop():
+            feed.batch_results([-row for row in feed.next_batch(3)])
+        return
+    TFNode.DataFeed(ctx.mgr, train_mode=False)
+    rows, results = ctx.mgr.get_queue("input"), ctx.mgr.get_queue("output")
+    while not rows.empty():
+        row = rows.get(block=True)
+        if row is not None:
+            rows.task_done()
+            results.put(-row)
+
+
+def test_inference_by_queues_of_other_names(sc):
+    cluster = run(sc, negates, None, queues=["input", "output", "questions", "answers"])
+    assert cluster.inference(sc.parallelize(range(40), 4), qname="questions").collect() == [-i for i in range(40)]
+    cluster.shutdown()
+
+
+def killed_by_the_kernel(args, ctx):
+    ctx.get_data_feed().next_batch(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_trainer_is_named_with_its_signal(sc):
+    cluster = run(sc, killed_by_the_kernel, None)
+    with pytest.raises(NodeKilled, match=r"worker:\d on .*killed by signal 9 \(SIGKILL\)"):
+        cluster.train(sc.parallelize(range(200_000), 4))
+    cluster.shutdown()
+
+
+def test_too_few_executors_are_told_at_once(sc):
+    with pytest.raises(NotEnoughSlots, match=r"3 nodes need 3 task slots.*can have 2"):
+        run(sc, one_by_one, None, nodes=3)
+
+
+def takes_one(args, ctx):
+    ctx.get_data_feed().next_batch(1)
+    time.sleep(3600)
+
+
+@LONG
+def test_a_feed_that_does_not_move_says_who_waits_for_whom(sc):
+    cluster = run(sc, takes_one, None)
+    with pytest.raises(StallTimeout, match=r"worker:\d"):
+        cluster.train(sc.parallelize(range(100), 4), feed_timeout=3)
+    with contextlib.suppress(StallTimeout, ClusterTimeout):  # depends on whether a feed task or the driver lost patience first
+        cluster.shutdown(timeout=1)
+
+
+@LONG
+def test_a_task_that_is_tried_again_feeds_no_row_twice(sc, out, tmp_path):
+    cluster = run(sc, one_by_one, argparse.Namespace(out=out))
+    rows = sc.parallelize(range(90_000), 3).mapPartitionsWithIndex(Suicide(str(tmp_path / "killed"), 20_000))
+    cluster.train(rows, 1)
+    cluster.shutdown()
+    assert (tmp_path / "killed").exists()
+    assert sorted(row for rows in noted(out).values() for row in rows) == [*range(90_000)]
+
+
+@LONG
+def test_uneven_partitions_and_a_step_of_all_nodes(sc, out):
+    """Nodes that agree on their steps: the feed of tfos_fast beside the names of TensorFlowOnSpark."""
+    cluster = run(sc, steps_together, argparse.Namespace(out=out))
+    cluster.train(sc.parallelize(range(900), 3).mapPartitionsWithIndex(lambda i, rows: list(rows)[: 300 >> 3 * i]), 1)
+    cluster.shutdown()
+    steps = [noted(out)[i] for i in range(2)]
+    assert steps[0] == steps[1] > 0
+
+
+def steps_together(args, ctx):
+    feed = ctx.mgr.feed(True, "input")
+    note(args.out, ctx, sum(1 for _ in feed.batches(8, uneven="stop")))
+
+
+def coordinated(args, ctx):
+    """TensorFlow 2: the chief deals steps out, worker and ps serve."""
+    import tensorflow as tf
+
+    if ctx.job_name != "chief":
+        server = tf.distribute.Server(ctx.cluster_spec, ctx.job_name, ctx.task_index)
+        if ctx.job_name == "ps":
+            server.join()
+        ctx.hold()
+    strategy = tf.distribute.ParameterServerStrategy(tf.distribute.cluster_resolver.TFConfigClusterResolver())
+    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    with strategy.scope():
+        total = tf.Variable(0, dtype=tf.int64)
+
+    @tf.function
+    def step(numbers):
+        strategy.run(lambda numbers: total.assign_add(tf.reduce_sum(numbers)), (numbers,))
+
+    feed = ctx.get_data_feed()
+    while not feed.should_stop():
+        rows = feed.next_batch(50)
+        if rows:
+            coordinator.schedule(step, args=(tf.constant(rows, tf.int64),))
+    coordinator.join()
+    note(args.out, ctx, [int(total.numpy()), total.device])
+
+
+@LONG
+@pytest.mark.tensorflow
+def test_parameter_server_strategy(sc, out):
+    how = {"driver_ps_nodes": True, "master_node": "chief", "input_mode": SPARK}
+    cluster = TFCluster.run(sc, coordinated, argparse.Namespace(out=out), 3, 1, **how)
+    cluster.train(sc.parallelize(range(1000), 4), 1)
+    cluster.shutdown()
+    total, device = noted(out)[0]
+    assert (total, device) == (sum(range(1000)), "/job:ps/replica:0/task:0/device:CPU:0")

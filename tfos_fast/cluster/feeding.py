@@ -176,7 +176,9 @@ class Feeding(Watching):
             self._order(lambda number: m.Keep(number, kind or "", limit))
         self._keeping = kind is not None
 
-    def offer(self, data: Any, name: str, *, together: float = 30.0, feed_timeout: float = 600.0) -> None:
+    def offer(
+        self, data: Any, name: str, *, epochs: int | None = None, together: float = 30.0, feed_timeout: float = 600.0
+    ) -> None:
         """Offer data as a named feed, for validation beside training. Returns at once.
 
         Readers start its epochs: when a program begins the next iteration of ``ctx.get_data_feed(name=name).dataset(...)``, the
@@ -189,6 +191,10 @@ class Feeding(Watching):
         ----------
         data : RDD or DataFrame
         name : str
+        epochs : int, optional
+            So many evaluations and no more: whoever asks for another one waits for a further offer or for the end of the feed at
+            shutdown. They are made even when shutdown has been called, for programs that ask only then; a second offer of the same
+            name comes behind them.
         together : float
             Seconds that the first node that asks waits for the others: at first for every node, later for those of the evaluation
             before. Make it short where only some nodes read this feed, or nodes ask at different times.
@@ -197,7 +203,9 @@ class Feeding(Watching):
         """
         check_data(data, "offer")
         self._check(running="offer")
-        self._offers.add(Offer(check_name(name), data, feed_timeout, together))
+        if epochs is not None and epochs < 1:
+            raise ValueError(f"epochs must be 1 or more, or None (as many as are asked for), not {epochs}")
+        self._offers.add(Offer(check_name(name), data, feed_timeout, together, epochs))
 
     def train(self, data: Any, num_epochs: int = 1, *, feed_timeout: float = 600.0) -> FeedReport:
         """Another name of :meth:`feed`."""

@@ -33,11 +33,17 @@ class Offer:
     data: Any
     feed_timeout: float
     together: float  # seconds that the first node's demand waits for the others that read this feed
+    epochs: int | None = None  # evaluations, which are made even when feeding has ended; None: as many as are asked for till then
     epoch: int = 0
     job_name: str = ""
     left: frozenset[int] = frozenset()  # partitions of an evaluation whose readers have enough for now
     members: set[str] = field(default_factory=set)  # nodes that were in the last evaluation
     asked: float | None = None  # when the first demand of the next evaluation was seen
+
+    @property
+    def used_up(self) -> bool:
+        """Whether the last evaluation was made."""
+        return self.epochs is not None and self.epoch >= self.epochs and not self.left
 
 
 class Offers:
@@ -69,15 +75,20 @@ class Offers:
         self._nodes = nodes
         self._action = action
         self._offers: dict[str, Offer] = {}
+        self._later: dict[str, list[Offer]] = {}  # behind one whose evaluations are counted
         self._serial = itertools.count()
         self._ending = False  # readers that do not stop at the end of an epoch get the end of the feed
         self._stopped = False
         self._thread: threading.Thread | None = None
 
     def add(self, offer: Offer) -> None:
-        """Register the data; an offer of the same name is replaced from the next evaluation on."""
+        """Register the data; an offer of the same name is replaced from the next evaluation on, or when it is used up."""
         with self._coordinator.changed:
-            self._offers[offer.name] = offer
+            before = self._offers.get(offer.name)
+            if before is None or before.epochs is None:
+                self._offers[offer.name] = offer
+            else:
+                self._later.setdefault(offer.name, []).append(offer)
             self._start()
 
     def end(self) -> None:
@@ -132,17 +143,17 @@ class Offers:
         eating = {name: state for name, state in states if state.fed and not (state.ended or state.gone)}
         for name in sorted({name for state in eating.values() for name in state.demands}):
             demands = {node: state.demands[name] for node, state in eating.items() if name in state.demands}
-            offer = self._offers.get(name)
+            offer = self._current(name)
             if offer is not None and offer.left:
                 if offer.members & set(demands):
                     return name, demands, offer
                 continue
             demands = {node: demand for node, demand in demands.items() if demand.epoch != m.LEFT}
-            if self._ending:
-                last = {node: demand for node, demand in demands.items() if offer is None or not demand.ends}
+            if self._ending and (offer is None or offer.epochs is None or offer.used_up):
+                last = {node: demand for node, demand in demands.items() if offer is None or offer.used_up or not demand.ends}
                 if last:
                     return name, last, None
-            if offer is None or not demands:
+            if offer is None or offer.used_up or not demands:
                 continue
             now = time.monotonic()
             offer.asked = offer.asked or now
@@ -150,6 +161,12 @@ class Offers:
             if company <= set(demands) or now - offer.asked > offer.together:
                 return name, demands, offer
         return None
+
+    def _current(self, name: str) -> Offer | None:
+        offer = self._offers.get(name)
+        while offer is not None and offer.used_up and self._later.get(name):
+            offer = self._offers[name] = self._later[name].pop(0)
+        return offer
 
     def _evaluate(self, offer: Offer, demands: dict[str, m.Demand]) -> None:
         """Run an evaluation, or the rest of one, until it is done or its readers have enough for now."""

@@ -18,6 +18,7 @@ from tfos_fast.errors import ClusterError
 log = logging.getLogger(__name__)
 
 MANY = 10  # epochs, when none are said
+TOGETHER = 5.0  # seconds that the first node that reads a queue waits for the others, to share its rows with them
 FOREVER = 1e9  # seconds
 QUEUES = ("input", "output", "error")
 
@@ -59,9 +60,10 @@ class TFCluster:
 
     def _describe(self, node: Any) -> dict[str, Any]:
         host, _, port = node.endpoint.rpartition(":")
+        board = self.cluster._coordinator.nodes[node.name].tensorboard.rpartition(":")[2]  # of its URL; '' when it has none
         return {
             "executor_id": node.index, "host": host, "job_name": node.job_name, "task_index": node.task_index, "port": int(port),
-            "tb_pid": 0, "tb_port": 0, "addr": node.address, "authkey": self.cluster._coordinator.keys, "node": node,
+            "tb_pid": 0, "tb_port": int(board or 0), "addr": node.address, "authkey": self.cluster._coordinator.keys, "node": node,
         }  # fmt: skip
 
     def train(self, dataRDD: Any, num_epochs: int = 0, feed_timeout: float = 600, qname: str = "input") -> None:
@@ -76,15 +78,14 @@ class TFCluster:
         feed_timeout : float
             Seconds without any movement after which the feed is given up.
         qname : str
-            ``"input"``, or another name of ``run(queues=)``: that feed is then offered beside it (see
-            :meth:`tfos_fast.Cluster.offer`), ``ctx.get_data_feed(qname_in=...)`` reads it epoch after epoch,
-            and this returns at once.
+            ``"input"``, or another name of ``run(queues=)``: then this returns at once, and the rows are fed when
+            ``ctx.get_data_feed(qname_in=...)`` reads them (see :meth:`tfos_fast.Cluster.offer`); the queue ends with the shutdown.
         """
         self._check(qname)
         if num_epochs < 0:
             raise ValueError(f"num_epochs must be 0 (many) or more, not {num_epochs}")
         if qname != "input":
-            self.cluster.offer(dataRDD, qname, feed_timeout=feed_timeout)
+            self.cluster.offer(dataRDD, qname, epochs=num_epochs or MANY, together=TOGETHER, feed_timeout=feed_timeout)
         elif hasattr(dataRDD, "foreachRDD"):
             dataRDD.foreachRDD(lambda rdd: self._feed_stream(rdd, feed_timeout))
         else:
@@ -100,10 +101,11 @@ class TFCluster:
             self._feed(rdd, 1, feed_timeout)
 
     def inference(self, dataRDD: Any, feed_timeout: float = 600, qname: str = "input") -> Any:
-        """An RDD of one result for each row, in order; evaluated when an action needs it."""
+        """An RDD of one result for each row, in order; evaluated when an action needs it.
+
+        There is one way for rows that need results: ``ctx.get_data_feed(train_mode=False)`` reads it, under whatever name.
+        """
         self._check(qname)
-        if qname != "input":
-            raise ClusterError(f"inference goes by the queue 'input', not {qname!r}")
         return self.cluster.infer(dataRDD, feed_timeout=feed_timeout)
 
     def _check(self, qname: str) -> None:

@@ -70,7 +70,7 @@ def export_saved_model(sess: Any, export_dir: str, tag_set: str, signatures: dic
 
     Parameters
     ----------
-    sess : tf.compat.v1.Session
+    sess : tf.compat.v1.Session or MonitoredSession
     export_dir : str
     tag_set : str
         Tags, separated by commas.
@@ -84,6 +84,8 @@ def export_saved_model(sess: Any, export_dir: str, tag_set: str, signatures: dic
             {alias: saved.build_tensor_info(tensor) for alias, tensor in signature[end].items()} for end in ("inputs", "outputs")
         ]
         definitions[key] = saved.build_signature_def(*ends, method_name=signature.get("method_name", key))
+    if hasattr(sess, "run_step_fn"):  # a MonitoredSession, which a saver does not take: the session in it
+        sess = sess.run_step_fn(lambda step_context: step_context.session)
     graph = sess.graph
     finalized = graph.finalized
     if finalized:

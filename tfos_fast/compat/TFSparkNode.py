@@ -86,6 +86,13 @@ class TFNodeContext:
         """See :func:`tfos_fast.compat.TFNode.export_saved_model`."""
         TFNode.export_saved_model(sess, export_dir, tag_set, signatures)
 
+    def hold(self) -> None:
+        """Serve others until the driver stops this node, which is neither fed nor waited for: a worker of ParameterServerStrategy.
+
+        TensorFlowOnSpark has no such thing; there a worker that never returns holds up ``shutdown``.
+        """
+        self.mgr.hold()
+
     def release_port(self) -> None:
         """See :func:`tfos_fast.compat.TFNode.release_port`."""
         TFNode.release_port(self)
@@ -195,7 +202,8 @@ def train(
     """A function for ``mapPartitions`` that feeds a partition to a node of a running cluster."""
     from tfos_fast.cluster.feeder import Feeder
 
-    _default(qname)
+    if qname != "input":
+        raise ClusterError(f"tasks feed the queue 'input'; {qname!r} is a named feed: give its data to cluster.train(..., qname=)")
     nodes, keys = _nodes(cluster_info)
     feeder = Feeder(nodes, keys, f"tasks{secrets.token_hex(4)}", feed_timeout)
 
@@ -213,7 +221,6 @@ def inference(
     """A function for ``mapPartitions`` that gives one result for each row."""
     from tfos_fast.cluster.inferrer import Inferrer
 
-    _default(qname)
     inferrer = Inferrer(*_nodes(cluster_info), feed_timeout)
 
     def infer(rows: Iterable[Any]) -> Iterable[Any]:
@@ -236,8 +243,3 @@ def shutdown(
         return [True]
 
     return end
-
-
-def _default(qname: str) -> None:
-    if qname != "input":
-        raise ClusterError(f"tasks feed the queue 'input'; {qname!r} is a named feed: give its data to cluster.train(..., qname=)")

@@ -73,7 +73,8 @@ class DataFeed:
     train_mode : bool
         False for inference: every row needs a result.
     qname_in, qname_out : str
-        ``"input"`` is the cluster's feed; another name is one that ``cluster.train(..., qname=)`` offers.
+        ``"input"`` is the cluster's feed; another name is one that ``cluster.train(..., qname=)`` offers. In inference all names
+        mean the same.
     input_mapping : dict, optional
         Column -> tensor name. Batches are then dicts tensor name -> list, the values of a row being in the order of the sorted
         column names.
@@ -126,5 +127,5 @@ class DataFeed:
     def terminate(self) -> None:
         """Want no more rows: the feed job ends soon, and what is queued is dropped."""
         self._feed.terminate()
-        if self._node and self.qname_in == "input":
+        if self._node and (self.qname_in == "input" or not self.train_mode):
             self.mgr.set("state", "terminating")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from typing import Any
+from typing import Any, NoReturn
 
 from tfos_fast.cluster.context import Context
 from tfos_fast.errors import ClusterError
@@ -23,8 +23,9 @@ class NodeManager:
     def feed(self, train_mode: bool, qname: str) -> Any:
         """Our own feed of that name."""
         self._check(qname)
-        self._last = self._context.get_data_feed(train_mode, name="" if qname == "input" else qname)
-        if qname == "input":
+        ours = qname == "input" or not train_mode  # named feeds are for training and validation
+        self._last = self._context.get_data_feed(train_mode, name="" if ours else qname)
+        if ours:
             self._input = self._last
         return self._last
 
@@ -35,6 +36,10 @@ class NodeManager:
             made = {"input": _Rows, "output": _Results}.get(qname)
             self._queues[qname] = made(self) if made else queue.Queue()
         return self._queues[qname]
+
+    def hold(self) -> NoReturn:
+        """Serve others until the driver stops this node."""
+        self._context.hold()
 
     def get(self, key: str) -> Any:
         """What was set under this key, or None."""
