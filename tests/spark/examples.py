@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,14 @@ EXAMPLES = ROOT / "examples" / "tfos"
 CORES = 2  # of each of the two workers; a task takes all of them
 
 
-def submit(master: str, program: str, *args: object, py_files: str = "", seconds: int = 110) -> str:
+def java_home() -> str:
+    """Of the Java that Spark takes."""
+    return os.environ.get("JAVA_HOME") or str(Path(shutil.which("java") or "").resolve().parents[1])
+
+
+def submit(
+    master: str, program: str, *args: object, py_files: str = "", conf: dict[str, str] | None = None, seconds: int = 110
+) -> str:
     """What the program printed; an ``AssertionError`` with all of it when it fails."""
     settings = {
         "spark.cores.max": 2 * CORES,
@@ -27,9 +35,8 @@ def submit(master: str, program: str, *args: object, py_files: str = "", seconds
         "spark.ui.enabled": "false",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
-    }
-    if "JAVA_HOME" in os.environ:
-        settings["spark.executorEnv.JAVA_HOME"] = os.environ["JAVA_HOME"]
+        "spark.executorEnv.JAVA_HOME": java_home(),
+    } | (conf or {})
     command = [sys.executable, "-m", "tfos_fast.cli", "submit", "--master", master]
     command += [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
     if py_files:

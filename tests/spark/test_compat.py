@@ -12,6 +12,7 @@ import pytest
 from tests.spark import sparks
 from tests.spark.mains import note, noted
 from tests.spark.test_local_cluster import wait_for
+from tfos_fast import tensors
 from tfos_fast.compat import TFCluster, TFParallel, TFSparkNode, reservation
 from tfos_fast.errors import ClusterError, NodeFailed
 
@@ -33,6 +34,7 @@ def batches_by_name(args, ctx):
     """args is a list: it is sys.argv; columns come in the order of their names."""
     assert sys.argv == args
     feed = ctx.get_data_feed(input_mapping={"b": "y", "a": "x"})
+    assert isinstance(feed.feed, tensors.DataFeed)
     rows = []
     while not feed.should_stop():
         batch = feed.next_batch(8)
