@@ -23,8 +23,7 @@ test: lint ## lint and the whole test suite
 	$(RUN) -m pytest $(ARGS)
 
 test-long: setup ## the tests that take half a minute and more each, which `make test` leaves out
-	TFOS_LONG=1 $(RUN) -m pytest tests/spark/test_benchmarks.py tests/spark/test_roles.py tests/spark/test_gpus.py tests/spark/test_shipping.py \
-		tests/spark/test_examples_tf1.py tests/spark/test_compat.py $(ARGS)
+	TFOS_LONG=1 $(RUN) -m pytest -m long $(ARGS)
 
 failures: setup ## every row of docs/failures.md: real processes, real signals (about ten minutes)
 	TFOS_ALL_FAILURES=1 $(RUN) -m pytest tests/failures $(ARGS)

@@ -92,8 +92,12 @@ def our_sockets() -> dict[str, str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quick tests first."""
+    """The quick tests first; what takes long is left out."""
     items.sort(key=lambda item: "tests/unit/" not in item.path.as_posix())
+    if not os.environ.get("TFOS_LONG"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="make test-long runs it"))
 
 
 def pytest_collection_finish() -> None:

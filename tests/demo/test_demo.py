@@ -50,6 +50,7 @@ def test_two_executors_and_the_bundled_digits(demo, prepare, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.long
 def test_classic_files_on_local_threads(demo, prepare, tmp_path: Path) -> None:
     # The bundled digits at the classic size: each pixel three by three, within a margin of two.
     def enlarge(images: np.ndarray) -> np.ndarray:

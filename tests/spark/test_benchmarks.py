@@ -17,7 +17,7 @@ from benchmarks.report import Report
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.skipif(not os.environ.get("TFOS_LONG"), reason="make test-long runs it")
+@pytest.mark.long
 def test_a_quick_run_writes_every_case(tmp_path):
     path = tmp_path / "out.json"
     cases = {"lambda", "lifecycle"}

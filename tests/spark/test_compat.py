@@ -17,11 +17,11 @@ from tests.spark import sparks
 from tests.spark.mains import note, noted
 from tests.spark.test_local_cluster import Suicide, wait_for
 from tests.spark.test_roles import can_bind
+from tfos_fast import tensors
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.compat import TFCluster, TFNode, TFParallel, TFSparkNode, reservation
 from tfos_fast.errors import ClusterError, ClusterTimeout, NodeFailed, NodeKilled, NotEnoughSlots, RoleError, StallTimeout
 
-LONG = pytest.mark.skipif(not os.environ.get("TFOS_LONG"), reason="make test-long runs it")
 SPARK, TENSORFLOW = TFCluster.InputMode.SPARK, TFCluster.InputMode.TENSORFLOW
 
 
@@ -40,6 +40,7 @@ def batches_by_name(args, ctx):
     """args is a list: it is sys.argv; columns come in the order of their names."""
     assert sys.argv == args
     feed = ctx.get_data_feed(input_mapping={"b": "y", "a": "x"})
+    assert isinstance(feed.feed, tensors.DataFeed)
     rows = []
     while not feed.should_stop():
         batch = feed.next_batch(8)
@@ -340,7 +341,7 @@ def takes_one(args, ctx):
     time.sleep(3600)
 
 
-@LONG
+@pytest.mark.long
 def test_a_feed_that_does_not_move_says_who_waits_for_whom(sc):
     cluster = run(sc, takes_one, None)
     with pytest.raises(StallTimeout, match=r"worker:\d"):
@@ -349,7 +350,7 @@ def test_a_feed_that_does_not_move_says_who_waits_for_whom(sc):
         cluster.shutdown(timeout=1)
 
 
-@LONG
+@pytest.mark.long
 def test_a_task_that_is_tried_again_feeds_no_row_twice(sc, out, tmp_path):
     cluster = run(sc, one_by_one, argparse.Namespace(out=out))
     rows = sc.parallelize(range(90_000), 3).mapPartitionsWithIndex(Suicide(str(tmp_path / "killed"), 20_000))
@@ -359,7 +360,7 @@ def test_a_task_that_is_tried_again_feeds_no_row_twice(sc, out, tmp_path):
     assert sorted(row for rows in noted(out).values() for row in rows) == [*range(90_000)]
 
 
-@LONG
+@pytest.mark.long
 def test_uneven_partitions_and_a_step_of_all_nodes(sc, out):
     """Nodes that agree on their steps: the feed of tfos_fast beside the names of TensorFlowOnSpark."""
     cluster = run(sc, steps_together, argparse.Namespace(out=out))
@@ -401,7 +402,7 @@ def coordinated(args, ctx):
     note(args.out, ctx, [int(total.numpy()), total.device])
 
 
-@LONG
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_parameter_server_strategy(sc, out):
     how = {"driver_ps_nodes": True, "master_node": "chief", "input_mode": SPARK}

@@ -110,7 +110,7 @@ def uneven(args, ctx):
     strategy.reduce("SUM", strategy.run(lambda: tf.zeros(1)), axis=None)  # leave together
 
 
-@pytest.mark.parametrize("how", ["stop", "pad"])
+@pytest.mark.parametrize("how", [pytest.param("stop", marks=pytest.mark.long), "pad"])
 def test_nodes_agree_on_their_steps(sc, out, how):
     sizes = [3000, 70, 0, 1]
 

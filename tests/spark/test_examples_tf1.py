@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 
 import numpy as np
@@ -15,7 +14,6 @@ from tests.spark import sparks
 from tests.spark.submit import submit
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(220)]
-LONG = pytest.mark.skipif(not os.environ.get("TFOS_LONG"), reason="make test-long runs it")
 NET = "tfos/tf1/mnist_net.py"
 
 
@@ -67,7 +65,7 @@ def test_mnist_with_a_parameter_server(master, digits, tmp_path):
     assert right(export, digits) > 0.9
 
 
-@LONG
+@pytest.mark.long
 def test_mnist_with_two_workers_goes_on_from_its_checkpoint_and_infers(master, digits, tmp_path):
     model, export, output = tmp_path / "model", tmp_path / "export", tmp_path / "predictions"
     train = ["tfos/tf1/mnist_train.py", "--cluster_size", 3, "--input", digits / "train", "--model", model]
@@ -104,7 +102,7 @@ def write_records(digits, folder):
                 writer.write(tf.train.Example(features=features).SerializeToString())
 
 
-@LONG
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["csv", "tfr"])
 def test_queue_runners_read_the_files(master, digits, tmp_path, form):
     folder, export = digits / "train", tmp_path / "export"
@@ -118,7 +116,7 @@ def test_queue_runners_read_the_files(master, digits, tmp_path, form):
     assert right(export, digits) > 0.9
 
 
-@LONG
+@pytest.mark.long
 def test_layers_on_different_nodes(master, digits, tmp_path):
     report = tmp_path / "report.json"
     submit(
@@ -131,7 +129,7 @@ def test_layers_on_different_nodes(master, digits, tmp_path):
     assert np.mean(seen["accuracy"][-10:]) > 0.8
 
 
-@LONG
+@pytest.mark.long
 def test_an_embedding_partitioned_over_parameter_servers(master, tmp_path):
     report = tmp_path / "report.json"
     submit(master, tmp_path, "model_parallel/partitioned_embedding.py", "--report", report, "--epochs", 1)

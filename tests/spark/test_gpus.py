@@ -13,7 +13,6 @@ from tfos_fast.cluster import InputMode
 from tfos_fast.errors import NotEnoughGpus
 
 SMALL = {"memory": "1m", "input_mode": InputMode.TENSORFLOW}
-LONG = pytest.mark.skipif(not os.environ.get("TFOS_LONG"), reason="make test-long runs it")
 
 
 def see(args, ctx):
@@ -33,7 +32,7 @@ def script(path, text):
     return str(path)
 
 
-@LONG
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_gpus_that_spark_gives(nothing_left, tmp_path, out):
     """Two executors of two cores and two GPUs each, on a Worker with four GPUs."""
@@ -59,7 +58,7 @@ def test_gpus_that_spark_gives(nothing_left, tmp_path, out):
             tfos_fast.reserve(sc, 2, memory="1m", num_gpus=3)
 
 
-@LONG
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_gpus_that_nvidia_smi_shows(nothing_left, tmp_path, out, monkeypatch):
     script(tmp_path / "nvidia-smi", "echo 0; echo 1; echo 2; echo 3")

@@ -54,7 +54,7 @@ def numbered(count):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("frames", [False, True], ids=["rdd", "dataframe"])
+@pytest.mark.parametrize("frames", [False, pytest.param(True, marks=pytest.mark.long)], ids=["rdd", "dataframe"])
 def test_fit_with_validation_data(sc, out, frames):
     train, valid = sc.parallelize(range(4), 4).flatMap(numbered(600)), sc.parallelize(range(3), 3).flatMap(numbered(200))
     if frames:

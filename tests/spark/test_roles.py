@@ -267,7 +267,7 @@ def coordinated(args, ctx):
     leave(args, ctx, {"rows": int(rows.numpy()), "w": float(w.numpy()), "where": w.device})
 
 
-@pytest.mark.skipif(not os.environ.get("TFOS_LONG"), reason="make test-long runs it")
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_parameter_server_strategy(sc, out):
     rows = sc.parallelize([(i / 1000, 3 * i / 1000) for i in range(1000)], 4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import contextmanager
 
@@ -19,7 +18,6 @@ from tests.spark.bare import bare_python
 from tests.spark.mains import noted
 
 SMALL = {"memory": "8m"}
-LONG = pytest.mark.skipif(not os.environ.get("TFOS_LONG"), reason="make test-long runs it")
 
 
 def whats_there(names):
@@ -115,7 +113,7 @@ def test_executors_get_what_they_lack(master, bare, out):
         assert sum(len(rows) for rows in noted(out).values()) == 100
 
 
-@LONG
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_every_way_of_feeding_with_what_was_sent(master, bare, tmp_path, out):
     files = str(tmp_path / "numbers.parquet")
@@ -137,7 +135,7 @@ def test_every_way_of_feeding_with_what_was_sent(master, bare, tmp_path, out):
         assert noted(out, "sum") == {0: 4950}
 
 
-@LONG
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_another_version_makes_way(master, tmp_path, out):
     (tmp_path / "tfos_fast").mkdir()

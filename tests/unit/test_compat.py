@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tfos_fast.channel.processes import runtime_base
 from tfos_fast.cli import DROPIN, with_dropin
 from tfos_fast.compat import TFManager, TFNode, gpu_info, marker, reservation, util
 from tfos_fast.errors import ClusterError, ClusterTimeout
@@ -112,3 +113,11 @@ def test_submit_keeps_the_users_own_path():
         "a.py",
         "--x",
     ]
+
+
+def test_the_keys_of_a_server_go_with_a_program_that_fails():
+    program = "from tfos_fast.compat import reservation; print(*reservation.Server(1).start()); raise ValueError('it failed')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert "it failed" in done.stderr
+    host, port = done.stdout.split()
+    assert not (runtime_base() / f"reservation-{host}-{port}").exists()

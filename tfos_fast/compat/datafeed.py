@@ -78,6 +78,11 @@ class DataFeed:
     input_mapping : dict, optional
         Column -> tensor name. Batches are then dicts tensor name -> list, the values of a row being in the order of the sorted
         column names.
+
+    Attributes
+    ----------
+    feed : tfos_fast.tensors.DataFeed
+        Our own feed below this one, with tensors, datasets and nodes in step; on queues fed by hand only its own methods.
     """
 
     def __init__(
@@ -93,19 +98,19 @@ class DataFeed:
         self.qname_in = qname_in
         self.qname_out = qname_out
         self._node = isinstance(mgr, NodeManager)
-        self._feed: Any = mgr.feed(train_mode, qname_in) if self._node else HandFed(mgr, train_mode, qname_in, qname_out)
-        self._next: Callable[[int], list[Any]] = self._feed.next_batch
+        self.feed: Any = mgr.feed(train_mode, qname_in) if self._node else HandFed(mgr, train_mode, qname_in, qname_out)
+        self._next: Callable[[int], list[Any]] = self.feed.next_batch
         self._columns = None if input_mapping is None else sorted(input_mapping)
         self.input_tensors = None if input_mapping is None else [input_mapping[column] for column in sorted(input_mapping)]
 
     @property
     def done_feeding(self) -> bool:
         """Whether the feed has ended."""
-        return self._feed.should_stop()
+        return self.feed.should_stop()
 
     def should_stop(self) -> bool:
         """Whether the feed has ended and every row was handed out."""
-        return self._feed.should_stop()
+        return self.feed.should_stop()
 
     def next_batch(self, batch_size: int) -> Any:
         """The next rows as they were fed, or a dict of columns with ``input_mapping``.
@@ -122,10 +127,10 @@ class DataFeed:
         """One result for each row handed out, in the same order: a list or other iterable, or an array with a row for each."""
         if self._node and (isinstance(results, Mapping | tuple) or not hasattr(results, "__getitem__")):
             results = list(results)
-        self._feed.batch_results(results)
+        self.feed.batch_results(results)
 
     def terminate(self) -> None:
         """Want no more rows: the feed job ends soon, and what is queued is dropped."""
-        self._feed.terminate()
+        self.feed.terminate()
         if self._node and (self.qname_in == "input" or not self.train_mode):
             self.mgr.set("state", "terminating")

@@ -12,6 +12,7 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Server:
         self._entrance: Entrance | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
-        self._file: Path | None = None
+        self._forget: weakref.finalize | None = None
 
     def start(self, *, any_port: bool = False) -> Address:
         """Listen; returns ``(host, port)``. TFOS_SERVER_HOST and TFOS_SERVER_PORT (a port or a range) say where."""
@@ -89,9 +90,11 @@ class Server:
         ports = (0,) if any_port else parse_ports(os.environ.get(TFOS_SERVER_PORT), TFOS_SERVER_PORT)
         entrance = self._entrance = Entrance("0.0.0.0", host, ports)
         port = int(entrance.keys.endpoint.rpartition(":")[2])
-        self._file = _file(host, port)
+        path = _file(host, port)
+        # Also when the program ends without stop(), as a script does whose feed has failed: there are keys in it.
+        self._forget = weakref.finalize(self, path.unlink, missing_ok=True)
         keys = entrance.keys
-        with os.fdopen(os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(msgspec.json.encode((keys.server_public.decode(), keys.client_public.decode(), keys.client_secret.decode())))
         self._thread = threading.Thread(target=self._serve, args=(entrance,), name="tfos_fast reservation", daemon=True)
         self._thread.start()
@@ -166,8 +169,8 @@ class Server:
             self._thread = None
         elif self._entrance is not None and not self._entrance.closed:
             self._entrance.close()  # it was opened, and starting went no further
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
+        if self._forget is not None:
+            self._forget()
 
 
 class Client:
