@@ -13,6 +13,7 @@ from collections.abc import Callable
 from tfos_fast.channel.table import INPUT, OUTPUT, SlotTable
 
 _IN_HAND, _MANY_IN_HAND = 4, 8  # slots granted to one peer at most; an eighth of many
+_FEW = 4  # of few slots so many stay free, or half of them
 _LOW = 2  # slots in hand, the one that is being filled included, at which it gets spare ones
 
 
@@ -65,7 +66,8 @@ class Grants:
         if in_hand and not (alone and in_hand <= _LOW and table.available(pool) > table.quota[pool] // 4):
             return []
         slots = [table.grant(peer, pool)]
+        spare = max(table.quota[pool] // 4, min(table.quota[pool] // 2, _FEW))
         most = max(_IN_HAND, min(_MANY_IN_HAND, table.quota[pool] // 8))
-        while alone and pool == INPUT and in_hand + len(slots) < most and table.available(pool) > table.quota[pool] // 4:
+        while alone and pool == INPUT and in_hand + len(slots) < most and table.available(pool) > spare:
             slots.append(table.grant(peer, pool))
         return [slot for slot in slots if slot is not None]
