@@ -103,8 +103,8 @@ def free(channel: Channel) -> int:
 class broker_here:
     """A broker in a thread of this process, so that a test can be its owner."""
 
-    def __init__(self, **options: Any) -> None:
-        self.broker = Broker(Segment.create("256k", "4k"), **options)
+    def __init__(self, memory: int | str = "256k", slot_bytes: int | str = "4k", **options: Any) -> None:
+        self.broker = Broker(Segment.create(memory, slot_bytes), **options)
         self.work: list[tuple[Callable[[], Any], threading.Event]] = []
         self.broker.every(0.005, self._work)
         self.broker.do = self.do  # type: ignore[attr-defined]
