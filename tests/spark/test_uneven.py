@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from multiprocessing.connection import Client, Listener
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import tfos_fast
 from tests.spark.mains import note, noted
 from tests.spark.test_local_cluster import wait_for
-from tfos_fast.errors import FormError, StallTimeout
+from tfos_fast.errors import FormError, NodeKilled, StallTimeout
 
 MASTER = "local[4]"
 NODES = 4
@@ -122,6 +124,26 @@ def leave_together(args, ctx):
                 break
         epochs.append(steps)
     note(args["out"], ctx, epochs)
+
+
+def killed(args, ctx):
+    """Steps behind a barrier; before one of them a process of node 1 is killed."""
+    feed = ctx.get_data_feed()
+    barrier = Barrier(args["out"], ctx)
+    for step, _ in enumerate(feed.batches(32, SPEC, uneven=args["uneven"])):
+        if (step, ctx.task_index) == (5, 1):
+            os.kill(os.getpid() if args["killed"] == "trainer" else os.getppid(), signal.SIGKILL)
+        barrier.meet()
+
+
+@pytest.mark.parametrize("process", ["trainer", "agent"])
+@pytest.mark.parametrize("uneven", ["stop", "pad"])
+def test_nodes_that_wait_for_a_killed_one_are_set_free(sc, out, uneven, process):
+    with (
+        tfos_fast.run(sc, killed, {"out": out, "uneven": uneven, "killed": process}, NODES, **SMALL) as cluster,
+        pytest.raises(NodeKilled, match=rf"worker:1 on .* its {process} \(process \d+\)"),
+    ):
+        cluster.feed(partitions(sc, 900, 640, 700, 800))
 
 
 def mixed(args, ctx):
