@@ -94,7 +94,9 @@ def exception_of(failure: Failure, *others: Failure) -> errors.TfosError:
 
 
 # What a program sees when a node that it works with is gone: seldom the cause.
-_CONSEQUENCES = re.compile(r"\b(UnavailableError|AbortedError|CancelledError|Connection reset by peer|Socket closed)\b")
+_CONSEQUENCES = re.compile(
+    r"\b(UnavailableError|AbortedError|CancelledError|Connection reset by peer|Socket closed|EOFError|BrokenPipeError|Broken pipe)\b"
+)
 
 
 def root_first(failures: list[Failure]) -> list[Failure]:
