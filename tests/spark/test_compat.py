@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -411,3 +412,59 @@ def test_parameter_server_strategy(sc, out):
     cluster.shutdown()
     total, device = noted(out)[0]
     assert (total, device) == (sum(range(1000)), "/job:ps/replica:0/task:0/device:CPU:0")
+
+
+def on_an_executor(folder):
+    """What programs call beside the feed, in a task; returns what each gave."""
+    from tfos_fast.compat import TFManager, compat, gpu_info, marker, util
+
+    home = Path(folder, str(os.getpid()))
+    home.mkdir()
+    smi = home / "nvidia-smi"
+    smi.write_text('#!/bin/sh\ncase "$*" in *compute-apps*) ;; *index,uuid*) printf "0, a\\n1, b\\n";; *) echo GPU;; esac\n')
+    smi.chmod(0o755)
+    before = dict(os.environ), os.getcwd()
+    manager = TFManager.start(b"key", ["input", "output"])
+    try:
+        os.environ["PATH"] = f"{home}{os.pathsep}{os.environ['PATH']}"
+        os.chdir(home)
+        found = {
+            "paths": [
+                TFNode.hdfs_path(TFSparkNode.TFNodeContext(defaultFS="hdfs://n:1", working_dir="/w"), p) for p in ("/a", "s3://b/c")
+            ],
+            "gpu": [gpu_info.is_gpu_available(), gpu_info.get_gpus(1, 1), gpu_info.get_gpus(2, -1, gpu_info.AS_LIST)],
+            "compat": compat.is_gpu_available(),
+        }
+        util.write_executor_id(3)
+        util.single_node_env(1)
+        found["util"] = [
+            util.read_executor_id(), util.get_ip_address().count("."), os.environ["CUDA_VISIBLE_DEVICES"] in ("0", "1"),
+            Path(util.find_in_path(os.environ["PATH"], "nvidia-smi")) == smi,
+        ]  # fmt: skip
+        for row in [1, 2, marker.EndPartition(), 3, None]:
+            TFManager.connect(manager.address, b"key").get_queue("input").put(row)
+        feed = TFNode.DataFeed(manager, train_mode=False)
+        found["queues"] = [feed.next_batch(5), feed.next_batch(5), feed.should_stop()]
+        manager.set("state", "stopped")
+        found["state"] = TFManager.connect(manager.address, b"key").get("state")
+        return found
+    finally:
+        manager.shutdown()
+        os.chdir(before[1])
+        os.environ.clear()
+        os.environ.update(before[0])
+
+
+def test_what_programs_call_works_in_a_task(sc, tmp_path):
+    folder = str(tmp_path)
+    results = sc.parallelize(range(2), 2).map(lambda _: on_an_executor(folder)).collect()
+    assert results == 2 * [
+        {
+            "paths": ["hdfs://n:1/a", "s3://b/c"],
+            "gpu": [True, "1", ["0", "1"]],
+            "compat": False,
+            "util": [3, 3, True, True],
+            "queues": [[1, 2], [3], True],
+            "state": "stopped",
+        }
+    ]

@@ -95,7 +95,8 @@ def exception_of(failure: Failure, *others: Failure) -> errors.TfosError:
 
 # What a program sees when a node that it works with is gone: seldom the cause.
 _CONSEQUENCES = re.compile(
-    r"\b(UnavailableError|AbortedError|CancelledError|Connection reset by peer|Socket closed|EOFError|BrokenPipeError|Broken pipe)\b"
+    r"\b(UnavailableError|AbortedError|CancelledError|EOFError|BrokenPipeError|"
+    r"Connection reset by peer|Socket closed|Broken pipe)\b"
 )
 
 
