@@ -54,6 +54,7 @@ def right(export_dir, digits):
     return float(np.mean(prediction == values[:, 0]))
 
 
+@pytest.mark.long
 def test_mnist_with_a_parameter_server(master, digits, tmp_path):
     model, export = tmp_path / "model", tmp_path / "export"
     text = submit(

@@ -120,8 +120,8 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next():
 def wait_for_rows(pipe: Any, address: str) -> None:
     reader = Channel.attach(address).reader()
     reader.open_columns(64, wait=False)
-    pipe.send("waiting")
     try:
+        pipe.send("waiting")  # the interrupt may come before the call returns
         reader.next_batch(64)
     except KeyboardInterrupt:
         pipe.send("interrupted")

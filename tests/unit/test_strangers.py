@@ -17,7 +17,7 @@ import zmq
 from hypothesis import strategies as st
 
 from tests.unit import attack
-from tests.unit.helpers import broker_here
+from tests.unit.helpers import broker_here, wait_for
 from tfos_fast.channel import Channel
 from tfos_fast.channel import broker as module
 from tfos_fast.channel import messages as m
@@ -173,11 +173,12 @@ def test_a_client_that_does_not_read_is_dropped(monkeypatch):
     with broker_here() as broker:
         with attack.dealer(f"ipc://{Address.parse(broker.address).socket}", rcvhwm=1, rcvbuf=4096) as deaf:
             deaf.send(m.encode(HELLO["writer"]))
+            wait_for(lambda: broker.feed.peers)
             ask = m.encode(m.AskStatus())
             for _ in range(200_000):
                 if deaf.poll(0, zmq.POLLOUT):
                     deaf.send(ask)
-                if not broker.feed.peers and _ > 1000:
+                if not broker.feed.peers:
                     break
             assert status_of(broker.address).writers == 0
 
