@@ -416,6 +416,8 @@ def test_parameter_server_strategy(sc, out):
 
 def on_an_executor(folder):
     """What programs call beside the feed, in a task; returns what each gave."""
+    import tensorflow as tf
+
     from tfos_fast.compat import TFManager, compat, gpu_info, marker, util
 
     home = Path(folder, str(os.getpid()))
@@ -428,12 +430,14 @@ def on_an_executor(folder):
     try:
         os.environ["PATH"] = f"{home}{os.pathsep}{os.environ['PATH']}"
         os.chdir(home)
+        options = tf.data.Options()
+        compat.disable_auto_shard(options)
         found = {
             "paths": [
                 TFNode.hdfs_path(TFSparkNode.TFNodeContext(defaultFS="hdfs://n:1", working_dir="/w"), p) for p in ("/a", "s3://b/c")
             ],
             "gpu": [gpu_info.is_gpu_available(), gpu_info.get_gpus(1, 1), gpu_info.get_gpus(2, -1, gpu_info.AS_LIST)],
-            "compat": compat.is_gpu_available(),
+            "compat": [compat.is_gpu_available(), options.experimental_distribute.auto_shard_policy.name],
         }
         util.write_executor_id(3)
         util.single_node_env(1)
@@ -462,9 +466,20 @@ def test_what_programs_call_works_in_a_task(sc, tmp_path):
         {
             "paths": ["hdfs://n:1/a", "s3://b/c"],
             "gpu": [True, "1", ["0", "1"]],
-            "compat": False,
+            "compat": [False, "OFF"],
             "util": [3, 3, True, True],
             "queues": [[1, 2], [3], True],
             "state": "stopped",
         }
     ]
+
+
+def sleep_on(args, ctx):
+    """Never returns."""
+    time.sleep(600)
+
+
+def test_shutdown_ends_what_does_not_return_in_time(sc):
+    cluster = run(sc, sleep_on, None)
+    with pytest.raises(ClusterTimeout, match=r"worker:0.* still run"):
+        cluster.shutdown(timeout=1)
