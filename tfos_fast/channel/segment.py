@@ -19,8 +19,8 @@ from tfos_fast.errors import AddressError, ChannelClosed, NotEnoughMemory, Segme
 
 HEADER_BYTES = 4096
 MIN_SLOTS = 4  # two may be held back by a hoarding reader, one is being read, one is being written
-# Each slot costs its writer, the broker and its reader some 1.5 ms of processor time together on busy cores, and more in larger
-# segments are not missed: of 784 floats 2.0 us a row are spent on them in slots of 4 MiB, 1.2 in slots of 8, 0.8 in slots of 16.
+# A slot costs messages beside its bytes, whatever its size: agents and trainers took 1.6 us for a row of 784 float32 in slots of
+# 4 MiB, 1.1 in slots of 8, 0.7 in slots of 16 (python -m benchmarks feed --only floats32 --profile). Few slots make writers wait.
 _SLOT_BYTES, _LARGE_SLOT_BYTES = 4 << 20, 16 << 20
 _PAGE = 4096
 _MAGIC = b"TFOSFAST"
