@@ -580,7 +580,7 @@ class Writer:
         self._rows += rows - tail
 
     def _may_hold(self) -> bool:
-        """Whether the open slot may be told of with the next one: each message wakes the broker, and costs as much as small slots do.
+        """Whether the open slot may be told of with the next one: each message wakes the broker.
 
         Only while slots fill within moments, so that the next one comes soon, and two more are in hand: the broker is to grant
         others before the last one is full.
