@@ -77,6 +77,10 @@ class Nodes:
     def wait(self, condition, what):
         self.coordinator.wait(condition, WAIT, f"the test waits for {what}")
 
+    def published(self, job, partitions, rows):
+        """The ledger comes to have so much; word of the last partition may still be on its way."""
+        self.wait(lambda: self.coordinator.ledger.published(job) == (partitions, rows), f"{rows} rows in the ledger")
+
     def state(self, index):
         return self.coordinator.nodes[f"worker:{index}"]
 
@@ -134,7 +138,7 @@ def test_partition_moves_to_the_other_node_behind_what_was_published(nodes, tmp_
     second.end_partition()
     second.close(wait=True)
     assert nodes.writer(0).open_partition("job/0", 9) == len(rows)  # all is there already
-    assert nodes.coordinator.end_job("job") == (1, len(rows))
+    nodes.published("job", 1, len(rows))
     nodes.end_feed()
     assert noted(tmp_path) == {0: rows[:skip], 1: rows[skip:]}
 
@@ -262,7 +266,7 @@ def test_a_feed_goes_on_under_attack(tmp_path):
                     assert writer.open_partition(f"job/{part}", part) == 0
                     writer.write_rows(range(1000))
                     writer.end_partition()
-        assert nodes.coordinator.end_job("job") == (4, 4000)
+        nodes.published("job", 4, 4000)
         nodes.end_feed()
         assert noted(tmp_path) == {0: [*range(1000)] * 2, 1: [*range(1000)] * 2}
     finally:

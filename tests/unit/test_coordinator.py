@@ -153,7 +153,7 @@ def test_partition_moves_behind_the_watermark(coordinator):
         b.send(m.PartitionDone("f/0", 11, 60))
         b.send(m.Started(this_process()))
         coordinator.wait(lambda: coordinator.nodes["worker:1"].started, WAIT, "the test")
-    assert coordinator.end_job("f") == (1, 60)
+    assert coordinator.ledger.published("f") == (1, 60)
 
 
 def test_fence_is_repeated_after_a_reconnect(coordinator):

@@ -57,7 +57,9 @@ def test_attempt_after_the_end_skips_everything():
     ledger.open("worker:0", "f1/7", 1)
     ledger.done("worker:0", "f1/7", 1, 20)
     assert ledger.open("worker:1", "f1/7", 2) == [Grant("worker:1", "f1/7", 2, 20)]
-    assert ledger.close("f1") == (1, 20)
+    assert ledger.published("f1") == (1, 20)
+    ledger.close("f1")
+    assert ledger.published("f1") == (0, 0)
 
 
 def test_attempts_at_a_complete_partition_are_not_fenced_since_they_have_nothing_to_publish():

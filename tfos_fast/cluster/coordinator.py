@@ -62,7 +62,7 @@ class Coordinator:
         self.nodes: dict[str, NodeState] = {}
         self._failures: list[tuple[str, m.Failure]] = []  # (token of the agent, what happened), in order
         self._expected: dict[str, str] | None = None  # name -> token, once the reservation is over
-        self._ledger = Ledger()
+        self.ledger = Ledger()
         self.steps = StepAgreement()  # of the default feed
         self._stopping = False  # agents are told to end, so their ends are no failures
         self._requests: deque[Callable[[], None]] = deque()
@@ -187,16 +187,9 @@ class Coordinator:
 
         self._ask(apply)
 
-    def end_job(self, prefix: str) -> tuple[int, int]:
-        """Close a job in the ledger; returns its partitions and rows that were published whole."""
-        result: list[tuple[int, int]] = []
-
-        def apply() -> None:
-            result.append(self._ledger.close(prefix))
-
-        self._ask(apply)
-        self.wait(lambda: bool(result), 30, "the driver waits for its coordinator thread")
-        return result[0]
+    def end_job(self, prefix: str) -> None:
+        """Close a job in the ledger."""
+        self._ask(lambda: self.ledger.close(prefix))
 
     def close(self) -> None:
         """End the thread and close the sockets."""
@@ -355,11 +348,11 @@ class Coordinator:
                 self._route(peer, m.Refused(message.request, other, "Elsewhere"))
             case m.OpenPartition():
                 self._opening[message.key, message.attempt] = (peer, message.request)
-                self._act(self._ledger.open(name, message.key, message.attempt))
+                self._act(self.ledger.open(name, message.key, message.attempt))
             case m.Fenced():
-                self._act(self._ledger.fenced(name, message.key, message.attempt, message.watermark, message.proof))
+                self._act(self.ledger.fenced(name, message.key, message.attempt, message.watermark, message.proof))
             case m.PartitionDone():
-                self._act(self._ledger.done(name, message.key, message.attempt, message.rows, message.proof))
+                self._act(self.ledger.done(name, message.key, message.attempt, message.rows, message.proof))
                 self.steps.done(message.key)
 
     def _hello(self, peer: bytes, message: m.Hello) -> None:
@@ -387,7 +380,7 @@ class Coordinator:
         # What was sent just before the connection broke may be lost.
         for order in node.orders.values():
             self._send(message.name, order)
-        self._act(list(self._ledger.fences_at(message.name)))
+        self._act(list(self.ledger.fences_at(message.name)))
         self._carry(self.steps.repeat(message.name))
 
     def _act(self, actions: list[Action] | list[AskFence]) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tfos_fast.channel.writer import Writer
     from tfos_fast.cluster.splitreader import SplitReader
 
-Fed = tuple[int, int, bool]
+Fed = tuple[int, bool, bool]  # partition, whether it was published whole, whether nothing of it is left to feed
+Write = Callable[["Writer", Iterator[Any], int], None]  # items of a partition, behind so many rows
 PATIENCE = 0.3  # a task of a named feed waits so long for a slot, and then gives its place back to the default feed
 FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, rather than to fail and be tried again
 
@@ -82,21 +83,22 @@ class Feeder:
     exactly_once: bool = True
 
     def rows(self, _: int, partition: Iterable[Any]) -> Iterator[Fed]:
-        """For ``mapPartitionsWithIndex``: yields (partition, rows written here, whether that was the rest of it)."""
+        """For ``mapPartitionsWithIndex``: yields one ``Fed``."""
 
-        def write(writer: Writer, rows: Iterator[Any], skip: int) -> int:
+        def write(writer: Writer, rows: Iterator[Any], skip: int) -> None:
             if skip:
                 writer.compare_rows(itertools.islice(rows, skip))
-            return writer.write_rows(rows)
+            writer.write_rows(rows)
 
         yield self._feed(iter(partition), write)
 
     def pickled(self, loads: Callable[[bytes], list[Any]]) -> Callable[[int, Iterable[bytes]], Iterator[Fed]]:
         """For ``mapPartitionsWithIndex`` over pickled batches: yields as ``rows``."""
 
-        def write(writer: Writer, batches: Iterator[bytes], skip: int) -> int:
+        def write(writer: Writer, batches: Iterator[bytes], skip: int) -> None:
             if not skip:
-                return writer.write_pickled(batches, loads)
+                writer.write_pickled(batches, loads)
+                return
             split: list[tuple[bytes, int]] = []  # the batch in which the skipped rows end, and how many of them it has
 
             def skipped() -> Iterator[Any]:
@@ -110,7 +112,7 @@ class Feeder:
 
             writer.compare_rows(skipped())
             first, begun = split[0] if split else (None, 0)
-            return writer.write_pickled(batches if first is None else itertools.chain([first], batches), loads, begun)
+            writer.write_pickled(batches if first is None else itertools.chain([first], batches), loads, begun)
 
         def run(_: int, partition: Iterable[bytes]) -> Iterator[Fed]:
             yield self._feed(iter(partition), write)
@@ -118,10 +120,10 @@ class Feeder:
         return run
 
     def batches(self, partition: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """For ``mapInArrow``: yields one record (partition, rows written here, whether that was the rest of it)."""
+        """For ``mapInArrow``: yields one ``Fed`` as a record."""
         import pyarrow as pa
 
-        def write(writer: Writer, batches: Iterator[pa.RecordBatch], skip: int) -> int:
+        def write(writer: Writer, batches: Iterator[pa.RecordBatch], skip: int) -> None:
             split: list[pa.RecordBatch] = []
 
             def skipped() -> Iterator[pa.RecordBatch]:
@@ -134,28 +136,24 @@ class Feeder:
 
             if skip:
                 writer.compare_batches(skipped())
-            rows = 0
             for batch in itertools.chain(split, batches):
-                rows += writer.write_batch(batch)
+                writer.write_batch(batch)
                 if writer.terminated:
                     break
-            return rows
 
-        number, rows, whole = self._feed((batch for batch in partition if batch.num_rows), write)
-        fields = {"partition": pa.array([number], pa.int32()), "rows": pa.array([rows], pa.int64()), "whole": pa.array([whole])}
+        number, whole, over = self._feed((batch for batch in partition if batch.num_rows), write)
+        fields = {"partition": pa.array([number], pa.int32()), "whole": pa.array([whole]), "over": pa.array([over])}
         yield pa.RecordBatch.from_pydict(fields)
 
     def files(self, reader: SplitReader) -> Callable[[int, Iterable[Any]], Iterator[Fed]]:
         """For ``mapPartitionsWithIndex`` over splits of files, one in a partition: yields as ``rows``."""
 
-        def write(writer: Writer, splits: Iterator[Any], skip: int) -> int:
-            rows = 0
+        def write(writer: Writer, splits: Iterator[Any], skip: int) -> None:
             for split in splits:
                 for batch in reader.batches(split, writer.slot_bytes, skip):
-                    rows += writer.write_batch(batch)
+                    writer.write_batch(batch)
                     if writer.terminated:
                         break
-            return rows
 
         def run(_: int, partition: Iterable[Any]) -> Iterator[Fed]:
             yield self._feed(iter(partition), write)
@@ -169,16 +167,16 @@ class Feeder:
                 channel.control("empty", f"{self.job}/{number}".encode())
                 return
 
-    def _feed(self, items: Iterator[Any], write: Callable[[Writer, Iterator[Any], int], int]) -> Fed:
+    def _feed(self, items: Iterator[Any], write: Write) -> Fed:
         number, attempt = attempt_here()
         if self.only is not None and number not in self.only:
-            return number, 0, True
+            return number, False, True
         try:
             first = next(items)
         except StopIteration:
             if not self.name:
                 self._empty(number)
-            return number, 0, True
+            return number, False, True
         items = itertools.chain([first], items)
         best = ""
         while True:
@@ -190,35 +188,33 @@ class Feeder:
     def _wanted(self, best: str) -> tuple[m.NodeInfo, ...]:
         return tuple(node for node in self.nodes if node.name == best) or self.nodes
 
-    def _feed_to(
-        self, best: str, number: int, attempt: int, items: Iterator[Any], write: Callable[[Writer, Iterator[Any], int], int]
-    ) -> Fed:
+    def _feed_to(self, best: str, number: int, attempt: int, items: Iterator[Any], write: Write) -> Fed:
         channel = choose(self._wanted(best), self.keys, number, self.turn, self.name)
         if channel is None and best:  # it wants no more rows by now
             channel = choose(self.nodes, self.keys, number, self.turn, self.name)
         if channel is None:
-            return number, 0, True
+            return number, False, True
         try:
             writer = channel.writer(stall_timeout=self.stall_timeout)
             writer.patience = PATIENCE if self.name else None
-            done = False
+            done = whole = False
             try:
                 skip = writer.open_partition(f"{self.job}/{number}", attempt)
                 if not self.exactly_once:
                     skip = 0
-                rows = 0
                 if not writer.terminated:
-                    rows = write(writer, items, skip)
+                    write(writer, items, skip)
                     writer.end_partition()
+                    whole = not writer.terminated
                 done = True
             finally:
                 writer.close(wait=done and not self.name)
         except Yielded:
-            return number, 0, False  # the rows that were published stay; the next attempt begins behind them
+            return number, False, False  # the rows that were published stay; the next attempt begins behind them
         except Fenced:
             time.sleep(FENCED_WAIT)
             raise
         finally:
             channel.close()
             settle_imports()
-        return number, rows, True
+        return number, whole, True

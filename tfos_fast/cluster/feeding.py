@@ -136,12 +136,13 @@ class Feeding(Watching):
                 )
                 job = SparkJob(self.sc, f"feed {self._feeds}, epoch {epoch + 1} of {epochs}", action, self._coordinator.changed)
                 self._watch(job, stall=feed_timeout)
-                only = frozenset(number for number, _, whole in job.result or () if not whole)
+                partitions += sum(whole for _, whole, _ in job.result or ())
+                only = frozenset(number for number, _, over in job.result or () if not over)
                 if only:  # they made way for a named feed
                     self._wait(lambda: not self._offers.busy)
                     made_way = True
             self._watch(EpochEnds(self._coordinator), stall=feed_timeout)
-            partitions += self._coordinator.end_job(job_name)[0]
+            self._coordinator.end_job(job_name)
             taken = RowsTaken(self._coordinator)
             self._end_epoch()
             if not any(state.eats for state in states.values()):

@@ -146,17 +146,17 @@ class Ledger:
             if entry.node == node and entry.waiting
         ]
 
-    def close(self, prefix: str) -> tuple[int, int]:
-        """The job that fed the partitions ``<prefix>/...`` is over: refuse stragglers, and forget its entries.
+    def published(self, prefix: str) -> tuple[int, int]:
+        """Partitions ``<prefix>/...`` that are known to be published whole, and their rows."""
+        done = [
+            entry.watermark for key, entry in self.entries.items() if key.startswith(prefix + "/") and entry.state is State.DONE
+        ]
+        return len(done), sum(done)
 
-        Returns
-        -------
-        partitions, rows : int
-            What was published whole.
-        """
+    def close(self, prefix: str) -> None:
+        """The job that fed the partitions ``<prefix>/...`` is over: refuse stragglers, and forget its entries."""
         self.closed.add(prefix)
         keys = [key for key in self.entries if key.rpartition("/")[0] == prefix]
-        gone = [self.entries.pop(key) for key in keys]
+        for key in keys:
+            del self.entries[key]
         self._fencing.difference_update(keys)
-        done = [entry for entry in gone if entry.state is State.DONE]
-        return len(done), sum(entry.watermark for entry in done)

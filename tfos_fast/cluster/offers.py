@@ -194,7 +194,7 @@ class Offers:
             if job.error is not None:
                 raise job.error
             self._forget(offer.name, demands)
-            offer.left = frozenset(number for number, _, whole in job.result if not whole)
+            offer.left = frozenset(number for number, _, over in job.result if not over)
             if not offer.left:
                 self._coordinator.end_job(offer.job_name)
                 self._order(offer.members, lambda number: m.EndEpoch(number, offer.name))

@@ -57,7 +57,7 @@ def source_of(sc: Any, data: Any) -> Source:
         return Source(sc, lambda feeder: rdd.mapPartitionsWithIndex(feeder.files(reader)))
     if is_frame(data):
         frame = in_small_batches(sc, data)
-        return Source(sc, lambda feeder: frame.mapInArrow(feeder.batches, "partition int, rows long, whole boolean"))
+        return Source(sc, lambda feeder: frame.mapInArrow(feeder.batches, "partition int, whole boolean, over boolean"))
     batches = pickled_batches(data)
     if batches is not None:
         return Source(sc, lambda feeder: batches.mapPartitionsWithIndex(feeder.pickled(loads_of(data))))
