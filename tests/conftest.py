@@ -71,7 +71,7 @@ def our_processes() -> dict[int, str]:
 
 
 def our_segments() -> dict[str, str]:
-    """Segments that some process has open or this process has mapped."""
+    """Segments that some process has open, or that this process or one of Spark's workers has mapped."""
     found = {}
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
@@ -83,6 +83,13 @@ def our_segments() -> dict[str, str]:
     for line in Path("/proc/self/maps").read_text().splitlines():
         if "/memfd:tfos_fast" in line:
             found[line.split()[4]] = "mapped here"
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            worker = b"pyspark.daemon" in (process / "cmdline").read_bytes() and of_this_run(process.name)
+            if worker and "/memfd:tfos_fast" in (process / "maps").read_text():
+                found[str(process)] = "mapped by a worker of Spark"
+        except OSError:
+            continue
     return found
 
 

@@ -14,6 +14,7 @@ import secrets
 import struct
 
 from tfos_fast._segment import Lease, Mapping, ReleaseSet, Window
+from tfos_fast.channel.mappings import mapped
 from tfos_fast.channel.memory import available_bytes
 from tfos_fast.errors import AddressError, ChannelClosed, NotEnoughMemory, SegmentError
 
@@ -75,7 +76,7 @@ class Segment:
         Held open by the creator only; -1 elsewhere.
     """
 
-    def __init__(self, fd: int, *, keep_fd: bool) -> None:
+    def __init__(self, fd: int, *, keep_fd: bool, owner: int = 0) -> None:
         self.fd = -1
         size = os.fstat(fd).st_size
         if size < HEADER_BYTES:
@@ -97,8 +98,8 @@ class Segment:
         if seals & _SEALS != _SEALS:
             raise AddressError("the segment is not sealed against truncation")
         self.size = size
-        self._mapping: Mapping | None = Mapping(fd, size)
-        self._seen: set[int] = set()  # slots whose pages are in this process's page table
+        self._mapping: Mapping | None
+        self._mapping, self._seen = mapped(self.id, owner, lambda: Mapping(fd, size)) if owner else (Mapping(fd, size), set())
         if keep_fd:
             self.fd = fd
 
@@ -164,7 +165,7 @@ class Segment:
         except OSError as error:
             raise AddressError(f"no segment at {path} on this host: {error.strerror}") from error
         try:
-            segment = cls(here, keep_fd=False)
+            segment = cls(here, keep_fd=False, owner=pid)
         finally:
             os.close(here)
         if segment.id != identity:

@@ -15,7 +15,7 @@ from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.agent import LOCAL_KEYS
 from tfos_fast.cluster.choosing import choose
 from tfos_fast.cluster.entrance import Keys
-from tfos_fast.cluster.feeder import attempt_here, settle_imports
+from tfos_fast.cluster.feeder import attempt_here, settle_worker
 from tfos_fast.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Inferrer:
             if writer is not None:
                 writer.close()
             channel.close()
-            settle_imports()
+            settle_worker()
 
 
 class Kept:
