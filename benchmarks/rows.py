@@ -112,6 +112,33 @@ class Sums:
         return Sums(self.rows * times, tuple(value * times % WRAP for value in self.columns))
 
 
+class Tally:
+    """Sums of batches as they come: so that every byte is read, for as little beside that as Python allows."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._columns: list[int] = []
+        self._kinds: list[np.dtype] = []  # as which each column's memory is summed; see column_sum
+        self._shifts: list[int] = []
+
+    def add(self, columns: Sequence[Any]) -> None:
+        """With a batch more: arrays or eager tensors of numbers, with the same types each time. Their memory is not copied."""
+        if not self._kinds:
+            arrays = [np.asarray(column) for column in columns]
+            self._kinds = [_WORD if array.nbytes // len(array) % 8 == 0 else _UNSIGNED[array.itemsize] for array in arrays]
+            self._shifts = [8 * (8 - kind.itemsize) for kind in self._kinds]
+            self._columns = [0] * len(arrays)
+        for i, column in enumerate(columns):
+            kind = self._kinds[i]
+            self._columns[i] += int(_sum(np.frombuffer(column, kind), dtype=kind))
+        self._rows += columns[0].shape[0]
+
+    @property
+    def sums(self) -> Sums:
+        """What came so far."""
+        return Sums(self._rows, tuple((total << shift) % WRAP for total, shift in zip(self._columns, self._shifts, strict=True)))
+
+
 def sums_of(rows: Iterable[Any], dtypes: Sequence[str]) -> Sums:
     """Sums of Python rows as numpy would store them: what a trainer has to find."""
     found = Sums()

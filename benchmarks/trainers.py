@@ -7,18 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from benchmarks.collector import send
-from benchmarks.rows import Sums, sums_of
+from benchmarks.rows import Sums, Tally, sums_of
 
 BATCH = 256
 
 
-def _columns(batch: Any) -> Sequence[np.ndarray]:
-    """A batch's columns as arrays. Memory is not copied (``tensor.numpy()`` would)."""
-    values = batch.values() if isinstance(batch, dict) else batch
-    return [np.asarray(value) for value in values]
+def _columns(batch: Any) -> Sequence[Any]:
+    """A batch's columns."""
+    return list(batch.values()) if isinstance(batch, dict) else batch
 
 
 def _batches(feed: Any, way: str, spec: Any) -> Iterator[Any]:
@@ -33,10 +30,10 @@ def _batches(feed: Any, way: str, spec: Any) -> Iterator[Any]:
 def summing(args: Any, ctx: Any) -> None:
     """Sum every column of every batch, read by ``tensors`` or ``dataset``."""
     send(args["to"], args["of"] + " began", pid=os.getpid())
-    found = Sums()
+    tally = Tally()
     for batch in _batches(ctx.get_data_feed(), args["way"], args["spec"]):
-        found = found.add(_columns(batch))
-    send(args["to"], args["of"], rows=found.rows, columns=found.columns)
+        tally.add(_columns(batch))
+    send(args["to"], args["of"], rows=tally.sums.rows, columns=tally.sums.columns)
 
 
 def reading_rows(args: Any, ctx: Any) -> None:
