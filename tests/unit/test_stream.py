@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import pickle
 import pickletools
+import time
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from tfos_fast.channel import decode
 from tfos_fast.channel.infer import infer
 from tfos_fast.channel.lattice import apply_spec
 from tfos_fast.channel.layout import layout
+from tfos_fast.channel.sources import PickledRows
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
 
 relaxed = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -172,19 +174,35 @@ def test_a_spec_casts_and_refuses() -> None:
 
 def test_full_leaves_the_row_in_the_stream_and_ticks_pass() -> None:
     batch = StreamBatch()
-    assert batch.load(pickle.dumps(list(range(10)), 5))
+    assert batch.load(pickle.dumps(list(range(20)), 5))
     packer = RowPacker(infer(1, exact=True), exact=True)
     memory = slot(4096)
-    packer.bind(memory, layout(packer.schema, 4, 4096))
+    packer.bind(memory, layout(packer.schema, 12, 4096))
     assert pack_stream(packer, batch, 0) == TICK
-    assert (packer.rows, batch.position) == (1, 1)
+    assert (packer.rows, batch.position) == (8, 8)
     assert pack_stream(packer, batch, 60) == FULL
-    assert (packer.rows, batch.position, packer.has_pending) == (4, 4, False)
-    assert batch.rest() == [4, 5, 6, 7, 8, 9]
+    assert (packer.rows, batch.position, packer.has_pending) == (12, 12, False)
+    assert batch.rest() == [*range(12, 20)]
     packer.unbind()
-    packer.bind(memory, layout(packer.schema, 8, 4096))
+    packer.bind(memory, layout(packer.schema, 12, 4096))
     assert pack_stream(packer, batch, 60) == END
-    assert decode.rows(packer.layout, memory, 0, packer.rows) == [4, 5, 6, 7, 8, 9]
+    assert decode.rows(packer.layout, memory, 0, packer.rows) == [*range(12, 20)]
+    packer.unbind()
+
+
+def test_short_batches_of_a_slow_source_tick_too() -> None:
+    """A reader that starves gets what there is, though no batch lasts as long as a tick."""
+
+    def slow():
+        for i in range(3):
+            time.sleep(0.02)
+            yield pickle.dumps([i], 5)
+
+    packer = RowPacker(infer(1, exact=True), exact=True)
+    packer.bind(slot(4096), layout(packer.schema, 12, 4096))
+    source = PickledRows(slow(), pickle.loads)
+    assert [source.pack(packer, 0.01) for _ in range(4)] == [TICK, TICK, TICK, END]
+    assert packer.rows == 3
     packer.unbind()
 
 

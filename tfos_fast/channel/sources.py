@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tfos_fast._pack import END, RowPacker
+from tfos_fast._pack import END, TICK, RowPacker
 from tfos_fast._stream import StreamBatch
 from tfos_fast._stream_pack import pack_stream
 
@@ -99,6 +100,7 @@ class PickledRows:
 
     def pack(self, packer: RowPacker, tick_seconds: float) -> int:
         """Pack rows until something happens: see :meth:`RowPacker.pack_from <tfos_fast._pack.RowPacker.pack_from>`."""
+        until = time.monotonic() + tick_seconds
         while True:
             if self._rows is None:
                 event = pack_stream(packer, self._stream, tick_seconds)
@@ -110,6 +112,8 @@ class PickledRows:
                 self._load(next(self._batches))
             except StopIteration:
                 return END
+            if time.monotonic() >= until:  # batches may be short, and their source slow
+                return TICK
 
     def _load(self, batch: bytes) -> None:
         self._rows = None
