@@ -8,6 +8,7 @@ import sys
 PROGRAMS = {
     "feed": "feeding a cluster against Spark's own iteration",
     "pack": "the packer against pickle and numpy, row by row",
+    "parts": "what a feed cannot do without, each part alone",
     "channel": "the channel against memcpy and multiprocessing.Queue",
     "detection": "how long until the driver knows of a death",
     "remote": "the remote feed against a bare CURVE socket",
