@@ -46,6 +46,19 @@ def test_a_quick_run_writes_every_case(tmp_path):
     assert spent["all"]["us_user"] > 0
 
 
+@pytest.mark.long
+def test_parts_of_a_feed_alone(tmp_path):
+    path = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks", "parts", "--only", "n", "--repeats", "1", "--json", str(path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    parts = json.loads(path.read_text())["parts"]
+    assert set(parts) == {"tens", "frame-columns"}
+    assert {"scan", "scan and pack", "memcpy", "read", "hand out", "sum", "tf.data alone"} == set(parts["tens"])
+    assert {"pyarrow alone", "hand out", "sum"} == set(parts["frame-columns"])
+    assert all(len(samples) == 1 and samples[0] > 0 for case in parts.values() for samples in case.values())
+
+
 def test_a_missing_environment_of_tensorflowonspark_is_a_failed_case_that_says_what_makes_it(tmp_path):
     told = {"executors": 2, "repeats": 1, "seconds": 0.2, "quick": True, "executor_mib": 1024, "conf": []}
     report = Report({}, {}, None)
