@@ -58,6 +58,7 @@ cdef struct Arena:
 cdef struct Machine:
     const uint8_t* bytes                    # the stream
     Py_ssize_t size
+    Py_ssize_t large  # where the last large piece of data ended
     Arena stack                             # of Node
     Arena marks                             # of Py_ssize_t
     Arena memo                              # of Node

@@ -20,6 +20,15 @@ from tfos_fast._values cimport (
     BOOL, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, NO_CODE, UINT8, UINT16, UINT32, UINT64,
 )
 
+cdef extern from *:
+    """
+    #define tfos_prefetch(where) __builtin_prefetch(where)
+    """
+    void tfos_prefetch(const void* where) noexcept nogil
+
+cdef enum:
+    LARGE = 256  # bytes; what lies behind less is read ahead by the processor itself
+
 cdef enum Outcome:
     GO_ON
     DONE
@@ -156,7 +165,7 @@ cdef class StreamBatch:
         cdef Machine* m = &self.machine
         m.stack.used = m.marks.used = m.memo.used = m.children.used = m.chunks.used = m.arrays.used = m.dtypes.used = 0
         m.bytes = NULL
-        m.size = 0
+        m.size = m.large = 0
         self.rows = self.position = 0
         self.stream = self._objects = None
 
@@ -560,6 +569,7 @@ cdef int build(Machine* m) noexcept nogil:
 cdef int data(Machine* m, int kind, Py_ssize_t* at, int width) noexcept nogil:
     """Text or bytes behind a length of so many bytes."""
     cdef uint64_t count
+    cdef Py_ssize_t ahead
     if m.size - at[0] < width:
         return UNKNOWN
     count = little(m.bytes + at[0], width)
@@ -567,6 +577,13 @@ cdef int data(Machine* m, int kind, Py_ssize_t* at, int width) noexcept nogil:
     if count > <uint64_t>(m.size - at[0]) or count > MAX_COUNT:
         return UNKNOWN
     at[0] += <Py_ssize_t>count
+    if count >= LARGE:
+        # Rows of one kind: what follows the data of the next but one lies two strides ahead, in memory not yet read.
+        ahead = at[0] + 2 * (at[0] - m.large)
+        if ahead < m.size:
+            tfos_prefetch(m.bytes + ahead)
+            tfos_prefetch(m.bytes + ahead + 64)
+        m.large = at[0]
     return push(m, kind, <Py_ssize_t>count, at[0] - <Py_ssize_t>count)
 
 
