@@ -55,6 +55,31 @@ def by_memcpy(total: int, block: int = BLOCK) -> float:
     return total / (time.perf_counter() - begin)
 
 
+def read_ring(ring: Any, block: int, go: Any, over: Any) -> None:
+    blocks = np.frombuffer(ring).reshape(-1, block // 8)
+    go.wait()
+    while not over.value:
+        for values in blocks:
+            read(values)
+
+
+def by_memcpy_beside_a_reader(total: int, block: int = BLOCK) -> float:
+    """Bytes per second of copying while another process reads the ring, neither waiting for the other."""
+    ring, over, go = SPAWN.RawArray("d", MEMORY // 8), SPAWN.RawValue("b", 0), SPAWN.Barrier(2)
+    reader = SPAWN.Process(target=read_ring, args=(ring, block, go, over))
+    reader.start()
+    blocks, slots = sources(block), np.frombuffer(ring).reshape(-1, block // 8)
+    slots[:] = 1
+    go.wait()
+    begin = time.perf_counter()
+    for i in range(total // block):
+        np.copyto(slots[i % len(slots)], blocks[i % len(blocks)])
+    seconds = time.perf_counter() - begin
+    over.value = 1
+    reader.join()
+    return total / seconds
+
+
 def by_copy_and_read(total: int) -> float:
     """Bytes per second of copying and reading in one process, no transport at all."""
     blocks = sources()
