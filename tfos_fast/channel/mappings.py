@@ -57,4 +57,4 @@ def _until_it_ends(identity: bytes, pidfd: int) -> None:
         poll.poll()
     finally:
         os.close(pidfd)
-        del _kept[identity]
+        _kept.pop(identity, None)  # two threads may have opened it at once: the later mapping is the one that was kept
