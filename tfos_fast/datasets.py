@@ -20,6 +20,7 @@ from tfos_fast.channel.assembler import Columns
 from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.window import Window
+from tfos_fast.handed import Handed
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ def make(
     prefetch: int,
     empty: bool,
     full: bool = False,
+    handed: Handed | None = None,
 ) -> Any:
     """Build the dataset.
 
@@ -142,6 +144,8 @@ def make(
         When nothing came in time, hand out batches without rows.
     full : bool
         Every batch has ``batch_size`` rows, and elements say so.
+    handed : Handed, optional
+        Is told of iterators and batches.
     """
     if full:
         specs = {name: _of_rows(tf, spec, batch_size) for name, spec in specs.items()}
@@ -151,6 +155,8 @@ def make(
 
     def epoch() -> Iterator[Any]:
         ahead = 1
+        if handed is not None:
+            handed.begin()
         try:
             while True:
                 item = source(ahead)
@@ -161,16 +167,22 @@ def make(
                     if not empty:
                         continue
                     columns = {name: _nothing(spec) for name, spec in specs.items()}
+                    parts = 1
                 elif rows < batch_size and drop_remainder:
                     continue
                 elif most > 1:
                     each = min(rows, batch_size)
-                    columns = {name: _chunk(columns[name], rows // each, each) for name in specs}
+                    parts = rows // each
+                    columns = {name: _chunk(columns[name], parts, each) for name in specs}
                     # Who only looks at a first batch, as Keras does to build a model, must not lose a chunk by it.
                     ahead = min(most, 2 * ahead)
+                else:
+                    parts = 1
                 item = None
                 # from_generator takes arrays without a copy, but of ragged columns only tensors.
                 columns = {name: tensor(name, value) if isinstance(value, Ragged) else value for name, value in columns.items()}
+                if handed is not None:
+                    handed.gave(parts)
                 yield arrange(columns)
                 del columns  # the wait for the next batch must not hold this one's slot
         except GeneratorExit:

@@ -25,6 +25,7 @@ from tfos_fast.channel.reader import Reader, Spec
 from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.channel.stepper import Stepper
 from tfos_fast.errors import ChannelClosed, FormError, MissingDependency, SchemaMismatch
+from tfos_fast.handed import Handed
 from tfos_fast.pinned import pin, tensorflow_gpu
 
 
@@ -256,6 +257,7 @@ class DataFeed:
         self._shuffled: datasets.Shuffled | None = None
         self._pin_asked = False
         self._stepper: Stepper | None = None
+        self._handed: Handed | None = None  # None: the program has what the reader has handed out
 
     def should_stop(self) -> bool:
         """Whether the feed has ended and all rows were handed out. Does not wait."""
@@ -432,6 +434,7 @@ class DataFeed:
             raise FormError("rows of an inference are not shuffled: results go back in their order")
         known = bool(declared) and not nulls and all(shape is not None for _, shape in declared.values())
         source: datasets.Source | None = None
+        handed = self._handed = Handed(self.reader.trail, ahead=True, ordered=not shuffle)
         if uneven is not None:
             source, _ = self._in_step(uneven, batch_size, spec, nulls, group, shuffle, seed, drop_remainder, known=True)
         schema = self._open(batch_size, spec, nulls, wait=not known and idle is None)
@@ -460,7 +463,7 @@ class DataFeed:
             arrange = _weighted(arrange)
         return datasets.make(
             tf,
-            source or self._source(batch_size, shuffle, seed, idle),
+            source or handed.of(self._source(batch_size, shuffle, seed, idle)),
             single,
             arrange,
             to_tensor,
@@ -469,6 +472,7 @@ class DataFeed:
             prefetch=prefetch,
             empty=idle is not None,
             full=uneven == "pad",
+            handed=handed,
         )
 
     def _in_step(
@@ -500,8 +504,12 @@ class DataFeed:
         if self._stepper is None:
             source = self._source(n, shuffle, seed, 0.0)
             self._stepper = Stepper(self.reader, source, lambda: self._shuffled.clear() if self._shuffled else None)
+        if not known:  # the generator is the program's own
+            self._handed = Handed(self.reader.trail, ahead=False, ordered=True)
+        assert self._handed is not None
+        steps = self._handed.of(self._stepper)
         columns = [_declared(name, *part) for name, part in declared.items()]
-        return (padding.Padded(self._stepper, columns, n) if uneven == "pad" else self._stepper), columns
+        return (padding.Padded(steps, columns, n) if uneven == "pad" else steps), columns
 
     def _arranged(self, spec: Any, declared: list[Column], values: dict[str, Any]) -> Any:
         weight = values.pop(padding.WEIGHT, None)
@@ -540,6 +548,63 @@ class DataFeed:
             There are more results than rows without one, or columns differ in length.
         """
         self.reader.write_results(to_results(results))
+
+    def commit(self, batches: int | None = None) -> None:
+        """A checkpoint that was just saved covers the rows that this program was handed so far.
+
+        When the trainer dies and is started again (``max_restarts``), it gets the rows that came after its last commit; without a
+        commit, all that it ever got. To be called when the checkpoint is safe: when this returns, the node knows. A death between
+        the two brings rows again that the checkpoint covers.
+
+        Parameters
+        ----------
+        batches : int, optional
+            For ``dataset()``, which reads ahead: the checkpoint was made behind so many batches of the newest iterator (of Keras,
+            ``batch + 1`` in ``on_train_batch_end``). Without it ``dataset()`` has to be at the end of an epoch, and the program,
+            too. The other ways of reading hand out nothing ahead: everything that they gave is covered, also rows of an epoch that
+            a shuffle or ``uneven=`` has left unused.
+
+        Raises
+        ------
+        FormError
+            ``dataset()`` is in mid-epoch and no number was given, or it is none of this iterator's; the rows are drawn from a
+            shuffle window, which can be committed at the end of an epoch only; or it is an inference.
+        """
+        self.reader.commit(*self._covered(batches))
+
+    def position(self, batches: int | None = None) -> dict[str, Any]:
+        """How far this node's program has come: to be saved with a checkpoint, and given to ``cluster.feed(position=)`` later.
+
+        Parameters
+        ----------
+        batches : int, optional
+            As for ``commit``.
+
+        Returns
+        -------
+        dict
+            Of plain values, as JSON has them: ``epoch``, the number of the epoch among all that the application feeds, and
+            ``rows``: epoch -> partition -> spans of the rows that this node's program was handed, for this epoch and the one
+            before.
+
+        Raises
+        ------
+        FormError
+            As for ``commit``.
+        """
+        epoch, rows = self.reader.position(*self._covered(batches))
+        partitions = {
+            str(number): {key.rpartition("/")[2]: [list(span) for span in spans] for key, spans in parts.items()}
+            for number, parts in rows.items()
+        }
+        return {"epoch": epoch, "rows": partitions}
+
+    def _covered(self, batches: int | None) -> tuple[int | None, int | None]:
+        if self._handed is not None:
+            return self._handed.covered(batches)
+        if batches is not None:
+            raise FormError("commit(batches=) is for dataset(), which reads ahead; other ways of reading need no number")
+        return None, None
 
     def terminate(self) -> None:
         """Want no more rows: feeding to this node ends soon, what is queued is dropped."""

@@ -22,7 +22,7 @@ import zmq
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.address import Address
-from tfos_fast.channel.feed import Feed, OnOpen
+from tfos_fast.channel.feed import Feed, Loss, OnOpen
 from tfos_fast.channel.processes import make_runtime_directory, open_pidfd, started
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
@@ -134,6 +134,10 @@ class Broker:
         """Call ``callback()`` in the loop about every so many seconds."""
         self._timers.append([time.monotonic() + seconds, seconds, callback])
 
+    def after(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call ``callback()`` in the loop once, in so many seconds."""
+        self._timers.append([time.monotonic() + seconds, 0.0, callback])
+
     def fail(
         self,
         summary: str,
@@ -168,6 +172,12 @@ class Broker:
         answer = self.feed.fence(key, attempt)
         self.flush()
         return answer
+
+    def restart(self) -> Loss:
+        """The reader's process is dead, and another one will read: see ``Feed.restart``."""
+        loss = self.feed.restart()
+        self.flush()
+        return loss
 
     def status(self) -> dict[str, Any]:
         """The counters of :class:`~tfos_fast.channel.messages.Status` as a dict."""
@@ -209,9 +219,11 @@ class Broker:
             for guest in list(self._guests):
                 guest._turn()
             now = time.monotonic()
-            for timer in self._timers:
+            for timer in list(self._timers):
                 if timer[0] <= now:
                     timer[0] = now + timer[1]
+                    if not timer[1]:
+                        self._timers.remove(timer)
                     timer[2]()
             if self.on_turn is not None:
                 self.on_turn()

@@ -3,7 +3,8 @@
 Every change puts messages into ``outbox`` as (peer, message); the broker sends them. A *stream* is one attempt of one writer at one
 partition. Peers are ZeroMQ identities.
 
-A reader that leaves in order ends the feed: its arrays may outlive it, so no slot that it had is granted again.
+A reader that leaves in order ends the feed: its arrays may outlive it, so no slot that it had is granted again. One that died can
+have a successor (``restart``): the feed then begins anew, and what was published and is not committed has to come once more.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any, Literal
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.agreement import Agreement, check_form, is_sound
+from tfos_fast.channel.deliveries import Deliveries
 from tfos_fast.channel.grants import Grants
 from tfos_fast.channel.nodesteps import NodeSteps
 from tfos_fast.channel.proof import Proof, mark
 from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.spans import OPEN, Span
 from tfos_fast.channel.streams import Stream, Streams
 from tfos_fast.channel.table import INPUT, OUTPUT, SlotTable, State, TableError
 from tfos_fast.errors import TfosError
@@ -33,11 +36,31 @@ class Peer:
     pid: int = 0
     stream: Stream | None = None
     waiting: m.OpenPartition | None = None  # asked to open, and no reader has declared its form
+    opening: bool = False  # has asked to open, and it is not yet decided
     flushed: bool = False  # was asked to publish what it has, and has not published since
     knows: set[int] = field(default_factory=set)  # schema numbers sent with a Deliver
 
 
 OnOpen = Callable[[str, int, Callable[..., None]], None]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What of a feed was not done with when its reader died.
+
+    Attributes
+    ----------
+    epoch : int
+        Number of the epoch in which the last commit was.
+    frontier : dict
+        Partition -> the row that would have come next, of those that were not published to their end.
+    rows : dict
+        Partition -> rows that were published, and that no commit covers.
+    """
+
+    epoch: int
+    frontier: dict[str, int]
+    rows: dict[str, list[Span]]
 
 
 class Feed:
@@ -52,7 +75,7 @@ class Feed:
         Declared by the owner up front; without it writers wait for the reader's.
     on_open : callable, optional
         ``on_open(key, attempt, reply)`` decides how many rows an attempt skips: ``reply(skip, proof)`` or ``reply(error=text)``,
-        now or later. Without it the watermarks of this feed decide.
+        now or later, and with ``stop=`` up to which row. Without it the watermarks of this feed decide.
     clock : callable
         Gives seconds.
     """
@@ -89,6 +112,9 @@ class Feed:
         self.on_demand: Callable[[int, bool], None] = lambda epoch, ends: None
         self.yielding = False
         self.closed = False
+        self.recovers = False  # another reader comes when this one has died
+        self.deliveries = Deliveries(keep=False)
+        self.base = 0  # number of the epoch in which the reader began
         self.demanded = False  # its reader has nothing to read since it asked for this epoch
         self._epoch = 0  # ends of an epoch put behind the rows so far
         self._end_after = end_after
@@ -154,6 +180,8 @@ class Feed:
         if peer not in self.peers:
             raise TableError(f"{type(message).__name__} before Hello")
         role = self.peers[peer].role
+        if role == "dead":
+            return
         roles, handler = self._HANDLERS.get(type(message), ("", None))
         if handler is None or role not in roles:
             raise TableError(f"{type(message).__name__} is not for a {role} to say")
@@ -182,20 +210,31 @@ class Feed:
         if self.terminated:
             self._send(peer, m.Terminated())
 
-        def reply(skip: int = 0, proof: Proof = Proof(), *, error: str = "", kind: str = "Fenced") -> None:  # noqa: B008
+        def reply(
+            skip: int = 0,
+            proof: Proof = Proof(),  # noqa: B008
+            stop: int = OPEN,
+            *,
+            error: str = "",
+            kind: str = "Fenced",
+        ) -> None:
             if self.peers.get(peer) is not state:
                 return  # it left meanwhile
+            state.opening = False
             if error:
                 self._send(peer, m.Refused(kind, error))
                 return
             assert self.form is not None
             self._told = True
             state.stream = self._streams.open(message.key, message.attempt, peer, exchange=message.exchange, skip=skip, proof=proof)
-            self._send(peer, m.Opened(state.stream.number, skip, self.form, proof))
+            if not message.exchange:
+                self.deliveries.opened(state.stream.lane, message.key, skip)
+            self._send(peer, m.Opened(state.stream.number, skip, self.form, proof, stop))
             state.flushed = False
             if self._starving:
                 self._flush(peer, state)
 
+        state.opening = True
         self._on_open(message.key, message.attempt, reply)
 
     def _local_open(self, key: str, attempt: int, reply: Callable[..., None]) -> None:
@@ -230,6 +269,9 @@ class Feed:
             self._end_lane(stream)
 
     def _propose(self, peer: bytes, message: m.Propose) -> None:
+        stream = self.peers[peer].stream
+        if stream is not None and stream.fenced:
+            return  # it has been told
         if self.form is None or not is_sound(message.schema):
             raise TableError("a proposal without a form, or of no sound schema")
         try:
@@ -263,7 +305,8 @@ class Feed:
             self.table.discard(message.slot)  # results for a writer that is gone
             self._grant()
             return
-        if stream is None or message.schema_id >= len(self._agreement) or message.rows > message.capacity:
+        known = stream is not None and (stream.fenced or message.schema_id < len(self._agreement))
+        if stream is None or not known or message.rows > message.capacity:
             raise TableError(f"no stream {message.stream} or schema {message.schema_id}, or {message.rows} rows are too many")
         if state.role == "writer" and (stream is not state.stream or (stream.closed and not stream.fenced)):
             raise TableError(f"stream {message.stream} is not open")
@@ -282,6 +325,7 @@ class Feed:
             return
         stream.published += message.rows
         stream.proof = stream.proof.extended(message.proof, mark(self._agreement[message.schema_id].columns))
+        self.deliveries.published(stream.lane, message.rows)
         self.steps.published(stream.lane, message.rows)
         if self.steps.dropping and not self._keeping:
             self.table.discard(message.slot)
@@ -371,7 +415,7 @@ class Feed:
         self.steps.opened()
         if not message.train and self.table.quota[OUTPUT] == 0:
             self.table.reserve_output()
-        self._send(peer, m.FormSet(self.form, self.table.quota[INPUT]))
+        self._send(peer, m.FormSet(self.form, self.table.quota[INPUT], self.deliveries.keep))
         for name, state in list(self.peers.items()):
             if state.waiting is not None:
                 self._open_partition(name, state.waiting)
@@ -460,6 +504,21 @@ class Feed:
             state.flushed = True
             self._send(peer, m.Flush())
 
+    def _commit(self, peer: bytes, message: m.Commit) -> None:
+        if self._is_of_reader(peer):
+            self.deliveries.commit(message.epoch, message.ends, dict(message.handed))
+            self._send(peer, m.Committed())
+
+    def _ask_position(self, peer: bytes, message: m.AskPosition) -> None:
+        if self._is_of_reader(peer):
+            rows = self.deliveries.position(message.epoch, message.ends, dict(message.handed))
+            base = self.base
+            self._send(peer, m.Position(base + message.epoch, {base + epoch: spans for epoch, spans in rows.items()}))
+
+    def _is_of_reader(self, peer: bytes) -> bool:
+        """Whether a client belongs to the process that reads now, and not to one that is dead by now."""
+        return self.reader is not None and self.peers[peer].pid == self.peers[self.reader].pid
+
     def _set_pace(self, peer: bytes, message: m.SetPace) -> None:
         self.steps.declare(message.pace)
         for stream in self._streams:
@@ -501,6 +560,8 @@ class Feed:
     def _reader_left(self, gone: Peer, died: bool) -> None:
         self.reader = None
         self._slot_rows.clear()
+        if died and self.recovers:
+            return  # who started it says whether there will be another one
         if died:
             text = f"the reader (process {gone.pid}) died with {self.rows_published - self.rows_taken} published rows not taken"
             self.fail(self.explain_death(gone.pid) or m.Failed("ReaderDied", text))
@@ -519,9 +580,49 @@ class Feed:
         for peer in self.peers:
             self._send(peer, failure)
 
+    def restart(self) -> Loss:
+        """The reader's process is dead, and another one will read: begin anew. Only the counters and attached writers stay.
+
+        Writers leave their partitions as if another feed needed their place. ``base`` has to say in which epoch the reader begins.
+        """
+        loss = Loss(self.base + self.deliveries.epoch, self.deliveries.frontier(), self.deliveries.lost())
+        text = f"the reader of {{}} is gone, and another one will come, {self.rows_published - self.rows_taken} rows were not taken"
+        for stream in self._streams.restart():
+            if stream.writer is not None and stream.writer in self.peers:
+                kind = "ReaderDied" if stream.exchange else "Yielded"
+                self._send(stream.writer, m.Shut(stream.number, text.format(stream.key), kind))
+        for name, state in list(self.peers.items()):
+            if state.role == "reader":
+                state.role = "dead"  # what it has said last is not for its successor
+                self.table.drop(name)
+                self._grants.forget(name)
+            elif state.opening:
+                self.peers[name] = Peer(state.role, state.pid)  # the answer comes too late
+                self._send(name, m.Refused("Yielded", text.format("the node")))
+        for slot in range(self.table.n_slots):
+            if self.table.state[slot] is State.READY:
+                self.table.discard(slot)
+        if self.closed:
+            self.closed = self.yielding = False
+        self._queue.clear()
+        self._slot_rows.clear()
+        self.reader, self.form, self.train = None, None, True
+        self.terminated = self.ended = self.demanded = self._starving = self._told = False
+        self._starving_since = None
+        self.rows_published = self.rows_taken
+        self._keeping, self._kept, self._replaying = False, 0, 0
+        self._agreement = Agreement()
+        self.steps = self.steps.successor()
+        self.deliveries = Deliveries(keep=self.deliveries.keep)
+        self._epoch = 0
+        self.progress += 1
+        self._grant()
+        return loss
+
     def end_epoch(self) -> None:
         """Put an end-of-epoch mark behind everything published. Complete partitions will not be tried again."""
         self._streams.forget_complete()
+        self.deliveries.end_epoch()
         self.steps.end_epoch()
         self._epoch += 1
         self.demanded = False
@@ -622,4 +723,6 @@ class Feed:
         m.SetPace: ("reader", _set_pace),
         m.StepsEnd: ("reader", _steps_end),
         m.Terminate: ("reader", _terminate),
+        m.Commit: ("control", _commit),
+        m.AskPosition: ("control", _ask_position),
     }

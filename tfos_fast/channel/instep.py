@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.pace import Gate, Pace
 from tfos_fast.channel.replay import Piece
+from tfos_fast.channel.trail import Trail
 from tfos_fast.errors import FormError
 
 
@@ -32,6 +33,7 @@ class InStep:
         _open: Any
         _send_done: Any
         _starve: Any
+        trail: Trail
 
     gate: Gate | None = None
     at_end = False  # the mark that ends the epoch was read
@@ -120,6 +122,8 @@ class InStep:
             if item is None:
                 return
             if isinstance(item, m.EpochEnd | m.FeedEnd):
+                if isinstance(item, m.EpochEnd):
+                    self.trail.end_epoch()
                 self._begin_epoch()
             elif isinstance(item, Piece):
                 self._keeper.finish(item.rows)

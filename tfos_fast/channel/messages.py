@@ -14,6 +14,7 @@ from tfos_fast.channel.lattice import Declared, Nulls
 from tfos_fast.channel.pace import Pace
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.spans import OPEN, Span
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Pid = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -179,6 +180,30 @@ class Terminate(Message):
     """The reader wants no more rows."""
 
 
+Handed = Annotated[list[tuple[Count, Count]], msgspec.Meta(max_length=1 << 20)]  # lane, rows
+
+
+class Commit(Message):
+    """A checkpoint of the reader's program covers these rows, beside those of the commits before; answered by Committed.
+
+    Said by a control client of the reader's process: the reader itself may be waiting for rows.
+
+    ``epoch``: ends of an epoch that lie behind it; ``ends``: the reader stops at each, and has done with all rows before.
+    """
+
+    epoch: Count
+    ends: bool
+    handed: Handed
+
+
+class AskPosition(Message):
+    """What `Commit` would cover, in rows of partitions; answered by Position."""
+
+    epoch: Count
+    ends: bool
+    handed: Handed
+
+
 class SetPace(Message):
     """The reader goes in step with those of other nodes."""
 
@@ -207,19 +232,27 @@ class Welcome(Message):
 
 
 class FormSet(Message):
-    """Answer to OpenReader: the form in force, and how many slots the rows on their way to the reader may take."""
+    """Answer to OpenReader: the form in force, and how many slots the rows on their way to the reader may take.
+
+    ``recovers``: should it die, another reader goes on behind its last commit.
+    """
 
     form: Form
     quota: int
+    recovers: bool = False
 
 
 class Opened(Message):
-    """Answer to OpenPartition: the stream's number, the form, and the rows an earlier attempt has already delivered."""
+    """Answer to OpenPartition: the stream's number, the form, and the rows an earlier attempt has already delivered.
+
+    Only rows before number ``stop`` are wanted.
+    """
 
     stream: int
     skip: int
     form: Form
     proof: Proof = Proof()  # of the rows that are skipped
+    stop: int = OPEN
 
 
 class Agreed(Message):
@@ -325,10 +358,22 @@ class StreamTaken(Message):
 
 
 class Shut(Message):
-    """A newer attempt at the stream's partition has taken its place: what is still published to it is dropped."""
+    """A newer attempt at the stream's partition has taken its place, or its reader is gone: what is still published is dropped."""
 
     stream: int
     text: str
+    kind: str = "Fenced"  # name of a class in tfos_fast.errors
+
+
+class Committed(Message):
+    """Answer to Commit: should the reader die now, these rows will not come again."""
+
+
+class Position(Message):
+    """Answer to AskPosition: epoch -> partition -> spans of its rows."""
+
+    epoch: int  # in which the reader is
+    rows: dict[int, dict[str, list[Span]]]
 
 
 class Terminated(Message):
@@ -369,11 +414,11 @@ class ControlAnswer(Message):
 
 Request = (
     Hello | Bye | AskStatus | Stalled | Control | OpenPartition | Propose | Want | Publish | GiveBack | ClosePartition
-    | OpenReader | Pin | Done | Replayed | Starving | Terminate | Register | SetPace | StepsEnd
+    | OpenReader | Pin | Done | Replayed | Starving | Terminate | Register | SetPace | StepsEnd | Commit | AskPosition
 )  # fmt: skip
 Answer = (
     Welcome | FormSet | Opened | Agreed | Refused | Granted | Flush | Yield | Deliver | StreamEnd | Settle | Steps | EpochEnd
-    | FeedEnd | Keep | Replay | Pinned | StreamTaken | Shut | Terminated | Failed | Status | ControlAnswer
+    | FeedEnd | Keep | Replay | Pinned | StreamTaken | Shut | Terminated | Failed | Status | ControlAnswer | Committed | Position
 )  # fmt: skip
 
 #: What a decoder raises for bytes that are no message: ill-typed ones, text that is no UTF-8, nesting without end.

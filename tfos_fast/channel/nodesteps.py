@@ -47,6 +47,12 @@ class NodeSteps:
         self._over = False
         self._ended = False  # nothing more comes
 
+    def successor(self) -> NodeSteps:
+        """For the next reader: as at first."""
+        other = NodeSteps(self._to_reader)
+        other.alone, other.on_pace, other.unused = self.alone, self.on_pace, self.unused
+        return other
+
     @property
     def ready(self) -> int:
         """Steps of this epoch that the published rows are good for."""

@@ -24,6 +24,7 @@ from tfos_fast.channel.replay import Keeper, Piece
 from tfos_fast.channel.results import ResultWriter
 from tfos_fast.channel.rowbuffer import RowBuffer
 from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.trail import Trail
 from tfos_fast.errors import ChannelError, FormError, TfosError
 
 _KEEP_FREE = 2  # slots that a hoarding reader must leave in motion
@@ -64,6 +65,10 @@ class Reader(InStep):
         self._epoch = 0  # ends of an epoch that have come
         self._assembler = Assembler()
         self._rows = RowBuffer(origins=not train)
+        self.trail = Trail()
+        self._address = address
+        self._aside: LocalConnection | None = None  # for what is said while another thread waits for rows
+        self._aside_lock = threading.Lock()
         self._row_slot: int | Piece = -1  # the slot that rows are made from
         self._keeper = Keeper()
         self._origin: deque[tuple[int, int]] = deque()  # whose rows were handed out and have no result yet
@@ -148,8 +153,10 @@ class Reader(InStep):
         quiet_since: float | None = None
         while len(self._rows) < n and not self._leaving:
             if not self._rows.wants_slot:
+                stream, have = self._rows.stream, len(self._rows)
                 if self._rows.make():
                     self._finish(self._row_slot)
+                self.trail.note(stream, len(self._rows) - have)
                 continue
             item = self._next_item(wait=not (len(self._rows) and not self._train))
             if item is None:
@@ -168,6 +175,8 @@ class Reader(InStep):
             elif isinstance(item, Piece):
                 self._row_slot = item
                 self._rows.push(item.layout, item.buffer, item.stream, item.rows, item.start)
+            elif isinstance(item, m.EpochEnd):
+                self.trail.end_epoch()
             elif isinstance(item, m.FeedEnd):
                 return
 
@@ -272,6 +281,7 @@ class Reader(InStep):
             if self._train and most == 1 and not (runs or self._leaving or self._conn.failure):
                 batch = self._assembler.inside(n)
                 if batch is not None:
+                    self.trail.note(*batch.origin[0])
                     if (self._taken or self._released.pending) and self._done_is_due():
                         self._send_done()
                     return batch
@@ -286,8 +296,11 @@ class Reader(InStep):
             if self.schema is None and not self._pin(n, deadline):
                 return Batch({}, 0) if epoch_ends and not self._leaving else None
             batch = self._next_columns(n, epoch_ends, deadline, most, runs)
-            if batch is not None and not self._train:
-                self._origin.extend(batch.origin)
+            if batch is not None:
+                if not self._train:
+                    self._origin.extend(batch.origin)
+                for part in batch.origin:
+                    self.trail.note(*part)
             if self._keeper.untold or batch is None or self._done_is_due():
                 self._send_done()
             return batch
@@ -336,7 +349,11 @@ class Reader(InStep):
                 rest = self._assembler.rest(n)
                 if rest is not None:
                     self._inbox.appendleft(item)  # once more, until nothing is left
+                elif isinstance(item, m.EpochEnd):
+                    self.trail.end_epoch()
                 return rest
+            elif isinstance(item, m.EpochEnd):
+                self.trail.end_epoch()
         return None
 
     def _open(self, message: m.Deliver) -> tuple[Layout, Any]:
@@ -406,6 +423,63 @@ class Reader(InStep):
         if self._assembler.wants_slot and self._current is not None:
             slot, self._current = self._current, None
             self._finish(slot)
+
+    # ---- what a checkpoint covers --------------------------------------------------------------------------------------------
+
+    def commit(self, rows: int | None = None, epoch: int | None = None) -> None:
+        """A checkpoint covers the rows that were handed out: should this process die, they do not come again.
+
+        Does not wait for a thread that reads. When it returns, the broker knows.
+
+        Parameters
+        ----------
+        rows : int, optional
+            The first so many of all rows that this reader has handed out, as ``trail.total`` counts them; default: all of them.
+        epoch : int, optional
+            Ends of an epoch that lie behind them; default: all that were come by.
+
+        Raises
+        ------
+        FormError
+            It is an inference; or the rows behind these were handed out too long ago to be told apart.
+        """
+        with self._aside_lock:
+            rows, counts = self._handed(rows)
+            self._ask_aside(m.Commit, m.Committed, epoch, counts)
+            self.trail.committed(rows)
+
+    def position(self, rows: int | None = None, epoch: int | None = None) -> tuple[int, dict[int, dict[str, list[Any]]]]:
+        """What ``commit`` with the same arguments would cover, as partitions and rows.
+
+        Returns
+        -------
+        tuple
+            The number of the epoch, and epoch -> partition -> spans of its rows, for this epoch and the one before.
+
+        Raises
+        ------
+        FormError
+        """
+        with self._aside_lock:
+            _, counts = self._handed(rows)
+            answer = self._ask_aside(m.AskPosition, m.Position, epoch, counts)
+            return answer.epoch, answer.rows
+
+    def _handed(self, rows: int | None) -> tuple[int, dict[int, int]]:
+        if not self._train:
+            raise FormError("a commit is for training: an inference has its results")
+        rows = self.trail.total - len(self._rows) if rows is None else rows
+        try:
+            return rows, self.trail.counts(rows)
+        except ValueError as error:
+            raise FormError(f"no checkpoint of so long ago can be committed: {error}") from None
+
+    def _ask_aside(self, ask: Any, answer: type[Any], epoch: int | None, counts: dict[int, int]) -> Any:
+        if self._aside is None:
+            self._aside = LocalConnection(self._address, "control", None, stall_timeout=86400.0)
+        epoch = self.trail.epoch if epoch is None else epoch
+        self._aside.send(ask(epoch, self._epoch_ends, list(counts.items())))
+        return self._aside.ask(answer, "the broker to note what a checkpoint covers")
 
     # ---- results -------------------------------------------------------------------------------------------------------------
 
@@ -486,6 +560,8 @@ class Reader(InStep):
                 self._forget()
                 if self.on_close is not None:
                     self.on_close()
+                if self._aside is not None:
+                    self._aside.close()
                 self._conn.close()
 
     def _check_answered(self) -> None:
@@ -523,7 +599,8 @@ class Reader(InStep):
                 )
             return
         self._conn.send(m.OpenReader(form, self._train))
-        self._quota = self._conn.ask(m.FormSet, "the broker to take the form").quota
+        answer = self._conn.ask(m.FormSet, "the broker to take the form")
+        self._quota, self.trail.keep = answer.quota, answer.recovers
         self._told_at_once = max(1, min(_TOLD_AT_ONCE, self._quota // 8))
         self._form = form
         self.spec = form.spec
@@ -629,6 +706,8 @@ class Reader(InStep):
                 self._stream_ended = True
             elif isinstance(item, m.Keep):
                 self._obey(item)
+            elif isinstance(item, m.EpochEnd):
+                self.trail.end_epoch()
             elif isinstance(item, m.FeedEnd):
                 self._feed_ended = True
 

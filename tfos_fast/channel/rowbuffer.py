@@ -40,6 +40,12 @@ class RowBuffer:
         """Whether the next slot may be pushed."""
         return self._slot is None
 
+    @property
+    def stream(self) -> int:
+        """Whose rows are made next; only unless ``wants_slot``."""
+        assert self._slot is not None
+        return self._slot[2]
+
     def push(self, where: Layout, lease: Any, stream: int, rows: int, start: int = 0) -> None:
         """A slot, or some rows of one, to make rows from; only when ``wants_slot``."""
         self._slot, self._at = (where, lease, stream, start + rows), start

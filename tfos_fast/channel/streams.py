@@ -73,6 +73,16 @@ class Streams:
         stream.closed = stream.complete = True
         self._broken.pop(stream.key, None)
 
+    def restart(self) -> list[Stream]:
+        """The reader is gone: no stream goes on. Returns those whose writers have to be told."""
+        attached = [stream for stream in self._all.values() if stream.writer is not None]
+        for stream in attached:
+            stream.closed = stream.fenced = True
+        self._all = {stream.number: stream for stream in attached}
+        self._latest.clear()
+        self._broken.clear()
+        return attached
+
     def exchanges(self) -> int:
         """How many streams that want results back are open."""
         return sum(stream.exchange and not stream.closed for stream in self._all.values())

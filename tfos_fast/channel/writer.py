@@ -26,9 +26,10 @@ from tfos_fast.channel.remote import RemoteAddress
 from tfos_fast.channel.results import Decode, ResultReader, result_rows
 from tfos_fast.channel.schema import Schema, describe
 from tfos_fast.channel.sources import PickledRows, Rows
+from tfos_fast.channel.spans import OPEN
 from tfos_fast.channel.structs import flatten, has_structs
 from tfos_fast.channel.table import INPUT
-from tfos_fast.errors import ChannelClosed, Fenced, NonDeterministicPartition, RowTooLarge, SchemaMismatch, StallTimeout, Yielded
+from tfos_fast.errors import ChannelClosed, NonDeterministicPartition, RowTooLarge, SchemaMismatch, StallTimeout, Yielded
 
 Source = Rows | PickledRows
 
@@ -53,12 +54,15 @@ class Writer:
     ----------
     terminated : bool
         The reader wants no more rows; what is written from now on is dropped.
+    stop : int
+        Only rows before this number of the partition are wanted.
     patience : float or None
         Seconds to wait for a slot before the partition is left with :class:`~tfos_fast.errors.Yielded`.
     """
 
     def __init__(self, address: str | RemoteAddress, *, stall_timeout: float = 600.0) -> None:
         self.terminated = False
+        self.stop = OPEN
         self.patience: float | None = None
         self._granted: deque[int] = deque()
         self._wanted = False
@@ -89,6 +93,11 @@ class Writer:
         self._blocked = 0.0  # seconds that it waited for slots in this partition
         self._conn = connect(address, "writer", self._handle, stall_timeout=stall_timeout)
         self._results = ResultReader(self._conn.segment)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the open partition that are written, those that were left out included."""
+        return self._position()
 
     @property
     def slot_bytes(self) -> int:
@@ -124,6 +133,7 @@ class Writer:
         self._stream = opened.stream
         self._rows = opened.skip
         self._proof, self._exchange = opened.proof, exchange
+        self.stop = opened.stop
         if opened.form != self._form:
             self._form = opened.form
             self._forget_schema()
@@ -622,7 +632,7 @@ class Writer:
             self.terminated = True
         elif isinstance(message, m.Shut):
             if message.stream == self._stream or message.stream in self._untaken:
-                self._conn.failure = Fenced(message.text)
+                self._conn.failure = to_exception(m.Refused(message.kind, message.text))
         elif isinstance(message, m.Refused):
             self._conn.failure = to_exception(message)
 

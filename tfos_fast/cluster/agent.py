@@ -25,6 +25,7 @@ from tfos_fast.channel.broker import Broker
 from tfos_fast.channel.processes import children, die_with, is_stopped, open_pidfd, reap
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
+from tfos_fast.channel.spans import OPEN
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.link import DriverLink
 from tfos_fast.cluster.listening import Door
@@ -91,6 +92,7 @@ class Agent:
         self._ends: dict[str, int] = {}  # feed -> number of the last EndEpoch
         self._last_order = -1  # number of the last Keep or Replay
         self._epoch_ended = False  # and not all of its rows were taken when that was last looked at
+        self._leaves: list[m.Message] = []  # what the life that is over has left, until the next one begins
         self._replayed = -1  # number of the last Replay whose rows were all taken
         me = this_process()
         self.info = m.NodeInfo(
@@ -149,8 +151,37 @@ class Agent:
                 if not message.on:
                     self.named.repeat()
                 self._acknowledge(message.request)
+            case m.Halt():
+                self._halt(message)
+            case m.Begin():
+                if message.life == self.trainer.life and self._leaves:
+                    self._leaves = []
+                    self.broker.feed.base = message.epoch
+                    self.trainer.begin()
+                self._acknowledge(message.request)
+            case m.GiveUp():
+                self.trainer.give_up(message.text)
+                self._acknowledge(message.request)
+            case m.From():
+                self.broker.feed.base = message.epoch
+                self._acknowledge(message.request)
             case m.Stop():
                 self._stop("the driver said so")
+
+    def _halt(self, order: m.Halt) -> None:
+        if order.life == self.trainer.life:
+            self.trainer.halt()
+            self.link.begin_anew()
+            loss = self.named.restart()
+            keys = sorted({*loss.frontier, *loss.rows})
+            for at in range(0, len(keys), m.MOST_AT_ONCE):
+                some = keys[at : at + m.MOST_AT_ONCE]
+                frontier = {key: loss.frontier[key] for key in some if key in loss.frontier}
+                self._leaves.append(m.Lost(order.life, frontier, {key: loss.rows[key] for key in some if key in loss.rows}))
+            self._leaves.append(m.Halted(order.life, loss.epoch))
+        for message in self._leaves:
+            self.link.send(message)
+        self._acknowledge(order.request)
 
     def _again(self, request: int) -> bool:
         again, self._last_order = self._last_order == request, request
@@ -243,10 +274,12 @@ class Agent:
             reply(0)
             return
 
-        def answered(skip: int = 0, proof: Proof | None = None, *, error: str = "", kind: str = "Fenced") -> None:
+        steps = self.broker.feed.steps
+
+        def answered(skip: int = 0, proof: Proof | None = None, stop: int = OPEN, *, error: str = "", kind: str = "Fenced") -> None:
             if not error and not feed_of(key):
-                self.broker.feed.steps.reopen()
-            reply(skip, proof or Proof(), error=error, kind=kind)
+                steps.reopen()
+            reply(skip, proof or Proof(), stop, error=error, kind=kind)
 
         self.link.open(key, attempt, answered)
 
@@ -282,7 +315,9 @@ class Agent:
             self._show(handover)
         if self.config.release_port:
             self._port.share()
-        self.trainer.spawn(directory)
+        if handover.restarts:
+            self.named.recover()
+        self.trainer.spawn(directory, asks=handover.restarts)
         return b"started"
 
     def _show(self, handover: m.Handover) -> None:

@@ -28,6 +28,8 @@ class Child:
         Of the node, for messages.
     directory : Path
         Holds the handover and ``main.pkl``.
+    life : int
+        How many trainers were there before it.
 
     Attributes
     ----------
@@ -38,16 +40,18 @@ class Child:
         Readable when the report is written or the process is dead. The owner closes it.
     """
 
-    def __init__(self, name: str, host: str, directory: Path) -> None:
+    def __init__(self, name: str, host: str, directory: Path, life: int = 0) -> None:
         self.name = name
         self.host = host
+        self.life = life
         self._directory = directory
+        (directory / m.REPORT).unlink(missing_ok=True)  # of the one before
         handover = m.read_handover(directory)
         # For the interpreter to find this package; the trainer then sets sys.path and PYTHONPATH as the Spark worker had them.
         env = dict(handover.environ, PYTHONPATH=os.pathsep.join(path for path in handover.sys_path if path))
         self.report_fd, report_in = os.pipe()
         log, log_in = os.pipe()
-        command = [sys.executable, "-m", "tfos_fast.cluster.trainer", str(directory), str(os.getpid()), str(report_in)]
+        command = [sys.executable, "-m", "tfos_fast.cluster.trainer", str(directory), str(os.getpid()), str(report_in), str(life)]
         try:
             self._process = subprocess.Popen(
                 command, env=env, cwd=directory, stdin=subprocess.DEVNULL, stdout=log_in, stderr=log_in,

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from tfos_fast.cluster import drivernodes
 from tfos_fast.cluster import messages as m
@@ -20,6 +20,7 @@ from tfos_fast.cluster.launch import Handing, pickle_main
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.placement import count_slots
 from tfos_fast.cluster.report import ShutdownReport, shutdown_report
+from tfos_fast.cluster.restarts import Restarts
 from tfos_fast.cluster.roles import CHIEFS, FED, cluster_spec
 from tfos_fast.cluster.states import held_trainer
 from tfos_fast.cluster.watching import THREE_DAYS, InputMode
@@ -57,6 +58,8 @@ class Cluster(Feeding):
         input_mode: InputMode = InputMode.SPARK,
         tensorboard: bool = False,
         log_dir: str | None = None,
+        max_restarts: int = 0,
+        restart: Literal["node", "group"] = "node",
     ) -> None:
         """Run ``main(args, ctx)`` on every node, in a fresh Python process with the Spark worker's surroundings.
 
@@ -71,6 +74,13 @@ class Cluster(Feeding):
             Run TensorBoard beside ``main`` at the chief or master, or the first worker; :meth:`tensorboard_url` tells where.
         log_dir : str, optional
             Its folder of logs, relative to the folder in which ``main`` runs; default ``tensorboard_<executor_id>`` there.
+        max_restarts : int
+            So often ``main`` is started again, with the same role, port and environment, when it has raised or its process was
+            killed: ``ctx.restarts`` counts. It has to go on from its own checkpoint, and gets again the rows that came after its
+            last ``feed.commit()``.
+        restart : {"node", "group"}
+            Who is started again: the node that failed, so often for each; or all together, so often in all, for synchronous
+            training whose nodes cannot go on without each other. Nodes whose feeds go in step (``uneven=``) are always a group.
 
         Raises
         ------
@@ -83,6 +93,10 @@ class Cluster(Feeding):
         self._check()
         if self._running:
             raise ClusterError("the cluster has been started already")
+        if max_restarts < 0 or restart not in ("node", "group"):
+            raise ValueError(f"max_restarts={max_restarts} is 0 or more, and restart={restart!r} is 'node' or 'group'")
+        self._max_restarts = max_restarts
+        self._coordinator.restarts = Restarts(max_restarts, restart)
         payload, broadcasts = pickle_main(self.sc, main, args)
         spec = cluster_spec((node.job_name, node.endpoint) for node in self.nodes)
         deadline = time.monotonic() + self._start_timeout
@@ -92,7 +106,8 @@ class Cluster(Feeding):
             if time.monotonic() > deadline:
                 names = ", ".join(f"{node.name} on {node.host}" for node in missing)
                 raise ClusterTimeout(f"no Spark task that could start them came to {names} within {self._start_timeout:g} s")
-            self._hand_over(missing, spec, payload, broadcasts, attempt, self._board(log_dir) if tensorboard else ("", ""))
+            board = self._board(log_dir) if tensorboard else ("", "")
+            self._hand_over(missing, spec, payload, broadcasts, attempt, board, max_restarts > 0)
             with contextlib.suppress(ClusterTimeout):
                 self._coordinator.wait(lambda: all(states[n.name].started for n in self.nodes) or self._failed, 2.0, "")
             self._check()
@@ -117,6 +132,7 @@ class Cluster(Feeding):
         broadcasts: list[Any],
         attempt: int,
         tensorboard: tuple[str, str],
+        restarts: bool,
     ) -> None:
         slots = self._slots if self._slots.local else count_slots(self.sc)
         # Spark deals tasks out to executors in turn: with a task for each slot, each executor with a free one gets its turn.
@@ -124,7 +140,7 @@ class Cluster(Feeding):
         ids = tuple(variable._jbroadcast.id() for variable in broadcasts)
         here = tuple(node for node in missing if node.executor == this_process())
         there = tuple(node for node in missing if node not in here)
-        task = Handing(there, spec, payload, ids, self._log_level, attempt > 0, tensorboard, 0.0 if tasks == 1 else 0.3)
+        task = Handing(there, spec, payload, ids, self._log_level, attempt > 0, tensorboard, 0.0 if tasks == 1 else 0.3, restarts)
         drivernodes.hand_over(task, here, broadcasts)
         if not there:
             return
@@ -171,7 +187,7 @@ class Cluster(Feeding):
             return self._report
         try:
             if self._running and not self._failed:
-                self._order(m.EndFeed)
+                self._end_feed()
                 self._offers.end()
                 self._wait_for_mains(timeout, stall_timeout)
                 if grace_secs and not self._failed:
@@ -182,17 +198,31 @@ class Cluster(Feeding):
             self.abort()
         return self._report
 
+    def _end_feed(self) -> None:
+        """No more rows come, for nodes that have come through all that were fed."""
+        self._come_to(self._epochs)
+        self._coordinator.end_feed(self._epochs, 60.0)
+
     def _wait_for_mains(self, timeout: float, stall_timeout: float) -> None:
         states = self._coordinator.nodes.values()
 
         def busy() -> list[str]:
             return [state.name for state in states if state.fed and not (state.ended or state.gone)]
 
-        def over() -> bool:
-            return self._failed or self._offers.error is not None or bool(held_trainer(states, stall_timeout)) or not busy()
+        def again() -> bool:
+            """Some node was started again, and waits for rows that it had before, or for the end of the feed."""
+            return any(state.eats and not state.feed_ended and not self._coordinator.between(state.name) for state in states)
 
+        def over() -> bool:
+            held = bool(held_trainer(states, stall_timeout))
+            return self._failed or self._offers.error is not None or held or again() or not busy()
+
+        deadline = time.monotonic() + timeout
         try:
             self._coordinator.wait(over, timeout, "the driver waits for main to return")
+            while not self._failed and again():
+                self._end_feed()
+                self._coordinator.wait(over, max(0.0, deadline - time.monotonic()), "the driver waits for main to return")
         except ClusterTimeout as error:
             raise ClusterTimeout(f"{error}: {', '.join(busy())} still run; they are killed now") from None
         if not self._failed and (who := held_trainer(states, stall_timeout)):

@@ -31,6 +31,9 @@ class Context:
     cluster_spec : dict
         Role -> list of ``host:port``, one per node, for TensorFlow's servers; without the evaluator, as TensorFlow wants it. No
         other program gets this node's port, also as long as no server has bound it.
+    restarts : int
+        How often this ``main`` was started before, because it or another node had failed (``max_restarts``): 0 at first. Later it
+        has to go on from its own checkpoint; the feed goes on behind the last ``commit``.
     """
 
     job_name: str
@@ -38,6 +41,7 @@ class Context:
     executor_id: int
     cluster_spec: dict[str, list[str]]
     address: str = field(repr=False, default="")
+    restarts: int = 0
     _feeds: dict[tuple[str, bool], DataFeed] = field(repr=False, default_factory=dict)
     _readers: list[Reader] = field(repr=False, default_factory=list)
 

@@ -19,21 +19,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import zmq
 
 from tfos_fast.channel.messages import UNREADABLE
 from tfos_fast.channel.processes import is_stopped, open_pidfd
+from tfos_fast.channel.spans import Span
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.entrance import HEARTBEAT, SILENCE, Entrance
 from tfos_fast.cluster.ledger import Action, AskFence, Grant, Ledger, Refuse
 from tfos_fast.cluster.machine import machine_id
+from tfos_fast.cluster.restarts import Action as Restart
+from tfos_fast.cluster.restarts import Begin, Halt, Restarts
 from tfos_fast.cluster.states import STOPPED, NodeState
 from tfos_fast.cluster.steps import Action as Step
 from tfos_fast.cluster.steps import AskSettle, StepAgreement
 from tfos_fast.errors import ClusterTimeout
 
 log = logging.getLogger("tfos_fast.cluster")
+T = TypeVar("T")
 
 # A node on another host is taken for dead after SILENCE without a beat (agents send one a second), as its connection is.
 BUSY = 60.0  # seconds; the same for one on this host that is not stopped: it may be reserving a large memory
@@ -64,6 +69,10 @@ class Coordinator:
         self._expected: dict[str, str] | None = None  # name -> token, once the reservation is over
         self.ledger = Ledger()
         self.steps = StepAgreement()  # of the default feed
+        self.restarts = Restarts()
+        self.round = 0  # grows when the nodes' agreement on steps begins anew
+        self._first = 0  # number of the epoch that was the first one of that agreement
+        self._jobs: dict[str, int] = {}  # prefix of a job of the default feed -> number of its epoch
         self._stopping = False  # agents are told to end, so their ends are no failures
         self._requests: deque[Callable[[], None]] = deque()
         self._next = 0
@@ -140,13 +149,7 @@ class Coordinator:
         ClusterTimeout
         """
         names = list(names)
-        number = self.post(names, make)
-
-        def answered() -> bool:
-            nodes = [self.nodes[name] for name in names if name in self.nodes]
-            return all(number in node.acks or node.gone for node in nodes)
-
-        self.wait(answered, timeout, f"the driver waits for an answer of the agents {', '.join(names)}")
+        self._answered(names, self.post(names, make), timeout)
 
     def post(self, names: Iterable[str], make: Callable[[int], m.Order]) -> int:
         """Send an order to nodes; returns its number, which is among a node's ``acks`` once it has acknowledged it."""
@@ -154,20 +157,129 @@ class Coordinator:
         with self.changed:
             self._next += 1
             number = self._next
-
-        def apply() -> None:
-            for name in names:
-                if name in self.nodes:
-                    self.nodes[name].orders[number] = make(number)
-                    self._send(name, make(number))
-
-        self._ask(apply)
-
+        self._ask(lambda: self._order(names, number, make))
         return number
 
+    def _order(self, names: Iterable[str], number: int, make: Callable[[int], m.Order]) -> None:
+        for name in names:
+            if name in self.nodes:
+                self.nodes[name].orders[number] = make(number)
+                self._send(name, make(number))
+
+    def _order_now(self, names: Iterable[str], make: Callable[[int], m.Order]) -> int:
+        """As ``post``, on this object's own thread."""
+        self._next += 1
+        self._order(names, self._next, make)
+        return self._next
+
+    def between(self, name: str) -> bool:
+        """Whether the node's trainer is dead, and will be started again."""
+        return self.restarts.under_way(name)
+
+    def begin_job(self, job: str, epoch: int) -> None:
+        """A job of the default feed, by the prefix of its partitions' keys, is for nodes that are in the epoch of this number."""
+        with self.changed:
+            self._jobs[job] = epoch
+
+    def unfinished(self, job: str) -> frozenset[int]:
+        """The numbers of the job's partitions of which rows have to come again."""
+        with self.changed:
+            return self.ledger.unfinished(job)
+
+    def skip_epoch(self, epoch: int, timeout: float) -> None:
+        """Of this epoch, behind which none was fed yet, nothing is fed. Waits until the nodes know where they begin.
+
+        Raises
+        ------
+        ClusterTimeout
+        """
+
+        def skip() -> tuple[list[str], int]:
+            names = [name for name, node in self.nodes.items() if node.trains and node.at == epoch and not self.between(name)]
+            for name in names:
+                self.nodes[name].at = self._first = epoch + 1
+            return names, self._order_now(names, lambda number: m.From(number, epoch + 1))
+
+        names, number = self._call(skip) or ([], 0)
+        self._answered(names, number, timeout)
+
+    def cover(self, job: str, rows: dict[int, list[Span]]) -> None:
+        """Of the partitions of a job that has not begun, these rows are not to be fed."""
+        with self.changed:
+            self.ledger.cover(job, rows)
+
+    def end_epoch(self, job: str, epoch: int, turn: int, timeout: float) -> None:
+        """End this epoch at the nodes that are in it, unless rows of it have to come again. Waits until they know.
+
+        Parameters
+        ----------
+        job : str
+        epoch : int
+            Its number.
+        turn : int
+            The ``round`` in which it was begun.
+        timeout : float
+
+        Raises
+        ------
+        ClusterTimeout
+        """
+
+        def ends() -> tuple[list[str], int]:
+            if turn != self.round or self.ledger.unfinished(job):
+                return [], 0
+            self.ledger.close(job)
+            names = [name for name, node in self.nodes.items() if node.trains and node.at == epoch and not self.between(name)]
+            for name in names:
+                self.nodes[name].at += 1
+            names = [name for name in names if self.nodes[name].fed]
+            return names, self._order_now(names, m.EndEpoch)
+
+        names, number = self._call(ends) or ([], 0)
+        self._answered(names, number, timeout)
+
+    def end_feed(self, epoch: int, timeout: float) -> None:
+        """End the feed at the nodes that have come to this epoch. Waits until they know.
+
+        Raises
+        ------
+        ClusterTimeout
+        """
+
+        def ends() -> tuple[list[str], int]:
+            fed = {name: node for name, node in self.nodes.items() if node.fed and not (node.feed_ended or self.between(name))}
+            names = [name for name, node in fed.items() if node.at == epoch or not node.eats]
+            for name in names:
+                self.nodes[name].feed_ended = True
+            return names, self._order_now(names, m.EndFeed)
+
+        names, number = self._call(ends) or ([], 0)
+        self._answered(names, number, timeout)
+
+    def _answered(self, names: Iterable[str], number: int, timeout: float) -> None:
+        names = list(names)
+
+        def answered() -> bool:
+            nodes = [self.nodes[name] for name in names if name in self.nodes]
+            return all(number in node.acks or node.gone for node in nodes)
+
+        self.wait(answered, timeout, f"the driver waits for an answer of the agents {', '.join(names)}")
+
+    def _call(self, call: Callable[[], T]) -> T | None:
+        """The answer of a call on this object's thread; None when that has ended."""
+        out: list[T] = []
+        self._ask(lambda: out.append(call()))
+        self.wait(lambda: bool(out) or not self._thread.is_alive(), 60.0, "the driver waits for its coordinator")
+        return out[0] if out else None
+
     def begin_epoch(self, job: str, epoch: int | None = None) -> None:
-        """Nodes that go in step begin an epoch, of this number, whose partitions have this prefix."""
-        self._ask(lambda: self.steps.begin(job, {name: node.host for name, node in self.nodes.items() if node.fed}, epoch))
+        """Nodes that go in step begin an epoch, of this number (default: the next), whose partitions have this prefix."""
+
+        def begin() -> None:
+            hosts = {name: node.host for name, node in self.nodes.items() if node.fed}
+            self.steps.begin(job, hosts, None if epoch is None else epoch - self._first)
+
+        self._ask(begin)
 
     def count_partitions(self, total: int) -> None:
         """The epoch's job has so many partitions."""
@@ -309,6 +421,15 @@ class Coordinator:
         match message:
             case m.Started():
                 node.started, node.trainer = True, message.trainer
+            case m.Fell():
+                self._fell(node, message)
+            case m.Lost() if message.life == self.restarts.life(name):
+                before = node.losing or m.Lost(message.life, {}, {})
+                node.losing = m.Lost(message.life, before.frontier | message.frontier, before.rows | message.rows)
+            case m.Lost():
+                pass
+            case m.Halted():
+                self._halted(node, message)
             case m.Terminated():
                 node.terminated, node.asked = True, message.asked
             case m.TensorBoard():
@@ -344,6 +465,9 @@ class Coordinator:
                     self._failed(node, m.Failure("FormError", problem, name, node.host))
             case m.StepsReady():
                 self.steps.ready(name, message.epoch, message.steps, message.turn)
+            case m.OpenPartition() if not self._awaits(node, message.key):
+                text = f"{name} was started again, and is not yet, or not any more, where partition {message.key} is fed"
+                self._route(peer, m.Refused(message.request, text, "Yielded"))
             case m.OpenPartition() if other := self.steps.better(name, message.key):
                 self._route(peer, m.Refused(message.request, other, "Elsewhere"))
             case m.OpenPartition():
@@ -386,10 +510,10 @@ class Coordinator:
     def _act(self, actions: list[Action] | list[AskFence]) -> None:
         for action in actions:
             match action:
-                case Grant(name, key, attempt, skip, proof):
+                case Grant(name, key, attempt, skip, proof, stop):
                     self.steps.opened(name, key)
                     peer, request = self._opening.pop((key, attempt), (b"", 0))
-                    self._route(peer, m.Opened(request, skip, proof))
+                    self._route(peer, m.Opened(request, skip, proof, stop))
                 case Refuse(_, key, attempt, text):
                     peer, request = self._opening.pop((key, attempt), (b"", 0))
                     self._route(peer, m.Refused(request, text))
@@ -411,6 +535,53 @@ class Coordinator:
                 self._send(action.node, m.Settle(action.epoch, action.turn))
             else:
                 self._send(action.node, m.StepsAgreed(action.epoch, action.steps, action.end))
+
+    def _awaits(self, node: NodeState, key: str) -> bool:
+        """Whether a partition is of the epoch that the node is in, and that has begun."""
+        epoch = self._jobs.get(key.rpartition("/")[0])
+        return epoch is None or (epoch == node.at and not (self.steps.wanted and self.steps.epoch < 0))
+
+    def _fell(self, node: NodeState, message: m.Fell) -> None:
+        """A trainer has died that may be started again."""
+        if self._stopping:
+            return
+        names = [state.name for state in self.nodes.values()]
+        group = self.steps.wanted and node.trains  # the others wait for it in their next step
+        actions = None if self._failures else self.restarts.fell(node.name, message.life, names, group=group)
+        if actions is None:
+            most = self.restarts.most
+            times = f"{most} time{'s'[: most != 1]}"
+            often = "" if self._failures else f" (the trainer was started again {times}, as max_restarts says)"
+            self._order_now([node.name], lambda number: m.GiveUp(number, often))
+        elif actions:
+            halted = [action.node for action in actions]
+            who = "it is" if halted == [node.name] else "all are"
+            log.warning("%s; %s started again (max_restarts=%d)", message.failure.summary, who, self.restarts.most)
+            for name in halted:
+                self.nodes[name].restarts.append(message.failure.summary)
+            self._restart(actions)
+
+    def _halted(self, node: NodeState, message: m.Halted) -> None:
+        if message.life != self.restarts.life(node.name) or not self.between(node.name):
+            return  # it tells again what is known
+        lost = node.losing or m.Lost(message.life, {}, {})
+        node.begin_anew()
+        self._act(self.ledger.lost(node.name, lost.frontier, lost.rows))
+        self._restart(self.restarts.halted(node.name, message.life, message.epoch))
+
+    def _restart(self, actions: list[Restart]) -> None:
+        begun = [action for action in actions if isinstance(action, Begin) and self.nodes[action.node].trains]
+        if self.steps.wanted and begun:
+            self.steps.reset()
+            self.round += 1
+            self._first = begun[0].epoch
+        for action in actions:
+            life, epoch = action.life, 0
+            if isinstance(action, Halt):
+                self._order_now([action.node], lambda number, life=life: m.Halt(number, life))  # type: ignore[misc]
+            else:
+                epoch = self.nodes[action.node].at = action.epoch
+                self._order_now([action.node], lambda number, life=life, epoch=epoch: m.Begin(number, life, epoch))  # type: ignore[misc]
 
     def _failed(self, node: NodeState, failure: m.Failure) -> None:
         if node.failure is None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from tfos_fast.channel import Channel
 from tfos_fast.channel.mappings import keep_mappings
+from tfos_fast.channel.spans import OPEN
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.choosing import choose
 from tfos_fast.cluster.entrance import Keys
-from tfos_fast.errors import AddressError, ClusterError, Elsewhere, Fenced, Yielded
+from tfos_fast.errors import AddressError, ClusterError, Elsewhere, Fenced, NonDeterministicPartition, Yielded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tfos_fast.cluster.splitreader import SplitReader
 
 Fed = tuple[int, bool, bool]  # partition, whether it was published whole, whether nothing of it is left to feed
-Write = Callable[["Writer", Iterator[Any], int], None]  # items of a partition, behind so many rows
+Write = Callable[["Writer", Iterator[Any], int, int], None]  # items of a partition, from one row to another
 PATIENCE = 0.3  # a task of a named feed waits so long for a slot, and then gives its place back to the default feed
 FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, rather than to fail and be tried again
 
@@ -40,6 +41,21 @@ def settle_worker() -> None:
     keep_mappings()
     gc.collect()
     gc.freeze()
+
+
+def _write_rows(writer: Writer, rows: Iterator[Any], skip: int, stop: int) -> None:
+    if skip:
+        writer.compare_rows(itertools.islice(rows, skip))
+    writer.write_rows(rows if stop == OPEN else itertools.islice(rows, stop - skip))
+
+
+def _write_batches(writer: Writer, batches: Iterator[pa.RecordBatch], most: int) -> None:
+    """Write so many rows at most."""
+    for batch in batches:
+        writer.write_batch(batch.slice(0, most) if batch.num_rows > most else batch)
+        most -= batch.num_rows
+        if writer.terminated or most <= 0:
+            break
 
 
 def attempt_here() -> tuple[int, int]:
@@ -87,17 +103,15 @@ class Feeder:
     def rows(self, _: int, partition: Iterable[Any]) -> Iterator[Fed]:
         """For ``mapPartitionsWithIndex``: yields one ``Fed``."""
 
-        def write(writer: Writer, rows: Iterator[Any], skip: int) -> None:
-            if skip:
-                writer.compare_rows(itertools.islice(rows, skip))
-            writer.write_rows(rows)
-
-        yield self._feed(iter(partition), write)
+        yield self._feed(iter(partition), _write_rows)
 
     def pickled(self, loads: Callable[[bytes], list[Any]]) -> Callable[[int, Iterable[bytes]], Iterator[Fed]]:
         """For ``mapPartitionsWithIndex`` over pickled batches: yields as ``rows``."""
 
-        def write(writer: Writer, batches: Iterator[bytes], skip: int) -> None:
+        def write(writer: Writer, batches: Iterator[bytes], skip: int, stop: int) -> None:
+            if stop != OPEN:
+                _write_rows(writer, itertools.chain.from_iterable(map(loads, batches)), skip, stop)
+                return
             if not skip:
                 writer.write_pickled(batches, loads)
                 return
@@ -125,7 +139,7 @@ class Feeder:
         """For ``mapInArrow``: yields one ``Fed`` as a record."""
         import pyarrow as pa
 
-        def write(writer: Writer, batches: Iterator[pa.RecordBatch], skip: int) -> None:
+        def write(writer: Writer, batches: Iterator[pa.RecordBatch], skip: int, stop: int) -> None:
             split: list[pa.RecordBatch] = []
 
             def skipped() -> Iterator[pa.RecordBatch]:
@@ -138,10 +152,7 @@ class Feeder:
 
             if skip:
                 writer.compare_batches(skipped())
-            for batch in itertools.chain(split, batches):
-                writer.write_batch(batch)
-                if writer.terminated:
-                    break
+            _write_batches(writer, itertools.chain(split, batches), stop - skip)
 
         number, whole, over = self._feed((batch for batch in partition if batch.num_rows), write)
         fields = {"partition": pa.array([number], pa.int32()), "whole": pa.array([whole]), "over": pa.array([over])}
@@ -150,12 +161,9 @@ class Feeder:
     def files(self, reader: SplitReader) -> Callable[[int, Iterable[Any]], Iterator[Fed]]:
         """For ``mapPartitionsWithIndex`` over splits of files, one in a partition: yields as ``rows``."""
 
-        def write(writer: Writer, splits: Iterator[Any], skip: int) -> None:
+        def write(writer: Writer, splits: Iterator[Any], skip: int, stop: int) -> None:
             for split in splits:
-                for batch in reader.batches(split, writer.slot_bytes, skip):
-                    writer.write_batch(batch)
-                    if writer.terminated:
-                        break
+                _write_batches(writer, reader.batches(split, writer.slot_bytes, skip), stop - skip)
 
         def run(_: int, partition: Iterable[Any]) -> Iterator[Fed]:
             yield self._feed(iter(partition), write)
@@ -205,9 +213,14 @@ class Feeder:
                 if not self.exactly_once:
                     skip = 0
                 if not writer.terminated:
-                    write(writer, items, skip)
+                    write(writer, items, skip, writer.stop)
+                    if not writer.terminated and writer.rows < writer.stop < OPEN:
+                        raise NonDeterministicPartition(
+                            f"partition {self.job}/{number} has {writer.rows} rows now, and had {writer.stop} or more before: they "
+                            "are to come again, since a trainer was started again. Cache or checkpoint the data"
+                        )
                     writer.end_partition()
-                    whole = not writer.terminated
+                    whole = not writer.terminated and writer.stop == OPEN
                 done = True
             finally:
                 writer.close(wait=done and not self.name)

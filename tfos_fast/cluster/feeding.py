@@ -8,24 +8,22 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.feeder import Feeder
+from tfos_fast.cluster.epochs import ORDER_TIMEOUT, Epoch, Epochs
 from tfos_fast.cluster.frames import check_data, infer_frame, is_frame
 from tfos_fast.cluster.inferrer import Inferrer
-from tfos_fast.cluster.jobs import SparkJob
 from tfos_fast.cluster.named import check_name
 from tfos_fast.cluster.offers import Offer
-from tfos_fast.cluster.replay import EpochEnds, Replay, RowsTaken, check_keep, epoch_seed
+from tfos_fast.cluster.positions import start_of
+from tfos_fast.cluster.replay import EpochEnds, Replay, check_keep, epoch_seed
 from tfos_fast.cluster.report import FeedReport
 from tfos_fast.cluster.source import source_of
 from tfos_fast.cluster.splits import Order
 from tfos_fast.cluster.stored import loads_of, pickled_batches
-from tfos_fast.cluster.watching import Watching
 
 log = logging.getLogger("tfos_fast.cluster")
 
 
-class Feeding(Watching):
+class Feeding(Epochs):
     """How Spark's data gets to the nodes of a cluster. :class:`Cluster` is what users see."""
 
     def feed(
@@ -38,6 +36,7 @@ class Feeding(Watching):
         shuffle: bool = False,
         seed: int | None = None,
         exactly_once: bool = True,
+        position: Any = None,
         feed_timeout: float = 600.0,
     ) -> FeedReport:
         """Feed every row to the nodes; returns when a trainer's process has taken each.
@@ -71,6 +70,10 @@ class Feeding(Watching):
             A task that is tried again leaves out the rows that were delivered before; a few values of these are compared, and the
             data of a partition must come out the same each time it is computed. False: such a task begins at the first row, and
             rows may come twice.
+        position : dict or sequence of dict, optional
+            Where an earlier application was, as ``feed.position()`` told each of its nodes: rows that any of them had are left out.
+            The data has to be the same, in the same partitions. Epochs are counted over all calls of ``feed`` of an application:
+            give it to each call, and those that were over end at once.
         feed_timeout : float
             Seconds without any movement, though rows wait, after which the feed is given up.
 
@@ -95,6 +98,17 @@ class Feeding(Watching):
         if epochs < 1:
             raise ValueError(f"epochs must be 1 or more, not {epochs}")
         limit = check_keep(keep, keep_limit)
+        if self._max_restarts and (keep is not None or not exactly_once):
+            raise ValueError(
+                "keep= and exactly_once=False do not go with max_restarts: what a trainer keeps ends with it, and rows that come "
+                "again must be told from those that came"
+            )
+        start = start_of(position)
+        if start.epoch > self._epochs != self._skipped:
+            raise ValueError(
+                f"the position is in epoch {start.epoch}, and this cluster was fed {self._epochs} epochs without it: epochs "
+                "are counted over all calls of feed, so give the position to each of them"
+            )
         source = source_of(self.sc, data)
         seed = secrets.randbits(62) if seed is None else seed
         self._keep(keep if epochs > 1 else None, limit)
@@ -103,61 +117,47 @@ class Feeding(Watching):
         states = self._coordinator.nodes
         before = {name: state.rows_taken for name, state in states.items()}
         unused = {name: state.rows_unused for name, state in states.items()}
-        partitions = epoch = 0
-        made_way, taken = False, None
+        fed_epochs = 0
+        taken = self._come_to(self._epochs)  # nodes that were started again since the last feed
+        fed: list[Epoch] = []
         for epoch in range(epochs):
-            if keep is not None and epoch:
+            newest = self._epochs
+            self._epochs += 1
+            if newest < start.epoch:
+                self._coordinator.skip_epoch(newest, ORDER_TIMEOUT)
+                self._skipped += 1
+                continue
+            fed_epochs += 1
+            if keep is not None and fed:
                 names = [node.name for node in self._fed_nodes]
-                self._coordinator.begin_epoch("", self._epochs)
+                self._coordinator.begin_epoch("", newest)
                 replay = Replay(self._coordinator, names, epoch_seed(seed, epoch) if shuffle else None)
                 self._coordinator.finish_epoch()
                 self._watch(replay, stall=feed_timeout)
                 self._watch(EpochEnds(self._coordinator), stall=feed_timeout)
-                self._end_epoch()
-                if not any(state.eats for state in states.values()):
-                    break
-                continue
-            job_name = f"feed{self._feeds}/{epoch}"
-            self._coordinator.begin_epoch(job_name, self._epochs)
-            order = Order(seed, epoch) if shuffle else None
-            only: frozenset[int] | None = None
-            while only is None or only:
-                action = source.action(
-                    Feeder(
-                        self._fed_nodes,
-                        self._coordinator.keys,
-                        job_name,
-                        feed_timeout,
-                        order.turn if order else 0,
-                        only=only,
-                        exactly_once=exactly_once,
-                    ),
-                    order,
-                )
-                job = SparkJob(self.sc, f"feed {self._feeds}, epoch {epoch + 1} of {epochs}", action, self._coordinator.changed)
-                self._watch(job, stall=feed_timeout)
-                partitions += sum(whole for _, whole, _ in job.result or ())
-                only = frozenset(number for number, _, over in job.result or () if not over)
-                if only:  # they made way for a named feed
-                    self._wait(lambda: not self._offers.busy)
-                    made_way = True
-            self._watch(EpochEnds(self._coordinator), stall=feed_timeout)
-            self._coordinator.end_job(job_name)
-            taken = RowsTaken(self._coordinator)
-            self._end_epoch()
+                self._end_epoch(newest)
+            else:
+                words = f"feed {self._feeds}, epoch {epoch + 1} of {epochs}"
+                order = Order(seed, epoch) if shuffle else None
+                fed.append(Epoch(newest, f"feed{self._feeds}/{epoch}", words, source, order, exactly_once, feed_timeout))
+                self._coordinator.cover(fed[-1].job, start.rows.get(newest, {}))
+                self._history[newest] = fed[-1]
+                taken = self._come_to(self._epochs) or taken
+                if not self._max_restarts:
+                    del self._history[newest]  # it will not come again
             if not any(state.eats for state in states.values()):
                 break
         self._check()
         self._keep(None, 0)
-        if taken is not None and (made_way or self._coordinator.steps.wanted):
+        if taken is not None and (any(part.made_way for part in fed) or self._coordinator.steps.wanted):
             self._watch(taken, stall=feed_timeout)
         unused = {node.name: states[node.name].rows_unused - unused[node.name] for node in self._fed_nodes}
         used = {node.name: states[node.name].rows_taken - before[node.name] - unused[node.name] for node in self._fed_nodes}
         report = FeedReport(
             rows=sum(used.values()),
             seconds=time.monotonic() - begin,
-            epochs=epoch + 1,
-            partitions=partitions,
+            epochs=fed_epochs,
+            partitions=sum(len(part.whole) for part in fed),
             rows_of_node=used,
             ended_early={node.name: states[node.name].why_early for node in self._fed_nodes if not states[node.name].eats},
             rows_left={node.name: states[node.name].rows_left for node in self._fed_nodes if states[node.name].rows_left},
@@ -166,16 +166,6 @@ class Feeding(Watching):
         if report.ended_early:
             log.warning("the feed ended early at some nodes: %s", report)
         return report
-
-    def _end_epoch(self) -> None:
-        self._order(m.EndEpoch)
-        self._epochs += 1
-
-    def _keep(self, kind: Any, limit: int) -> None:
-        """The nodes keep what they are fed from here on, or give it up."""
-        if kind is not None or self._keeping:
-            self._order(lambda number: m.Keep(number, kind or "", limit))
-        self._keeping = kind is not None
 
     def offer(
         self, data: Any, name: str, *, epochs: int | None = None, together: float = 30.0, feed_timeout: float = 600.0

@@ -151,6 +151,7 @@ class Handing:
     any_executor: bool
     tensorboard: tuple[str, str]  # name of the node that runs one, and its folder of logs
     hold: float  # seconds a task stays, so that the job's other tasks go to other executors
+    restarts: bool = False  # main may be started again
 
     def __call__(self, _: Iterable[object]) -> Iterator[str]:
         """Yield the names of the nodes that were started."""
@@ -194,6 +195,7 @@ class Handing:
             broadcasts=environment.save_broadcasts(self.broadcasts, directory, broadcasts),
             log_level=self.log_level,
             tensorboard=self.tensorboard[1] if self.tensorboard[0] == node.name else "",
+            restarts=self.restarts,
         )
         (directory / m.MAIN).write_bytes(self.main)
         (directory / m.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))

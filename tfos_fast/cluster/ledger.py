@@ -8,6 +8,12 @@ may the newer one begin, behind those rows::
     (new) --open--> ACTIVE --open by a newer attempt--> FENCING --fenced--> ACTIVE (behind the watermark)
                       |                                    |
                       +--done by the active attempt--> DONE <--done of the attempt being fenced
+
+When a node's trainer is started again, rows that the life before had got and that no checkpoint covers are *lost*: they are to be
+published once more. So a partition has a list of spans that are yet to be published, at first one, from row 0 to its end. An
+attempt gets the first of them, and skips what lies before. While spans are left and no attempt has one, the partition is IDLE::
+
+    ACTIVE, FENCING, DONE --lost--> IDLE --open--> ACTIVE --done with its span--> IDLE, or DONE when it was the last one
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from tfos_fast.channel.proof import Proof
+from tfos_fast.channel.spans import OPEN, Span, join, without
 
 
 class State(Enum):
@@ -23,18 +30,20 @@ class State(Enum):
 
     ACTIVE = auto()
     FENCING = auto()
+    IDLE = auto()
     DONE = auto()
 
 
 @dataclass(frozen=True)
 class Grant:
-    """The attempt may publish rows from number ``skip`` on."""
+    """The attempt may publish rows from number ``skip`` on, up to number ``stop``."""
 
     node: str
     key: str
     attempt: int
     skip: int
     proof: Proof = Proof()  # noqa: RUF009  # frozen
+    stop: int = OPEN
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,11 @@ MOST_PARTITIONS = 1 << 24
 class _Entry:
     node: str
     attempt: int
-    watermark: int = 0
-    proof: Proof = Proof()  # noqa: RUF009  # of the rows up to the watermark
+    active: Span | None = None  # what the attempt publishes
+    todo: list[Span] = field(default_factory=list)  # what nobody publishes now
+    rows: int = 0  # of the partition, once it was published to its end
+    proof: Proof = Proof()  # noqa: RUF009  # of the rows before the active attempt's
+    proven: bool = True  # the rows before were delivered in order, so that there is a proof of them
     state: State = State.ACTIVE
     waiting: tuple[str, int] | None = None  # (node, attempt) that gets the partition after the fence
 
@@ -80,6 +92,7 @@ class Ledger:
     entries: dict[str, _Entry] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)  # prefixes of keys whose job is over
     _fencing: set[str] = field(default_factory=set)  # keys in this state: few, where the entries may be millions
+    _lost: dict[str, set[str]] = field(default_factory=dict)  # prefix -> keys of which rows were lost, and not all published since
 
     def open(self, node: str, key: str, attempt: int) -> list[Action]:
         """An attempt asks to publish a partition at a node."""
@@ -89,15 +102,16 @@ class Ledger:
         if entry is None and len(self.entries) >= MOST_PARTITIONS:
             return [Refuse(node, key, attempt, f"partition {key} is one too many: a feed may have {MOST_PARTITIONS}; coalesce it")]
         if entry is None:
-            self.entries[key] = _Entry(node, attempt)
-            return [Grant(node, key, attempt, 0)]
+            entry = self.entries[key] = _Entry(node, attempt, todo=[(0, OPEN)])
+            return [self._grant(key, entry)]
         newest = entry.waiting[1] if entry.waiting else entry.attempt
         if attempt < newest:
             return [Refuse(node, key, attempt, f"attempt {attempt} at partition {key} was replaced by attempt {newest}")]
-        if entry.state is State.DONE:
-            # The whole partition is skipped. The attempt becomes the owner, so that a still newer one asks the same way.
+        if entry.state in (State.DONE, State.IDLE):
+            # Of a DONE one the whole partition is skipped. The attempt becomes the owner, so that a still newer one asks the same
+            # way.
             entry.node, entry.attempt = node, attempt
-            return [Grant(node, key, attempt, entry.watermark, entry.proof)]
+            return [self._grant(key, entry)]
         actions: list[Action] = []
         if entry.waiting and entry.waiting[1] < attempt:
             old_node, old = entry.waiting
@@ -118,25 +132,52 @@ class Ledger:
         if entry.node != node or entry.waiting[1] != attempt:
             # The answer to an older fence: since then that node may have published more. The newest fence has been asked, too.
             return []
-        if watermark > entry.watermark:
-            entry.watermark, entry.proof = watermark, proof
-        (entry.node, entry.attempt), entry.waiting = entry.waiting, None
-        entry.state = State.ACTIVE
-        self._fencing.discard(key)
-        return [Grant(entry.node, key, entry.attempt, entry.watermark, entry.proof)]
+        self._stop(entry, watermark, proof)
+        return self._next(key, entry)
 
     def done(self, node: str, key: str, attempt: int, rows: int, proof: Proof = Proof()) -> list[Action]:  # noqa: B008
-        """An attempt has published all rows of its partition. Word of an attempt that was fenced is old and ignored."""
+        """An attempt has published all rows of its span, up to this number. Of an attempt that was fenced this is ignored."""
         entry = self.entries.get(key)
-        if entry is None or entry.node != node or entry.attempt != attempt or entry.state is State.DONE:
+        if entry is None or entry.node != node or entry.attempt != attempt or entry.active is None:
             return []
-        entry.watermark, entry.proof = rows, proof
-        entry.state = State.DONE
-        self._fencing.discard(key)
-        if entry.waiting is None:
-            return []
-        (entry.node, entry.attempt), entry.waiting = entry.waiting, None
-        return [Grant(entry.node, key, entry.attempt, rows, proof)]
+        if entry.active[1] == OPEN:
+            entry.rows, entry.proof = rows, proof if entry.proven else Proof()
+        entry.active = None
+        if entry.todo:
+            self._lost.setdefault(key.rpartition("/")[0], set()).add(key)  # the attempt knows of no other span
+        return self._next(key, entry)
+
+    def lost(self, node: str, published: dict[str, int], spans: dict[str, list[Span]]) -> list[Action]:
+        """The node's trainer is gone, and nobody publishes at that node any more.
+
+        Parameters
+        ----------
+        node : str
+        published : dict
+            Key -> the row that would have come next there, of every partition that was not published to its end.
+        spans : dict
+            Key -> rows that were published there and are to come once more.
+        """
+        actions: list[Action] = []
+        for key in sorted(set(published) | set(spans)):
+            prefix = key.rpartition("/")[0]
+            entry = self.entries.get(key)
+            if entry is None:
+                if not spans.get(key):
+                    continue
+                # Its job is over, so that all else was delivered.
+                self.closed.discard(prefix)
+                entry = self.entries[key] = _Entry("", -1, rows=max(end for _, end in spans[key]), state=State.DONE)
+            stopped = entry.node == node and entry.active is not None and key in published
+            if stopped:
+                self._stop(entry, published[key], Proof())
+            if spans.get(key):
+                entry.todo = join(entry.todo, spans[key])
+                entry.proof, entry.proven = Proof(), False
+                self._lost.setdefault(prefix, set()).add(key)
+            if stopped or entry.state is State.DONE:
+                actions += self._next(key, entry)
+        return actions
 
     def fences_at(self, node: str) -> list[AskFence]:
         """The fences that this node has not answered, for a node that has connected anew."""
@@ -148,10 +189,18 @@ class Ledger:
 
     def published(self, prefix: str) -> tuple[int, int]:
         """Partitions ``<prefix>/...`` that are known to be published whole, and their rows."""
-        done = [
-            entry.watermark for key, entry in self.entries.items() if key.startswith(prefix + "/") and entry.state is State.DONE
-        ]
+        done = [entry.rows for key, entry in self.entries.items() if key.startswith(prefix + "/") and entry.state is State.DONE]
         return len(done), sum(done)
+
+    def unfinished(self, prefix: str) -> frozenset[int]:
+        """The numbers of the job's partitions of which rows were lost, and not all published since."""
+        return frozenset(int(key.rpartition("/")[2]) for key in self._lost.get(prefix, ()))
+
+    def cover(self, prefix: str, spans: dict[int, list[Span]]) -> None:
+        """Of these partitions of a job that has not begun, these rows are not to be published: an earlier application had them."""
+        for number, covered in spans.items():
+            todo = without([(0, OPEN)], covered)
+            self.entries[f"{prefix}/{number}"] = _Entry("", -1, todo=todo, proven=False, state=State.IDLE)
 
     def close(self, prefix: str) -> None:
         """The job that fed the partitions ``<prefix>/...`` is over: refuse stragglers, and forget its entries."""
@@ -160,3 +209,36 @@ class Ledger:
         for key in keys:
             del self.entries[key]
         self._fencing.difference_update(keys)
+        self._lost.pop(prefix, None)
+
+    def _grant(self, key: str, entry: _Entry) -> Grant:
+        """The owner gets the first span, or, when none is left, the end of the partition."""
+        skip = stop = entry.rows
+        if entry.todo:
+            skip, stop = entry.active = entry.todo.pop(0)
+            entry.state = State.ACTIVE
+        else:
+            stop = OPEN
+        return Grant(entry.node, key, entry.attempt, skip, entry.proof, stop)
+
+    def _stop(self, entry: _Entry, watermark: int, proof: Proof) -> None:
+        """The active attempt has published rows up to the watermark, and no more."""
+        if entry.active is None:
+            return
+        begin, end = entry.active
+        if watermark > begin:
+            begin, entry.proof = watermark, proof if entry.proven else Proof()
+        entry.active = None
+        entry.todo = join([(begin, end)], entry.todo)
+
+    def _next(self, key: str, entry: _Entry) -> list[Action]:
+        """Nobody publishes the partition: who waits for it gets what is left of it."""
+        self._fencing.discard(key)
+        entry.state = State.IDLE if entry.todo else State.DONE
+        if not entry.todo:
+            prefix = key.rpartition("/")[0]
+            self._lost.get(prefix, set()).discard(key)
+        if entry.waiting is None:
+            return []
+        (entry.node, entry.attempt), entry.waiting = entry.waiting, None
+        return [self._grant(key, entry)]

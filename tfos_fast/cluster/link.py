@@ -109,6 +109,10 @@ class DriverLink:
         self._states.append(message)
         self.send(message)
 
+    def begin_anew(self) -> None:
+        """What was told of the trainer's state is not true any more."""
+        self._states.clear()
+
     def open(self, key: str, attempt: int, reply: Callable[..., None]) -> None:
         """Ask the ledger for a partition; ``reply`` gets the rows to skip, or ``error``."""
         self._requests += 1
@@ -125,7 +129,7 @@ class DriverLink:
                 case m.Opened():
                     # An answer that comes twice (it was asked again after a reconnect) finds nobody waiting.
                     if waiting := self._pending.pop(message.request, None):
-                        waiting[2](message.skip, message.proof)
+                        waiting[2](message.skip, message.proof, message.stop)
                 case m.Refused():
                     if waiting := self._pending.pop(message.request, None):
                         waiting[2](error=message.text, kind=message.kind)

@@ -16,6 +16,7 @@ import msgspec
 from tfos_fast.channel.messages import Count, Key, Name, Pid
 from tfos_fast.channel.pace import Pace
 from tfos_fast.channel.proof import Proof
+from tfos_fast.channel.spans import OPEN
 
 MAX_TEXT = 10_000  # characters of an error's summary; a node adds its name
 MAX_TRACEBACK = 100_000  # a recursion's traceback would fill the message
@@ -99,6 +100,11 @@ class Totals(msgspec.Struct, frozen=True, array_like=True):
     blocked: float = 0.0  # seconds that its writers waited for a slot, added up
 
 
+MOST_AT_ONCE = 1000  # partitions in a message
+Rows = Annotated[dict[Key, Count], msgspec.Meta(max_length=MOST_AT_ONCE)]
+Spans = Annotated[list[tuple[Count, Count]], msgspec.Meta(max_length=1000)]
+
+
 # ---- agent to coordinator ----------------------------------------------------------------------------------------------------
 
 
@@ -112,9 +118,32 @@ class Hello(Message, frozen=True):
 
 
 class Started(Message, frozen=True):
-    """The trainer runs."""
+    """The trainer runs. ``life``: how often it was started before."""
 
     trainer: Process
+    life: Count = 0
+
+
+class Fell(Message, frozen=True):
+    """The trainer is dead, and may be started again: answered by `Halt` or `GiveUp`."""
+
+    life: Count
+    failure: Failure
+
+
+class Lost(Message, frozen=True):
+    """Partitions that a life leaves, some at a time; `Halted` is the last word of them."""
+
+    life: Count
+    frontier: Rows  # key -> the row that would have come next
+    rows: Annotated[dict[Key, Spans], msgspec.Meta(max_length=MOST_AT_ONCE)]  # key -> rows that are to come again
+
+
+class Halted(Message, frozen=True):
+    """The node's trainer is dead, and its feed has begun anew. ``epoch``: that of the last commit."""
+
+    life: Count
+    epoch: Count
 
 
 class Ended(Message, frozen=True):
@@ -245,6 +274,7 @@ class Opened(Message, frozen=True):
     request: int
     skip: int
     proof: Proof = Proof()  # of the rows that are skipped
+    stop: int = OPEN  # of the rows that are wanted
 
 
 class Refused(Message, frozen=True):
@@ -313,14 +343,43 @@ class Yield(Message, frozen=True):
     on: bool
 
 
+class Halt(Message, frozen=True):
+    """End what is left of this life, begin the feed anew, and tell what is lost; a life that is over tells it again."""
+
+    request: int
+    life: int
+
+
+class Begin(Message, frozen=True):
+    """Start the trainer again: this is its life of this number, and its first epoch that of this number."""
+
+    request: int
+    life: int
+    epoch: int
+
+
+class GiveUp(Message, frozen=True):
+    """The trainer that fell is not started again: what has happened is a failure."""
+
+    request: int
+    text: str
+
+
+class From(Message, frozen=True):
+    """The number of the epoch that comes first."""
+
+    request: int
+    epoch: int
+
+
 class Stop(Message, frozen=True):
     """End now: the trainer too, if it still runs."""
 
 
-Told = Hello | Started | Ended | Terminated | TensorBoard | Holding  # of the node's state
-FromAgent = Told | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye | Empty | Join | StepsReady
-Order = EndEpoch | Keep | Replay | EndFeed | Yield
-ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Yield | Stop | Settle | StepsAgreed
+Told = Hello | Started | Fell | Ended | Terminated | TensorBoard | Holding  # of the node's state
+FromAgent = Told | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye | Empty | Join | StepsReady | Lost | Halted
+Order = EndEpoch | Keep | Replay | EndFeed | Yield | Halt | Begin | GiveUp | From
+ToAgent = Welcome | Opened | Refused | Fence | Order | Stop | Settle | StepsAgreed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_agent = msgspec.msgpack.Decoder(FromAgent).decode
@@ -384,6 +443,7 @@ class Handover(msgspec.Struct, frozen=True):
     broadcasts: dict[int, str]  # id -> file with the pickled value
     log_level: str
     tensorboard: str = ""  # folder of its logs, at the node that runs it
+    restarts: bool = False  # when it has died, the driver is asked whether it is started again
 
 
 class Report(msgspec.Struct, frozen=True):

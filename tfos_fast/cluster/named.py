@@ -8,6 +8,8 @@ from typing import Any
 
 from tfos_fast.channel import messages as channel_messages
 from tfos_fast.channel.broker import Broker
+from tfos_fast.channel.deliveries import Deliveries
+from tfos_fast.channel.feed import Loss
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment, parse_bytes
 from tfos_fast.cluster import messages as m
@@ -94,6 +96,7 @@ class NamedFeeds:
             setattr(broker, hook, call)
         broker.feed.on_demand = lambda epoch, ends: self._demand(m.Demand(name, epoch, ends))
         broker.on_stalled = default.on_stalled
+        broker.feed.recovers = default.feed.recovers
         broker.on_terminated = lambda _: self._demand(m.Demand(name, m.LEFT, True))
         # The node's program has ended or failed: whoever comes later hears it.
         if default.feed.failure is not None:
@@ -103,6 +106,17 @@ class NamedFeeds:
     def _demand(self, demand: m.Demand) -> None:
         self.demands[demand.feed] = demand
         self._send(demand)
+
+    def recover(self) -> None:
+        """From now on a dead reader has a successor. The default feed remembers what it has delivered since the last commit."""
+        self._brokers[""].feed.deliveries = Deliveries(keep=True)
+        for broker in self.all():
+            broker.feed.recovers = True
+
+    def restart(self) -> Loss:
+        """The readers are dead; what of the default feed has to come again. Of named feeds nothing is repeated."""
+        self.demands.clear()
+        return next(iter([broker.restart() for broker in self.all()]))
 
     def repeat(self) -> None:
         """Tell again which readers have nothing: an evaluation that was left unfinished goes on when one of them asks."""

@@ -77,6 +77,8 @@ class NodeReport:
         Seconds that feed tasks waited for a free slot, added up over tasks: its trainer was slower than they.
     failure : str
         What happened to it, in one sentence; empty when ``main`` returned.
+    restarts : tuple of str
+        Why its trainer was started again, each time.
     """
 
     status: int | None
@@ -85,6 +87,7 @@ class NodeReport:
     waited_for_data: float
     waited_for_space: float
     failure: str = ""
+    restarts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class ShutdownReport:
             fed = f"{node.rows} rows, {node.bytes / 2**20:.1f} MiB"
             waits = f"waited {node.waited_for_data:.1f} s for data, feed tasks {node.waited_for_space:.1f} s for space"
             why = f"; {node.failure}" if node.failure else ""
+            why += f"; started again {len(node.restarts)} times: {'; '.join(node.restarts)}" if node.restarts else ""
             lines.append(f"{name}: exit status {node.status}, {fed}, {waits}{why}")
         return "\n".join(lines)
 
@@ -117,7 +121,7 @@ def shutdown_report(states: Iterable[NodeState], failures: list[m.Failure]) -> S
     nodes = {
         state.name: NodeReport(
             state.status, state.rows_taken, state.totals.bytes, state.totals.starved, state.totals.blocked,
-            state.failure.summary if state.failure else "",
+            state.failure.summary if state.failure else "", tuple(state.restarts),
         )
         for state in sorted(states, key=lambda state: state.name)
     }  # fmt: skip

@@ -212,6 +212,8 @@ def run(
     server_port: int | str | None = None,
     reservation_timeout: float = 60.0,
     log_level: str = "WARNING",
+    max_restarts: int = 0,
+    restart: Literal["node", "group"] = "node",
 ) -> Cluster:
     """Reserve nodes and start ``main(args, ctx)`` on each.
 
@@ -266,6 +268,10 @@ def run(
         Seconds to wait for executors to register, for the nodes to come up, and for ``main`` to start.
     log_level : str
         Of the agents and trainers; their logs are in the executors' stderr.
+    max_restarts : int
+        So often ``main`` is started again when it has failed, to go on from its own checkpoint; see :meth:`Cluster.start`.
+    restart : {"node", "group"}
+        The node alone, or all nodes together.
 
     Returns
     -------
@@ -291,7 +297,9 @@ def run(
         server_host=server_host, server_port=server_port, reservation_timeout=reservation_timeout, log_level=log_level,
     )  # fmt: skip
     try:
-        cluster.start(main, args, input_mode=input_mode, tensorboard=tensorboard, log_dir=log_dir)
+        cluster.start(
+            main, args, input_mode=input_mode, tensorboard=tensorboard, log_dir=log_dir, max_restarts=max_restarts, restart=restart
+        )
     except BaseException:
         cluster.abort()
         raise

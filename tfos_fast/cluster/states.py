@@ -41,6 +41,16 @@ class NodeState:
     said_bye: bool = False
     stopped: dict[int, float] = field(default_factory=dict)  # process that is stopped -> since when, by the driver's clock
     garbled: bool = False  # something came that could not be read
+    at: int = 0  # the epoch that it is in, by the count of all that were fed
+    feed_ended: bool = False  # its program was told that no more rows come
+    restarts: list[str] = field(default_factory=list)  # why its trainer was started again, each time
+    losing: m.Lost | None = None  # what its life that is over leaves, as far as it has told
+
+    def begin_anew(self) -> None:
+        """Its trainer is dead, and will be started again: forget what that one has said."""
+        self.terminated = self.asked = self.holding = self.ended = self.feed_ended = False
+        self.demands.clear()
+        self.losing = None
 
     @property
     def eats(self) -> bool:
@@ -50,7 +60,12 @@ class NodeState:
     @property
     def fed(self) -> bool:
         """Whether it is one of those that Spark feeds, and whose ``main`` is waited for."""
-        return self.name.partition(":")[0] in FED and not self.holding
+        return self.trains and not self.holding
+
+    @property
+    def trains(self) -> bool:
+        """Whether its role is one of those that Spark feeds."""
+        return self.name.partition(":")[0] in FED
 
     @property
     def why_early(self) -> str:

@@ -74,10 +74,15 @@ class StepAgreement:
     """
 
     def __init__(self) -> None:
+        self._members: dict[str, _Member] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """The nodes' programs begin anew, and with them the agreement."""
         self.epoch = -1
         self.steps = 0
         self.over = True
-        self._members: dict[str, _Member] = {}
+        self._members.clear()
         self._job = ""
         self._total: int | None = None  # partitions of the epoch's job
         self._most = MOST_PARTITIONS  # no number of one is as high
@@ -104,6 +109,7 @@ class StepAgreement:
         self._done.clear()
         for name, host in hosts.items():
             member = self._members.setdefault(name, _Member(host))
+            member.host = host
             member.ready, member.asked, member.settled = 0, False, False
             member.open.clear()
 

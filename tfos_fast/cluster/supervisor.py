@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from tfos_fast.channel import messages as channel_messages
 from tfos_fast.channel.broker import Broker
@@ -44,9 +45,13 @@ class Supervisor:
 
     Attributes
     ----------
+    life : int
+        How many trainers were there before this one.
     started : bool
     ended : bool
         The end, with or without a failure, was told.
+    fallen : Failure or None
+        It is dead, and the driver was asked whether there will be another one.
     """
 
     def __init__(
@@ -55,14 +60,15 @@ class Supervisor:
         self.name = name
         self.host = host
         self.broker = broker
+        self.life = 0
+        self.started = False
         self.ended = False
+        self.fallen: m.Failure | None = None
         self._feeds = feeds
         self._state = state
-        self._child: Child | None = None
-
-    @property
-    def started(self) -> bool:
-        return self._child is not None
+        self._child: Child | None = None  # the one that lives, or was the last one to live
+        self._directory: Path | None = None
+        self._asks = False
 
     @property
     def pid(self) -> int | None:
@@ -79,32 +85,60 @@ class Supervisor:
         """The last lines that it printed."""
         return self._child.tail if self._child is not None else ""
 
-    def spawn(self, directory: Path) -> None:
-        """Start the trainer that the handover in this folder describes."""
-        child = self._child = Child(self.name, self.host, directory)
-        watch_once(self.broker, child.pidfd, self._trainer_died)
-        watch_once(self.broker, child.report_fd, self._trainer_reports)
-        self._state(m.Started(this_process(child.pid)))
+    def spawn(self, directory: Path, *, asks: bool = False) -> None:
+        """Start the trainer that the handover in this folder describes; with ``asks`` it may be started again."""
+        self._directory, self._asks, self.started = directory, asks, True
+        child = self._child = Child(self.name, self.host, directory, self.life)
+        watch_once(self.broker, child.pidfd, lambda: self._trainer_died(child))
+        watch_once(self.broker, child.report_fd, lambda: self._trainer_reports(child))
+        self._state(m.Started(this_process(child.pid), self.life))
 
-    def _trainer_reports(self) -> None:
+    def halt(self) -> None:
+        """This life is over: kill what is left of it."""
+        self.kill()
+        self.ended, self.fallen = False, None
+        self.life += 1
+
+    def begin(self) -> None:
+        """Start the next life, if there was one before."""
+        if self._directory is not None:
+            self.spawn(self._directory, asks=self._asks)
+
+    def _lives(self, child: Child) -> bool:
+        """Whether nothing was said yet of how this one ended."""
+        return child is self._child and child.life == self.life and not self.ended and self.fallen is None
+
+    def _trainer_reports(self, child: Child) -> None:
         """The pipe says that the report is written (or that the trainer is gone, of which the pidfd speaks)."""
-        assert self._child is not None
-        failure = self._child.failure(dead=False)
-        if failure is not None and not self.ended:
-            self.end(failure)
-            deadline = time.monotonic() + DYING
-            self.broker.every(1.0, lambda: self.kill() if time.monotonic() > deadline else None)
+        failure = child.failure(dead=False)
+        if failure is not None and self._lives(child):
+            if not self._asks:
+                self.end(failure)
+            self.broker.after(DYING, child.kill)
 
-    def _trainer_died(self) -> None:
-        assert self._child is not None
-        failure = self._child.failure(dead=True)
-        if self.ended:
+    def _trainer_died(self, child: Child) -> None:
+        if not self._lives(child):
             return
-        if failure is not None:
+        failure = child.failure(dead=True)
+        if failure is None or self._asks:  # what it has said last still counts
+            self.broker.after(LAST_WORDS, lambda: self._conclude(child, failure))
+        else:
             self.end(failure)
+
+    def _conclude(self, child: Child, failure: m.Failure | None) -> None:
+        if not self._lives(child):
             return
-        due = time.monotonic() + LAST_WORDS
-        self.broker.every(LAST_WORDS, lambda: self.end(None) if time.monotonic() >= due and not self.ended else None)
+        if failure is None:
+            self.end(None)
+            return
+        child.kill()  # what it has spawned
+        self.fallen = failure
+        self._state(m.Fell(self.life, failure))
+
+    def give_up(self, text: str) -> None:
+        """There will be no other one: what has happened is a failure."""
+        if self.fallen is not None and not self.ended:
+            self.end(msgspec.structs.replace(self.fallen, summary=m.clip(f"{self.fallen.summary}{text}", m.MAX_TEXT)))
 
     def end(self, failure: m.Failure | None) -> None:
         """Tell everybody that the trainer has ended, and why."""

@@ -30,14 +30,21 @@ def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
         return cloudpickle.load(file)
 
 
-def run_main(directory: Path) -> None:
+def run_main(directory: Path, restarts: int) -> None:
     """Take over the Spark worker's surroundings and run ``main``."""
     handover = m.read_handover(directory)
     logging.basicConfig(
         level=handover.log_level, format=f"%(asctime)s %(levelname)s {handover.name} %(message)s", stream=sys.stderr
     )
     environment.apply(handover)
-    context = Context(handover.job_name, handover.task_index, handover.executor_id, handover.cluster_spec, address=handover.address)
+    context = Context(
+        handover.job_name,
+        handover.task_index,
+        handover.executor_id,
+        handover.cluster_spec,
+        address=handover.address,
+        restarts=restarts,
+    )
     os.environ["TF_CONFIG"] = context.tf_config
     main, args = load(directory)
     sys.argv = [str(part) for part in args] if isinstance(args, list) else [handover.name]
@@ -62,13 +69,13 @@ def _report(error: BaseException) -> m.Report:
 
 def main() -> None:
     """Run, write the report, tell the agent that it is written, end."""
-    directory, parent, report_fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    directory, parent, report_fd, restarts = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     die_with(parent)
     os.set_inheritable(report_fd, False)  # a child of main must not hold the agent's pipe open
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what was printed before a SIGKILL is in the log
     try:
-        run_main(directory)
+        run_main(directory, restarts)
         report = m.Report()
     except BaseException as error:  # noqa: BLE001  # whatever it is, the driver gets to see it
         report = _report(error)

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfos_fast import errors
 from tfos_fast.cluster import messages as m
@@ -19,6 +19,9 @@ from tfos_fast.cluster.roles import FED
 from tfos_fast.cluster.source import source_of
 from tfos_fast.cluster.states import stuck
 from tfos_fast.errors import ClusterError, ClusterTimeout
+
+if TYPE_CHECKING:
+    from tfos_fast.cluster.epochs import Epoch
 
 THREE_DAYS = 259200.0
 TOGETHER = 0.2  # seconds in which failures of several nodes count as one event
@@ -59,7 +62,10 @@ class Watching:
         self._told = False  # the failure was raised once
         self._watched = 0  # jobs and replays under way
         self._feeds = 0
-        self._epochs = 0  # that have ended
+        self._epochs = 0  # that were begun
+        self._skipped = 0  # of these, that an earlier application was fed
+        self._history: dict[int, Epoch] = {}  # those that may have to be run again
+        self._max_restarts = 0
         self._keeping = False
         fed = tuple(node for node in nodes if node.job_name in FED)
         self._offers = Offers(sc, coordinator, fed, lambda data, feeder: source_of(sc, data).action(feeder))

@@ -1,0 +1,116 @@
+"""Which rows of which partitions one life of a reader was given, and how many of them its last commit covers. Pure.
+
+The reader knows *lanes* (a partition as one node gets it) and counts the rows of each that the program was handed. Which rows of
+the partition these are is known here: a lane may have several spans, when the partition went on elsewhere in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tfos_fast.channel.spans import Span, count, join, split
+
+_LOOK_BACK = 1  # ended epochs whose rows a position still tells: nodes may be so far apart
+
+
+@dataclass
+class _Lane:
+    key: str
+    epoch: int
+    spans: list[Span] = field(default_factory=list)
+    committed: int = 0  # of its rows, the first ones
+
+    @property
+    def rows(self) -> int:
+        return count(self.spans)
+
+
+class Deliveries:
+    """The book of one life.
+
+    Parameters
+    ----------
+    keep : bool
+        The rows that are not committed will be asked for (``lost``). False: of epochs that have long ended nothing is kept.
+
+    Attributes
+    ----------
+    epoch : int
+        Ends of an epoch that the last commit covers.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
+        self.epoch = 0
+        self.keep = keep
+        self._now = 0  # ends of an epoch that were put behind the rows so far
+        self._lanes: dict[int, _Lane] = {}
+
+    def opened(self, lane: int, key: str, skip: int) -> None:
+        """What is published in the lane from here on are the rows of the partition from number ``skip`` on."""
+        entry = self._lanes.setdefault(lane, _Lane(key, self._now))
+        entry.spans.append((skip, skip))
+
+    def published(self, lane: int, rows: int) -> None:
+        """Rows for the reader."""
+        entry = self._lanes.get(lane)  # of results none is kept
+        if entry is not None:
+            begin, end = entry.spans[-1]
+            entry.spans[-1] = (begin, end + rows)
+
+    def end_epoch(self) -> None:
+        """An epoch ends behind everything published."""
+        self._now += 1
+        for number, lane in list(self._lanes.items()):
+            if lane.epoch < self._now - 1 - _LOOK_BACK and (self._covered(lane) or not self.keep):
+                del self._lanes[number]
+
+    def commit(self, epoch: int, ends: bool, handed: Mapping[int, int]) -> None:
+        """A checkpoint covers so many rows of each lane.
+
+        Parameters
+        ----------
+        epoch : int
+            Ends of an epoch that the program has come by.
+        ends : bool
+            It stops at each, and has done with the rows before.
+        handed : mapping
+            Lane -> how many of its rows the program was handed since the commit before.
+        """
+        self.epoch = max(self.epoch, epoch)
+        for number, rows in handed.items():
+            if number in self._lanes:
+                self._lanes[number].committed += rows
+        if ends:
+            for lane in self._lanes.values():
+                if lane.epoch < epoch:
+                    lane.committed = lane.rows
+
+    def frontier(self) -> dict[str, int]:
+        """Partition -> the row behind those that were published last, of those of the epoch that is under way."""
+        return {lane.key: lane.spans[-1][1] for lane in self._lanes.values() if lane.epoch == self._now}
+
+    def lost(self) -> dict[str, list[Span]]:
+        """Partition -> its rows that were published here and that no commit covers, if there are any."""
+        out: dict[str, list[Span]] = {}
+        for lane in self._lanes.values():
+            rest = split(lane.spans, lane.committed)[1]
+            if rest:
+                out[lane.key] = join(out.get(lane.key, []), rest)
+        return out
+
+    def position(self, epoch: int, ends: bool, handed: Mapping[int, int]) -> dict[int, dict[str, list[Span]]]:
+        """Epoch -> partition -> its rows that the program was handed here, for the epoch it is in and the one before."""
+        out: dict[int, dict[str, list[Span]]] = {}
+        for number, lane in self._lanes.items():
+            if lane.epoch < epoch - _LOOK_BACK:
+                continue
+            rows = lane.rows if ends and lane.epoch < epoch else lane.committed + handed.get(number, 0)
+            first = split(lane.spans, rows)[0]
+            if first:
+                of_epoch = out.setdefault(lane.epoch, {})
+                of_epoch[lane.key] = join(of_epoch.get(lane.key, []), first)
+        return out
+
+    def _covered(self, lane: _Lane) -> bool:
+        return lane.committed >= lane.rows

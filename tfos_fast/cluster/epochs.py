@@ -1,0 +1,127 @@
+"""The epochs that a cluster was fed, and how each comes to its end at every node, however often trainers are started again.
+
+Each epoch is one Spark job, and further ones over the partitions that are not whole: because a task made way for another feed, or
+because a trainer has died. A node that is started again goes back to the epoch of its last commit. So the driver always runs the
+earliest epoch that some node has not come through, for the nodes that are in it: mostly that is the newest one, for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.feeder import Feeder
+from tfos_fast.cluster.jobs import SparkJob
+from tfos_fast.cluster.replay import EpochEnds, RowsTaken
+from tfos_fast.cluster.source import Source
+from tfos_fast.cluster.splits import Order
+from tfos_fast.cluster.states import NodeState
+from tfos_fast.cluster.watching import THREE_DAYS, Watching
+
+ORDER_TIMEOUT = 60.0
+
+
+@dataclass
+class Epoch:
+    """One that Spark feeds.
+
+    Parameters
+    ----------
+    number : int
+        Among all that the cluster was fed.
+    job : str
+        Prefix of the keys of its partitions.
+    words : str
+        What it is, for Spark's UI.
+    """
+
+    number: int
+    job: str
+    words: str
+    source: Source
+    order: Order | None
+    exactly_once: bool
+    feed_timeout: float
+    left: frozenset[int] | None = None  # partitions that tasks have left; None: no task has run
+    whole: set[int] = field(default_factory=set)  # partitions that were published whole
+    round: int = -1  # of the nodes' agreement on steps, in which it was begun
+    made_way: bool = False
+
+
+class Epochs(Watching):
+    """A cluster's epochs. :class:`Cluster` is what users see."""
+
+    def _come_to(self, number: int) -> RowsTaken | None:
+        """Run epochs until every node that takes rows has come to the one of this number.
+
+        Returns
+        -------
+        RowsTaken or None
+            The word of the nodes that they have all rows, from the last job on; None when there was none.
+        """
+        taken = None
+        while behind := self._behind(number):
+            at = min(state.at for state in behind)
+            there = [state for state in behind if state.at == at]
+            if all(self._coordinator.between(state.name) for state in there):
+                self._await(there)
+            elif self._run(self._history[at], {state.name for state in there}):
+                taken = RowsTaken(self._coordinator)
+                self._end_epoch(at)
+            self._raise_failure()
+        return taken
+
+    def _behind(self, number: int) -> list[NodeState]:
+        with self._coordinator.changed:
+            return [state for state in self._coordinator.nodes.values() if state.eats and state.at < number]
+
+    def _await(self, states: list[NodeState]) -> None:
+        """Wait for trainers that are being started again."""
+        coordinator = self._coordinator
+        moved = lambda: self._failed or not all(coordinator.between(state.name) for state in states)  # noqa: E731
+        coordinator.wait(moved, THREE_DAYS, "the driver waits for trainers to be started again")
+
+    def _run(self, epoch: Epoch, names: set[str]) -> bool:
+        """Run what is left of an epoch for these nodes. Whether it may be ended."""
+        coordinator = self._coordinator
+        if epoch.round != coordinator.round:
+            coordinator.begin_epoch(epoch.job, epoch.number)
+            epoch.round = coordinator.round
+        todo = None if epoch.left is None else epoch.left | coordinator.unfinished(epoch.job)
+        if todo is None or todo:
+            coordinator.begin_job(epoch.job, epoch.number)
+            nodes = tuple(node for node in self._fed_nodes if node.name in names)
+            if not nodes:
+                return False
+            feeder = Feeder(
+                nodes,
+                coordinator.keys,
+                epoch.job,
+                epoch.feed_timeout,
+                epoch.order.turn if epoch.order else 0,
+                only=todo,
+                exactly_once=epoch.exactly_once,
+            )
+            job = SparkJob(self.sc, epoch.words, epoch.source.action(feeder, epoch.order), coordinator.changed)
+            self._watch(job, stall=epoch.feed_timeout)
+            results = job.result or ()
+            epoch.whole.update(number for number, whole, _ in results if whole)
+            epoch.left = frozenset(number for number, _, over in results if not over)
+        if epoch.left and self._offers.busy:
+            epoch.made_way = True
+            self._wait(lambda: not self._offers.busy)
+        if epoch.left or coordinator.unfinished(epoch.job) or epoch.round != coordinator.round:
+            return False
+        self._watch(EpochEnds(coordinator), stall=epoch.feed_timeout)
+        return epoch.round == coordinator.round
+
+    def _end_epoch(self, number: int) -> None:
+        epoch = self._history.get(number)
+        job, turn = (epoch.job, epoch.round) if epoch is not None else ("", self._coordinator.round)
+        self._coordinator.end_epoch(job, number, turn, ORDER_TIMEOUT)
+
+    def _keep(self, kind: str | None, limit: int) -> None:
+        """The nodes keep what they are fed from here on, or give it up."""
+        if kind is not None or self._keeping:
+            self._order(lambda number: m.Keep(number, kind or "", limit))  # type: ignore[arg-type]
+        self._keeping = kind is not None
