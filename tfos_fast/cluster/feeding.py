@@ -17,7 +17,7 @@ from tfos_fast.cluster.named import check_name
 from tfos_fast.cluster.offers import Offer
 from tfos_fast.cluster.replay import EpochEnds, Replay, RowsTaken, check_keep, epoch_seed
 from tfos_fast.cluster.report import FeedReport
-from tfos_fast.cluster.source import source_of
+from tfos_fast.cluster.source import check_engine, source_of
 from tfos_fast.cluster.splits import Order
 from tfos_fast.cluster.stored import loads_of, pickled_batches
 from tfos_fast.cluster.watching import Watching
@@ -95,7 +95,7 @@ class Feeding(Watching):
         if epochs < 1:
             raise ValueError(f"epochs must be 1 or more, not {epochs}")
         limit = check_keep(keep, keep_limit)
-        source = source_of(self.sc, data)
+        source = source_of(self._engine, data, shuffle=shuffle)
         seed = secrets.randbits(62) if seed is None else seed
         self._keep(keep if epochs > 1 else None, limit)
         self._feeds += 1
@@ -134,7 +134,8 @@ class Feeding(Watching):
                     ),
                     order,
                 )
-                job = SparkJob(self.sc, f"feed {self._feeds}, epoch {epoch + 1} of {epochs}", action, self._coordinator.changed)
+                title = f"feed {self._feeds}, epoch {epoch + 1} of {epochs}"
+                job = SparkJob(source.engine, title, action, self._coordinator.changed)
                 self._watch(job, stall=feed_timeout)
                 partitions += sum(whole for _, whole, _ in job.result or ())
                 only = frozenset(number for number, _, over in job.result or () if not over)
@@ -204,6 +205,7 @@ class Feeding(Watching):
         """
         check_data(data, "offer")
         self._check(running="offer")
+        check_engine(self._engine, data)
         if epochs is not None and epochs < 1:
             raise ValueError(f"epochs must be 1 or more, or None (as many as are asked for), not {epochs}")
         self._offers.add(Offer(check_name(name), data, feed_timeout, together, epochs))
@@ -244,6 +246,7 @@ class Feeding(Watching):
         """
         check_data(data, "infer")
         self._check(running="infer")
+        check_engine(self._engine, data)
         inferrer = Inferrer(self._fed_nodes, self._coordinator.keys, feed_timeout)
         if is_frame(data):
             return infer_frame(data, inferrer, schema, columns, keep)
