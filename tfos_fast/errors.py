@@ -120,6 +120,10 @@ class VersionMismatch(ClusterError, RuntimeError):
     """Python, or a library, is another one on executors than in the driver, and the two do not work together."""
 
 
+class NeedsSparkContext(ClusterError, TypeError):
+    """Spark Connect does not have what was asked for; a SparkContext has."""
+
+
 class CoordinatorUnreachable(ClusterError, ConnectionError):
     """Executors cannot reach the coordinator in the driver."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
+import pyspark
 import pytest
 
 from tests.conftest import our_processes, our_segments, our_sockets
-from tests.spark import sparks
+from tests.spark import connects, sparks
 
 
 def pytest_collection_modifyitems(items):
@@ -36,6 +37,16 @@ def sc(request, nothing_left):
     """The Spark that the module's ``MASTER`` names."""
     with sparks.spark(request.module.MASTER, **getattr(request.module, "SETTINGS", {})) as context:
         yield context
+
+
+@pytest.fixture(scope="module")
+def connect(request, nothing_left):
+    """A session of Spark Connect at a server of its own, whose master is the module's ``MASTER``."""
+    if pyspark.__version__.startswith("3."):
+        pytest.skip("sessions of Spark Connect can be used from Spark 4.0 on")
+    with connects.server(request.module.MASTER, **getattr(request.module, "SETTINGS", {})) as address:
+        with connects.session(address) as session:
+            yield session
 
 
 @pytest.fixture

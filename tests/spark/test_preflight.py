@@ -12,6 +12,7 @@ import pytest
 import tfos_fast
 from tests.spark import mains
 from tests.spark.mains import noted
+from tfos_fast.cluster.classic import Classic
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.placement import wait_for_slots
 from tfos_fast.cluster.survey import Survey
@@ -47,11 +48,11 @@ def script(path, text):
 
 
 def test_all_that_is_wrong_is_told_together(sc):
-    wait_for_slots(sc, 2, 30.0)
+    wait_for_slots(Classic(sc), 2, 30.0)
     coordinator = Coordinator("127.0.0.1", "192.0.2.1")  # an address for documentation (RFC 5737): nobody has it
     try:
         with pytest.raises(PreflightFailed, match="3 things stand in the way of the cluster; nothing was started") as caught:
-            Survey(sc, coordinator, 3, 100 << 40, 30.0).check()
+            Survey(Classic(sc), coordinator, 3, 100 << 40, 30.0).check()
     finally:
         coordinator.close()
     slots, unreachable, memory = caught.value.problems

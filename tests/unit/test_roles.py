@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfos_fast.cluster.placement import Slots, spreading_profile
+from tfos_fast.cluster.placement import spreading_profile
 from tfos_fast.cluster.ports import HeldPort, parse_ports
 from tfos_fast.cluster.roles import assign, cluster_spec, tf_config
+from tfos_fast.cluster.slots import Slots
 from tfos_fast.errors import PortUnavailable, RoleError, UnevenExecutors
 
 

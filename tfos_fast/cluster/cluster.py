@@ -18,7 +18,6 @@ from tfos_fast.cluster.feeding import Feeding
 from tfos_fast.cluster.jobs import SparkJob, root_first
 from tfos_fast.cluster.launch import Handing, pickle_main
 from tfos_fast.cluster.machine import this_process
-from tfos_fast.cluster.placement import count_slots
 from tfos_fast.cluster.report import ShutdownReport, shutdown_report
 from tfos_fast.cluster.restarts import Restarts
 from tfos_fast.cluster.roles import CHIEFS, FED, cluster_spec
@@ -97,7 +96,7 @@ class Cluster(Feeding):
             raise ValueError(f"max_restarts={max_restarts} is 0 or more, and restart={restart!r} is 'node' or 'group'")
         self._max_restarts = max_restarts
         self._coordinator.restarts = Restarts(max_restarts, restart)
-        payload, broadcasts = pickle_main(self.sc, main, args)
+        payload, broadcasts = pickle_main(self._engine, main, args)
         spec = cluster_spec((node.job_name, node.endpoint) for node in self.nodes)
         deadline = time.monotonic() + self._start_timeout
         states = self._coordinator.nodes
@@ -134,7 +133,7 @@ class Cluster(Feeding):
         tensorboard: tuple[str, str],
         restarts: bool,
     ) -> None:
-        slots = self._slots if self._slots.local else count_slots(self.sc)
+        slots = self._engine.recount(self._slots)
         # Spark deals tasks out to executors in turn: with a task for each slot, each executor with a free one gets its turn.
         tasks = 1 if slots.local else max(slots.tasks, 1)
         ids = tuple(variable._jbroadcast.id() for variable in broadcasts)
@@ -146,12 +145,9 @@ class Cluster(Feeding):
             return
 
         def action() -> list[str]:
-            # Which broadcast variables go with a job is noted per thread while its function is pickled.
-            for variable in broadcasts:
-                self.sc._pickled_broadcast_vars.add(variable)
-            return self.sc.parallelize(range(tasks), tasks).mapPartitions(task).collect()
+            return self._engine.run(task, range(tasks), broadcasts=broadcasts)
 
-        self._watch(SparkJob(self.sc, "start main", action, self._coordinator.changed), timeout=self._start_timeout)
+        self._watch(SparkJob(self._engine, "start main", action, self._coordinator.changed), timeout=self._start_timeout)
 
     # ---- the end -------------------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,15 @@ def worker_path() -> list[str]:
     return [os.path.abspath(path) for path in sys.path]
 
 
+def spark_files() -> str:
+    """The folder of ``SparkFiles`` of this Spark worker (or driver); a client of Spark Connect has none."""
+    from pyspark import SparkContext, SparkFiles
+
+    if not SparkFiles._is_running_on_worker and SparkContext._active_spark_context is None:
+        return os.getcwd()
+    return os.path.abspath(SparkFiles.getRootDirectory())
+
+
 def save_broadcasts(ids: Iterable[int], directory: Path, variables: Mapping[int, Any] | None = None) -> dict[int, str]:
     """Keep the pickled values of broadcast variables as they came from the driver; no value is unpickled.
 

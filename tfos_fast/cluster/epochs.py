@@ -102,7 +102,7 @@ class Epochs(Watching):
                 only=todo,
                 exactly_once=epoch.exactly_once,
             )
-            job = SparkJob(self.sc, epoch.words, epoch.source.action(feeder, epoch.order), coordinator.changed)
+            job = SparkJob(epoch.source.engine, epoch.words, epoch.source.action(feeder, epoch.order), coordinator.changed)
             self._watch(job, stall=epoch.feed_timeout)
             results = job.result or ()
             epoch.whole.update(number for number, whole, _ in results if whole)

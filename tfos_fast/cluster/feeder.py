@@ -165,8 +165,8 @@ class Feeder:
             for split in splits:
                 _write_batches(writer, reader.batches(split, writer.slot_bytes, skip), stop - skip)
 
-        def run(_: int, partition: Iterable[Any]) -> Iterator[Fed]:
-            yield self._feed(iter(partition), write)
+        def run(number: int, partition: Iterable[Any]) -> Iterator[Fed]:
+            yield self._feed(iter(partition), write, number)
 
         return run
 
@@ -177,8 +177,9 @@ class Feeder:
                 channel.control("empty", f"{self.job}/{number}".encode())
                 return
 
-    def _feed(self, items: Iterator[Any], write: Write) -> Fed:
+    def _feed(self, items: Iterator[Any], write: Write, split: int | None = None) -> Fed:
         number, attempt = attempt_here()
+        number = number if split is None else split  # a job for some of the splits may have numbers of its own
         if self.only is not None and number not in self.only:
             return number, False, True
         try:

@@ -16,7 +16,7 @@ from tfos_fast.cluster.offers import Offer
 from tfos_fast.cluster.positions import start_of
 from tfos_fast.cluster.replay import EpochEnds, Replay, check_keep, epoch_seed
 from tfos_fast.cluster.report import FeedReport
-from tfos_fast.cluster.source import source_of
+from tfos_fast.cluster.source import check_engine, source_of
 from tfos_fast.cluster.splits import Order
 from tfos_fast.cluster.stored import loads_of, pickled_batches
 
@@ -109,7 +109,7 @@ class Feeding(Epochs):
                 f"the position is in epoch {start.epoch}, and this cluster was fed {self._epochs} epochs without it: epochs "
                 "are counted over all calls of feed, so give the position to each of them"
             )
-        source = source_of(self.sc, data)
+        source = source_of(self._engine, data, shuffle=shuffle)
         seed = secrets.randbits(62) if seed is None else seed
         self._keep(keep if epochs > 1 else None, limit)
         self._feeds += 1
@@ -194,6 +194,7 @@ class Feeding(Epochs):
         """
         check_data(data, "offer")
         self._check(running="offer")
+        check_engine(self._engine, data)
         if epochs is not None and epochs < 1:
             raise ValueError(f"epochs must be 1 or more, or None (as many as are asked for), not {epochs}")
         self._offers.add(Offer(check_name(name), data, feed_timeout, together, epochs))
@@ -234,6 +235,7 @@ class Feeding(Epochs):
         """
         check_data(data, "infer")
         self._check(running="infer")
+        check_engine(self._engine, data)
         inferrer = Inferrer(self._fed_nodes, self._coordinator.keys, feed_timeout)
         if is_frame(data):
             return infer_frame(data, inferrer, schema, columns, keep)

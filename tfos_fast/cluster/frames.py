@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfos_fast.cluster.columnar import Parquet
+from tfos_fast.cluster.engine import engine_of
 from tfos_fast.cluster.inferrer import Inferrer
 from tfos_fast.errors import ClusterError
 
@@ -94,7 +95,7 @@ def infer_frame(
     if schema is None:
         schema = sample_schema(frame if columns is None else frame.select(*map(_quoted, given)), inferrer)
     elif isinstance(schema, str):
-        schema = _parse(schema)
+        schema = _parse(schema, frame.sparkSession)
     twice = sorted(set(kept) & set(schema.names))
     if twice:
         raise ClusterError(f"infer(): {twice} would be both kept columns and results; leave them out of keep or of the schema")
@@ -150,10 +151,10 @@ def as_columns(result: Any) -> dict[str, Any]:
     return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in named.items()}
 
 
-def _parse(text: str) -> Any:
-    from pyspark.sql.types import StructType, _parse_datatype_string
+def _parse(text: str, session: Any) -> Any:
+    from pyspark.sql.types import StructType
 
-    kind = _parse_datatype_string(text)
+    kind = engine_of(session).parse(text)
     if not isinstance(kind, StructType):
         raise ClusterError(f"the schema {text!r} has no columns; write it as 'name type, name type'")
     return kind

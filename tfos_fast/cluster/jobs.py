@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import secrets
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfos_fast import errors
+from tfos_fast.cluster.engine import Engine
 from tfos_fast.cluster.messages import Failure
 
 
@@ -19,7 +19,7 @@ class SparkJob:
 
     Parameters
     ----------
-    sc : SparkContext
+    engine : Engine
     description : str
         For Spark's UI.
     action : callable
@@ -28,26 +28,26 @@ class SparkJob:
         Notified when the action is over.
     """
 
-    def __init__(self, sc: Any, description: str, action: Callable[[], Any], changed: threading.Condition) -> None:
-        from pyspark import InheritableThread
-
+    def __init__(self, engine: Engine, description: str, action: Callable[[], Any], changed: threading.Condition) -> None:
         self.done = False
         self.result: Any = None
         self.error: Exception | None = None
         self.group = f"tfos_fast-{secrets.token_hex(6)}"
-        self._sc = sc
+        self._engine = engine
         self._description = description
         self._action = action
         self._changed = changed
         # Local properties (scheduler pool and others) of the calling thread hold in the job, too.
-        self._thread = InheritableThread(target=self._run, name=f"tfos-job-{description}", daemon=True)
+        self._thread = engine.thread(self._run, f"tfos-job-{description}")
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            # A job group belongs to its thread.
-            self._sc.setJobGroup(self.group, f"tfos_fast: {self._description}", interruptOnCancel=False)
-            self.result = self._action()
+            self._engine.begin(self.group, self._description)
+            try:
+                self.result = self._action()
+            finally:
+                self._engine.end(self.group)
         except Exception as error:  # noqa: BLE001  # whatever the action raises is for whoever waits
             self.error = error
         finally:
@@ -57,22 +57,14 @@ class SparkJob:
 
     def partitions(self) -> int | None:
         """How many tasks feed, once the first of them runs: those of the last stage, whichever others its data needs."""
-        try:
-            tracker = self._sc.statusTracker()
-            jobs = [tracker.getJobInfo(number) for number in tracker.getJobIdsForGroup(self.group)]
-            last = max((stage for job in jobs if job is not None for stage in job.stageIds), default=None)
-            stage = None if last is None else tracker.getStageInfo(last)
-        except Exception:  # noqa: BLE001  # the Spark context may be stopped
-            return None
-        return None if stage is None else stage.numTasks
+        return self._engine.partitions(self.group)
 
     def cancel(self, wait: float = 1.0) -> None:
         """Cancel the job; its tasks' Python workers are killed by Spark."""
         deadline = time.monotonic() + wait
         while not self.done and time.monotonic() < deadline:
             # Again and again: a job that its thread has not yet submitted is not in the group.
-            with contextlib.suppress(Exception):  # the Spark context may be stopped
-                self._sc.cancelJobGroup(self.group)
+            self._engine.cancel(self.group)
             self._thread.join(0.2)
 
 

@@ -19,6 +19,7 @@ import psutil
 from tfos_fast.channel import Channel
 from tfos_fast.cluster import environment, gpus
 from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.engine import Engine
 from tfos_fast.cluster.entrance import Keys
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.roles import Role
@@ -28,24 +29,18 @@ AGENT_START = 60.0
 UNFED_MEMORY = ("256k", "64k")  # of a node that Spark does not feed: its agent has a channel for control messages only
 
 
-def pickle_main(sc: Any, main: Callable[..., Any], args: Any) -> tuple[bytes, list[Any]]:
+def pickle_main(engine: Engine, main: Callable[..., Any], args: Any) -> tuple[bytes, list[Any]]:
     """``(main, args)`` pickled, and the broadcast variables in them."""
-    import cloudpickle
-
     if not callable(main):
         raise MainNotPicklable(f"main must be a function main(args, ctx), not {main!r}")
-    sc._pickled_broadcast_vars.clear()
     try:
-        payload = cloudpickle.dumps((main, args))
-        return payload, list(sc._pickled_broadcast_vars)
+        return engine.pickle((main, args))
     except Exception as error:
         name = getattr(main, "__qualname__", repr(main))
         raise MainNotPicklable(
             f"{name} or its arguments cannot be sent to the executors: {error}. Make such objects (sessions, locks, files, the "
             "SparkContext) inside main, not around it."
         ) from error
-    finally:
-        sc._pickled_broadcast_vars.clear()
 
 
 def executor_pid() -> int:
@@ -153,7 +148,7 @@ class Handing:
     hold: float  # seconds a task stays, so that the job's other tasks go to other executors
     restarts: bool = False  # main may be started again
 
-    def __call__(self, _: Iterable[object]) -> Iterator[str]:
+    def __call__(self, _: int, __: Iterable[object]) -> Iterator[str]:
         """Yield the names of the nodes that were started."""
         begin = time.monotonic()
         executor = executor_pid()
@@ -175,8 +170,6 @@ class Handing:
 
     def hand(self, channel: Channel, node: m.NodeInfo, broadcasts: Mapping[int, Any] | None = None) -> None:
         """Hand ``main`` to a node, with the surroundings of this process; broadcast variables as this Spark worker has them."""
-        from pyspark import SparkFiles
-
         # A folder of our own, because another task may be handing over to the same node; the agent takes the first.
         directory = Path(node.directory) / f"main-{secrets.token_hex(4)}"
         directory.mkdir(mode=0o700)
@@ -191,7 +184,7 @@ class Handing:
             sys_path=environment.worker_path(),
             directory=os.getcwd(),
             environ=environ | gpus.environment(node.gpus, environ),
-            spark_files=os.path.abspath(SparkFiles.getRootDirectory()),
+            spark_files=environment.spark_files(),
             broadcasts=environment.save_broadcasts(self.broadcasts, directory, broadcasts),
             log_level=self.log_level,
             tensorboard=self.tensorboard[1] if self.tensorboard[0] == node.name else "",

@@ -19,6 +19,7 @@ from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.feeder import Feeder
 from tfos_fast.cluster.jobs import SparkJob
 from tfos_fast.cluster.named import OFFERED
+from tfos_fast.cluster.source import Source
 
 log = logging.getLogger("tfos_fast.cluster")
 
@@ -51,11 +52,10 @@ class Offers:
 
     Parameters
     ----------
-    sc : SparkContext
     coordinator : Coordinator
     nodes : tuple of NodeInfo
-    action : callable
-        ``action(data, feeder)`` gives what runs the job.
+    source : callable
+        ``source(data)`` tells how it is fed.
 
     Attributes
     ----------
@@ -65,15 +65,12 @@ class Offers:
         Why no evaluation can be made any more.
     """
 
-    def __init__(
-        self, sc: Any, coordinator: Coordinator, nodes: tuple[m.NodeInfo, ...], action: Callable[[Any, Feeder], Callable[[], Any]]
-    ) -> None:
+    def __init__(self, coordinator: Coordinator, nodes: tuple[m.NodeInfo, ...], source: Callable[[Any], Source]) -> None:
         self.busy = False
         self.error: Exception | None = None
-        self._sc = sc
         self._coordinator = coordinator
         self._nodes = nodes
-        self._action = action
+        self._source = source
         self._offers: dict[str, Offer] = {}
         self._later: dict[str, list[Offer]] = {}  # behind one whose evaluations are counted
         self._serial = itertools.count()
@@ -182,9 +179,9 @@ class Offers:
             feeder = Feeder(
                 members, self._coordinator.keys, offer.job_name, offer.feed_timeout, name=offer.name, only=offer.left or None
             )
-            job = SparkJob(
-                self._sc, f"feed {offer.name}, epoch {offer.epoch}", self._action(offer.data, feeder), self._coordinator.changed
-            )
+            source = self._source(offer.data)
+            title = f"feed {offer.name}, epoch {offer.epoch}"
+            job = SparkJob(source.engine, title, source.action(feeder), self._coordinator.changed)
             with self._coordinator.changed:
                 while not job.done and not self._over:
                     self._coordinator.changed.wait(0.5)

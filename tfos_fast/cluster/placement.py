@@ -8,53 +8,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from tfos_fast.cluster.engine import Engine
+from tfos_fast.cluster.slots import Slots
 from tfos_fast.errors import NotEnoughSlots, UnevenExecutors
 
 SETTLE = 15.0  # seconds without a new executor after which no more are expected
-
-
-@dataclass(frozen=True)
-class Slots:
-    """What a Spark application has now.
-
-    Attributes
-    ----------
-    tasks : int
-        Tasks that may run at once.
-    executor_cores : tuple of int
-        Cores of each executor; one entry, the driver's, on ``local[N]``.
-    local : bool
-        Driver and executor are one process.
-    """
-
-    tasks: int
-    executor_cores: tuple[int, ...]
-    local: bool
-
-
-def count_slots(sc: Any) -> Slots:
-    """Ask the driver's own books; no job is run."""
-    jsc = sc._jsc.sc()
-    cores = tuple(int(executor.totalCores()) for executor in _executors(sc))
-    profile = jsc.resourceProfileManager().defaultResourceProfile()
-    return Slots(int(jsc.maxNumConcurrentTasks(profile)), cores, bool(jsc.isLocal()))
-
-
-def executor_loads(sc: Any) -> dict[str, int]:
-    """Tasks that run on each executor now, by its id."""
-    return {str(executor.id()): int(executor.activeTasks()) for executor in _executors(sc)}
-
-
-def _executors(sc: Any) -> list[Any]:
-    jsc = sc._jsc.sc()
-    local = bool(jsc.isLocal())
-    executors = jsc.statusStore().executorList(True)
-    listed = [executors.apply(i) for i in range(executors.size())]
-    # The driver is listed too; off local mode it runs no tasks.
-    return [executor for executor in listed if (executor.id() == "driver") == local and executor.totalCores() > 0]
 
 
 def most_slots(master: str, settings: Mapping[str, str]) -> int | None:
@@ -92,7 +52,7 @@ def setting_for_slots(master: str) -> str:
     return "spark.executor.instances and spark.executor.cores"
 
 
-def wait_for_slots(sc: Any, needed: int, timeout: float) -> Slots:
+def wait_for_slots(engine: Engine, needed: int, timeout: float) -> Slots:
     """Wait until Spark has registered enough executors for ``needed`` tasks at once.
 
     Raises
@@ -100,12 +60,11 @@ def wait_for_slots(sc: Any, needed: int, timeout: float) -> Slots:
     NotEnoughSlots
         The settings do not allow for so many (raised at once), or no further executor came.
     """
-    settings = dict(sc.getConf().getAll())
-    slots = count_slots(sc)
-    most = slots.tasks if slots.local else most_slots(sc.master, settings)
-    if most is not None and most < needed:
-        raise _too_few(sc, most, needed, "can have")
     begin = changed = time.monotonic()
+    slots = engine.slots(timeout)
+    most = slots.tasks if slots.local else most_slots(engine.master, engine.settings())
+    if most is not None and most < needed:
+        raise _too_few(engine, most, needed, "can have")
     seen = -1
     while True:
         # On a cluster where not every executor has come yet, a short wait gives each node an executor of its own.
@@ -117,19 +76,19 @@ def wait_for_slots(sc: Any, needed: int, timeout: float) -> Slots:
         if slots.tasks >= needed and (everybody or settled):
             return slots
         if now - begin > timeout or (settled and most is None):
-            raise _too_few(sc, slots.tasks, needed, f"has, {now - begin:.0f} s after it was asked,")
+            raise _too_few(engine, slots.tasks, needed, f"has, {now - begin:.0f} s after it was asked,")
         time.sleep(0.1)
-        slots = count_slots(sc)
+        slots = engine.slots(max(0.0, timeout - (time.monotonic() - begin)))
 
 
-def _too_few(sc: Any, found: int, needed: int, verb: str) -> NotEnoughSlots:
+def _too_few(engine: Engine, found: int, needed: int, verb: str) -> NotEnoughSlots:
     return NotEnoughSlots(
-        f"{needed} nodes need {needed} task slots, and this Spark application (master {sc.master}) {verb} {found}. "
-        f"Ask for fewer nodes (num_executors), or change {setting_for_slots(sc.master)}."
+        f"{needed} nodes need {needed} task slots, and this Spark application (master {engine.master}) {verb} {found}. "
+        f"Ask for fewer nodes (num_executors), or change {setting_for_slots(engine.master)}."
     )
 
 
-def spreading_profile(sc: Any, slots: Slots, nodes: int) -> Any | None:
+def spreading_profile(engine: Engine, slots: Slots, nodes: int) -> Any | None:
     """A resource profile that fills an executor with one task, so that a barrier job puts each node on an executor of its own.
 
     None where nodes must share executors, or where Spark has no such profiles (local mode).
@@ -147,17 +106,6 @@ def spreading_profile(sc: Any, slots: Slots, nodes: int) -> Any | None:
             f"the executors have between {least} and {most} cores: a task that fills the smallest leaves room for a second node in "
             f"a larger one, and one that fills the largest fits no other. Set spark.executor.cores to {least}: then all are alike"
         )
-    from py4j.protocol import Py4JJavaError
-    from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
-
-    whole = TaskResourceRequests().cpus(least)
-    gpus = int(sc.getConf().get("spark.executor.resource.gpu.amount", "0"))
-    if gpus:
-        whole.resource("gpu", gpus)  # a profile that does not ask for them gets none
-    profile = ResourceProfileBuilder().require(whole).build
-    try:
-        sc.parallelize([0], 1).withResources(profile)
-    except Py4JJavaError:
-        # This cluster manager or version takes no profiles of task resources alone; Spark still spreads tasks over free slots.
-        return None
-    return profile
+    # A profile that does not ask for the executor's GPUs gets none. None: this cluster manager or version takes no profiles of task
+    # resources alone; Spark still spreads tasks over free slots.
+    return engine.profile(least, int(engine.settings().get("spark.executor.resource.gpu.amount", "0")))

@@ -11,15 +11,18 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import platform
 import resource
 import socket
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tfos_fast.channel import memory as memory_facts
 from tfos_fast.channel.memory import available_bytes
 
 GREETING = 0xFF  # the first byte that a ZeroMQ socket sends to whoever connects
@@ -137,10 +140,78 @@ def look(
     }
 
 
+def where() -> tuple[str, int | None]:
+    """The executor that this Python worker belongs to, in words that others can compare, and its cores where its JVM tells."""
+    pid = os.getppid()
+    while True:
+        with open(f"/proc/{pid}/stat") as file:
+            name, _, rest = file.read().partition("(")[2].rpartition(")")
+        parent = int(rest.split()[1])
+        if "python" not in name or parent <= 1:
+            break
+        pid = parent
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        boot = file.read().strip()
+    with open(f"/proc/{pid}/cmdline") as file:
+        command = file.read().split("\0")
+    told = {name: value for name, value in itertools.pairwise(command) if name in ("--cores", "--executor-id")}
+    cores = told.get("--cores", "")
+    return f"{told.get('--executor-id', '')}@{boot}/{os.readlink('/proc/self/ns/pid')}/{pid}", int(
+        cores
+    ) if cores.isdigit() else None
+
+
+class Census:
+    """A Spark task that says where it runs, and stays for ``hold`` seconds so that others go to other slots."""
+
+    def __init__(self, hold: float) -> None:
+        self.hold = hold
+
+    def __call__(self, _: int, __: Iterable[object]) -> Iterator[dict[str, Any]]:
+        executor, cores = where()
+        yield {"executor": executor, "cores": cores}
+        time.sleep(self.hold)
+
+
+def in_arrow(task: Any, items: Mapping[int, bytes] | None, numbers: Sequence[int] | None) -> Any:
+    """A function for ``mapInArrow`` over one row in each partition: runs ``task(number, [item])``, gives its results pickled.
+
+    Parameters
+    ----------
+    task : callable
+    items : mapping, optional
+        Number -> the pickled item.
+    numbers : sequence of int, optional
+        Of the items, by the partition's number; default: the same.
+    """
+
+    def run(batches: Iterable[Any]) -> Iterator[Any]:
+        import pickle
+
+        import pyarrow as pa
+        from pyspark import TaskContext
+
+        for _ in batches:
+            pass
+        here: Any = TaskContext.get()
+        number = here.partitionId() if numbers is None else numbers[here.partitionId()]
+        given = [] if items is None else [pickle.loads(items[number])]
+        for result in task(number, iter(given)):
+            yield pa.RecordBatch.from_pydict({"result": pa.array([pickle.dumps(result)], pa.binary())})
+
+    return run
+
+
+def travel() -> None:
+    """Let pyspark pickle these functions by value: documented by cloudpickle for modules that the other side cannot import."""
+    from pyspark import cloudpickle  # a copy of its own
+
+    for module in (sys.modules[__name__], memory_facts):
+        cloudpickle.register_pickle_by_value(module)
+
+
 def task(arguments: tuple[Any, ...], hold: float, _: int, __: Iterable[object]) -> Iterator[dict[str, Any]]:
     """The Spark task; it stays for ``hold`` seconds so that others go to other executors."""
-    import time
-
     begin = time.monotonic()
     yield look(*arguments)
     time.sleep(max(0.0, hold - (time.monotonic() - begin)))

@@ -17,6 +17,7 @@ from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.cluster import Cluster
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
+from tfos_fast.cluster.engine import Engine, engine_of
 from tfos_fast.cluster.jobs import SparkJob, job_exception
 from tfos_fast.cluster.launch import UNFED_MEMORY, Reservation
 from tfos_fast.cluster.machine import this_process
@@ -55,6 +56,7 @@ def reserve(
     Parameters
     ----------
     sc : SparkContext or SparkSession
+        The session may be one of Spark Connect.
     num_executors : int
         Number of nodes, of all roles.
     num_ps : int
@@ -119,9 +121,7 @@ def reserve(
     roles = assign(num_executors, num_ps, master_node, eval_node)
     on_driver, on_executors = (roles[:num_ps], roles[num_ps:]) if driver_ps_nodes else ((), roles)
     parse_ports(tensorflow_port, "tensorflow_port")
-    sc = getattr(sc, "sparkContext", sc)
-    if not hasattr(sc, "_jsc"):
-        raise TypeError(f"a SparkContext (or SparkSession) is needed, not {sc!r:.200}")
+    engine = engine_of(sc)
     wanted = parse_bytes(memory)  # said here rather than by each node
     if slot_bytes is not None:
         parse_bytes(slot_bytes, "slot_bytes")
@@ -130,17 +130,17 @@ def reserve(
         parse_bytes(size, f"feeds[{name!r}]")
     count = len(on_executors)
     fed = sum(role.fed for role in on_executors)  # the others need next to no memory
-    coordinator = _coordinator(sc, server_host, server_port)
+    coordinator = _coordinator(engine, server_host, server_port)
     try:
-        slots = Survey(sc, coordinator, count, wanted * fed // max(count, 1), reservation_timeout).check()
-        profile = spreading_profile(sc, slots, count)
+        slots = Survey(engine, coordinator, count, wanted * fed // max(count, 1), reservation_timeout).check()
+        profile = spreading_profile(engine, slots, count)
     except BaseException:
         coordinator.close()
         raise
     slot = None if slot_bytes is None else str(slot_bytes)
     # All of local-cluster is on one host: nobody else has anything to look for at its nodes.
     listen: Literal["", "loopback", "network"] = "network"
-    if slots.local or sc.master.startswith("local-cluster"):
+    if slots.local or engine.master.startswith("local-cluster"):
         listen = "" if slots.local else "loopback"
     port = "" if tensorflow_port is None else str(tensorflow_port)
     task = Reservation(
@@ -157,11 +157,10 @@ def reserve(
     )
 
     def action() -> list[bytes]:
-        rdd = sc.parallelize(range(count), count).barrier().mapPartitionsWithIndex(task)
-        return (rdd.withResources(profile) if profile is not None else rdd).collect()
+        return engine.run(task, range(count), barrier=True, profile=profile)
 
     try:
-        job = SparkJob(sc, f"reserve {count} nodes", action, coordinator.changed)
+        job = SparkJob(engine, f"reserve {count} nodes", action, coordinator.changed)
         try:
             here = drivernodes.spawn(task, on_driver)
             who = f"the driver waits for Spark to run {count} tasks at once, which bring up the nodes (reservation_timeout)"
@@ -186,7 +185,7 @@ def reserve(
         stop_agents(coordinator)
         coordinator.close()
         raise
-    return Cluster(sc, coordinator, nodes, slots, log_level=log_level, start_timeout=reservation_timeout)
+    return Cluster(engine, coordinator, nodes, slots, log_level=log_level, start_timeout=reservation_timeout)
 
 
 def run(
@@ -220,6 +219,7 @@ def run(
     Parameters
     ----------
     sc : SparkContext or SparkSession
+        The session may be one of Spark Connect.
     main : callable
         ``main(args, ctx)``; runs in a process of its own on each node. What it prints is in the executor's stderr (with
         ``local[N]``, in the driver's).
@@ -317,14 +317,10 @@ def _with_gpus(nodes: list[m.NodeInfo], num_gpus: int | None) -> tuple[m.NodeInf
     return tuple(msgspec.structs.replace(node, gpus=given.get(node.name, ())) for node in nodes)
 
 
-def _coordinator(sc: Any, host: str | None, port: int | str | None) -> Coordinator:
+def _coordinator(engine: Engine, host: str | None, port: int | str | None) -> Coordinator:
     host = host or os.environ.get("TFOS_SERVER_HOST")
     ports = parse_ports(port if port is not None else os.environ.get("TFOS_SERVER_PORT"), "server_port (TFOS_SERVER_PORT)")
-    if sc._jsc.sc().isLocal() and host is None:
-        return Coordinator("127.0.0.1", "127.0.0.1", ports)
-    conf = sc.getConf()
-    advertise = host or conf.get("spark.driver.host", socket.gethostname())
-    bind = host or conf.get("spark.driver.bindAddress", advertise)
+    bind, advertise = (host, host) if host else engine.front()
     try:
         return Coordinator(socket.gethostbyname(bind), advertise, ports)
     except OSError as error:  # zmq.ZMQError is one: that address is none of this host's, as behind a NAT

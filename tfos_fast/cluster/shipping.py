@@ -8,48 +8,18 @@ find it too, since they take over the worker's module path.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import tfos_fast
 from tfos_fast.cluster.preflight import NEEDED
 from tfos_fast.errors import MissingDependency
 
 NAME, ALONG = "tfos_fast", "_along"
-_SHIPPED = "TFOS_FAST_SHIPPED"
-
-
-def ship(sc: Any, along: Iterable[str]) -> Path:
-    """Send the driver's own package to every executor, those that will come later included.
-
-    Parameters
-    ----------
-    sc : SparkContext
-    along : iterable of str
-        Modules that go along.
-
-    Returns
-    -------
-    Path
-        The archive; it must stay for as long as the application runs.
-    """
-    along = sorted(set(along) | set(sc.environment.get(_SHIPPED, "").split(",")[1:]))
-    folder = Path(getattr(sc, "_temp_dir", None) or tempfile.mkdtemp(prefix="tfos-fast-"))  # Spark removes its own
-    unfinished = build(folder / f"{NAME}.zip.new", along)
-    digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()[:12]
-    archive = unfinished.rename(folder / f"{NAME}-{tfos_fast.__version__}-{digest}.zip")
-    sc.addArchive(f"{archive}#{NAME}")
-    # Spark keeps the Python workers of each environment apart: no worker that has imported another version goes on
-    # with this one.
-    sc.environment[_SHIPPED] = ",".join([digest, *along])
-    return archive
 
 
 def build(path: Path, along: Iterable[str]) -> Path:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tfos_fast.cluster.columnar import Parquet
+from tfos_fast.cluster.engine import Engine, engine_of
 from tfos_fast.cluster.feeder import Feeder
-from tfos_fast.cluster.frames import in_small_batches, is_frame
+from tfos_fast.cluster.frames import is_frame
 from tfos_fast.cluster.splits import Order
 from tfos_fast.cluster.stored import loads_of, pickled_batches
+from tfos_fast.errors import NeedsSparkContext
 
 Action = Callable[[], Any]
 
@@ -19,14 +21,15 @@ class Source:
 
     Parameters
     ----------
-    sc : SparkContext
-    tasks : callable
-        ``tasks(feeder)``: an RDD or DataFrame of which each partition, when it is computed, feeds a partition of the data.
+    engine : Engine
+        What runs its jobs.
+    start : callable
+        ``start(feeder, numbers)``: the action. ``numbers``: of how many partitions -> those to compute, in this order; or None.
     """
 
-    def __init__(self, sc: Any, tasks: Callable[[Feeder], Any]) -> None:
-        self._sc = sc
-        self._tasks = tasks
+    def __init__(self, engine: Engine, start: Callable[[Feeder, Callable[[int], list[int]] | None], Action]) -> None:
+        self.engine = engine
+        self._start = start
 
     def action(self, feeder: Feeder, order: Order | None = None) -> Action:
         """The Spark action of one epoch, to be called in the thread that waits for it.
@@ -37,52 +40,70 @@ class Source:
         order : Order, optional
             Launch the tasks in this order. Partitions keep their numbers.
         """
-        tasks = self._tasks(feeder)
-        if order is None and (feeder.only is None or is_frame(tasks)):
-            return tasks.collect  # tasks of a DataFrame's partitions that are whole end at once
-        return lambda: _run_in_order(self._sc, tasks, order, feeder.only)
+        only = feeder.only
+
+        def numbers(count: int) -> list[int]:
+            return [n for n in (order.of(count) if order else range(count)) if only is None or n in only]
+
+        return self._start(feeder, None if order is None and only is None else numbers)
 
 
-def source_of(sc: Any, data: Any) -> Source:
+def check_engine(engine: Engine, data: Any) -> None:
+    """Refuse what Spark Connect does not have.
+
+    Raises
+    ------
+    NeedsSparkContext
+    """
+    if not (engine.rdds or is_frame(data) or isinstance(data, Parquet)):
+        raise NeedsSparkContext(
+            f"the cluster was reserved through Spark Connect, which has no RDDs, and is given a {type(data).__name__}; use a "
+            "DataFrame or tfos_fast.parquet(path), or reserve with a SparkContext"
+        )
+
+
+def source_of(engine: Engine, data: Any, *, shuffle: bool = False) -> Source:
     """What is to be done with the data of a feed.
 
     Raises
     ------
     SourceError
         Of files: there are none, or they cannot be read.
+    NeedsSparkContext
+        Spark Connect cannot do this.
     """
+    check_engine(engine, data)
     if isinstance(data, Parquet):
-        splits, reader = data.plan(sc.defaultParallelism)
-        rdd = sc.parallelize(splits, max(len(splits), 1))
-        return Source(sc, lambda feeder: rdd.mapPartitionsWithIndex(feeder.files(reader)))
+        splits, reader = data.plan(engine.parallelism())
+
+        def files(feeder: Feeder, numbers: Callable[[int], list[int]] | None) -> Action:
+            chosen = None if numbers is None else numbers(len(splits))
+            return lambda: engine.run(feeder.files(reader), splits, numbers=chosen)
+
+        return Source(engine, files)
     if is_frame(data):
-        frame = in_small_batches(sc, data)
-        return Source(sc, lambda feeder: frame.mapInArrow(feeder.batches, "partition int, whole boolean, over boolean"))
-    batches = pickled_batches(data)
-    if batches is not None:
-        return Source(sc, lambda feeder: batches.mapPartitionsWithIndex(feeder.pickled(loads_of(data))))
-    return Source(sc, lambda feeder: data.mapPartitionsWithIndex(feeder.rows))
+        engine = engine_of(data.sparkSession)  # whichever session the frame is of
+        if shuffle and not engine.rdds:
+            raise NeedsSparkContext(
+                "feed(shuffle=True) of a DataFrame needs a SparkContext: through Spark Connect nobody can say in which order Spark "
+                "launches its tasks. Shuffle in main (dataset(shuffle=)), or feed tfos_fast.parquet(path), which is shuffled here"
+            )
+        frame = engine.small_batches(data)
 
+        def batches(feeder: Feeder, numbers: Callable[[int], list[int]] | None) -> Action:
+            tasks = frame.mapInArrow(feeder.batches, "partition int, whole boolean, over boolean")
+            # Without an order tasks of partitions that are whole end at once.
+            return lambda: engine.collect(tasks, numbers if shuffle else None)
 
-def _run_in_order(sc: Any, tasks: Any, order: Order | None, only: frozenset[int] | None) -> Any:
-    """Run a job whose tasks are launched in an order, with ``only`` for some partitions.
+        return Source(engine, batches)
+    stored = pickled_batches(data)
 
-    Spark launches the tasks of a job in the order in which its partitions are listed, as far as locality lets it
-    (apache/spark, core/src/main/scala/org/apache/spark/scheduler/TaskSetManager.scala, ``addPendingTask``).
-    """
-    rdd = tasks.rdd if is_frame(tasks) else tasks
-    count = rdd.getNumPartitions()
-    numbers = [n for n in (order.of(count) if order else range(count)) if only is None or n in only]
-    return sc.runJob(_Ready(rdd), list, numbers) if numbers else []
+    def rows(feeder: Feeder, numbers: Callable[[int], list[int]] | None) -> Action:
+        tasks = (
+            data.mapPartitionsWithIndex(feeder.rows)
+            if stored is None
+            else stored.mapPartitionsWithIndex(feeder.pickled(loads_of(data)))
+        )
+        return lambda: engine.collect(tasks, numbers)
 
-
-class _Ready:
-    """An RDD for ``runJob`` that is run as it is: ``runJob`` maps a function over it first, and for that each task of a DataFrame
-    would need a second Python worker."""
-
-    def __init__(self, rdd: Any) -> None:
-        self._rdd = rdd
-
-    def mapPartitions(self, *_: Any) -> Any:
-        """The RDD."""
-        return self._rdd
+    return Source(engine, rows)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tfos_fast.channel import memory as memory_facts
 from tfos_fast.cluster import probe
 from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.engine import Engine
 from tfos_fast.cluster.jobs import SparkJob, job_exception
-from tfos_fast.cluster.placement import Slots, count_slots, executor_loads, spreading_profile, wait_for_slots
+from tfos_fast.cluster.placement import spreading_profile, wait_for_slots
 from tfos_fast.cluster.preflight import (
     LOOKED_AT,
     NEEDED,
@@ -29,7 +29,8 @@ from tfos_fast.cluster.preflight import (
     explain_spark,
     raise_problems,
 )
-from tfos_fast.cluster.shipping import ALONG, NAME, ship
+from tfos_fast.cluster.shipping import ALONG, NAME, build
+from tfos_fast.cluster.slots import Slots
 from tfos_fast.errors import NotEnoughSlots
 
 log = logging.getLogger("tfos_fast.cluster")
@@ -47,7 +48,7 @@ class Survey:
 
     Parameters
     ----------
-    sc : SparkContext
+    engine : Engine
     coordinator : Coordinator
     nodes : int
     memory : int
@@ -56,7 +57,7 @@ class Survey:
         Seconds to wait for executors, and for the look at them.
     """
 
-    sc: Any
+    engine: Engine
     coordinator: Coordinator
     nodes: int
     memory: int
@@ -75,18 +76,17 @@ class Survey:
         PreflightFailed
             Several do.
         """
-        found = check_settings(dict(self.sc.getConf().getAll()))
+        found = check_settings(self.engine.settings())
         problems = found.problems
         fixed = not problems  # with dynamic allocation the executors come when they are needed
-        slots = count_slots(self.sc)
+        slots = Slots(0, (), self.engine.local)
         try:
-            if fixed:
-                slots = wait_for_slots(self.sc, self.nodes, self.timeout)
+            slots = wait_for_slots(self.engine, self.nodes, self.timeout) if fixed else self.engine.slots(self.timeout)
         except NotEnoughSlots as error:
             problems.append(Problem(NotEnoughSlots, str(error)))
-        executors = executor_loads(self.sc)
+        executors = self.engine.loads()
         key = (frozenset(executors), self.coordinator.keys.endpoint.rpartition(":")[0])
-        known = _sound.setdefault(self.sc, set())
+        known = _sound.setdefault(self.engine.key, set())
         if executors and key not in known:
             problems += self._executors(slots, spread=fixed)
             for text in dict.fromkeys(found.advice):
@@ -104,7 +104,7 @@ class Survey:
         for text in found.advice:
             log.warning("%s", text)
         if not found.problems and found.ship:
-            archive = ship(self.sc, found.along)
+            archive = self.engine.send_package(build, found.along)
             log.info("tfos_fast is sent to the executors as %s", archive)
             facts = self.look(slots, spread=spread, load=tuple(NEEDED))
             return [facts] if isinstance(facts, Problem) else check_shipped(facts, driver, found.along)
@@ -112,28 +112,21 @@ class Survey:
 
     def look(self, slots: Slots, *, spread: bool, load: tuple[str, ...] = ()) -> list[Facts] | Problem:
         """Facts from executors, one entry each as far as Spark lets us reach each; or why Spark cannot run Python there."""
-        from pyspark import cloudpickle
-
-        # Documented by cloudpickle for modules that the other side cannot import; pyspark has a copy of its own.
-        for module in (probe, memory_facts):
-            cloudpickle.register_pickle_by_value(module)
+        probe.travel()
         endpoint = self.coordinator.keys.endpoint.removeprefix("tcp://")
         host, _, port = endpoint.rpartition(":")
         arguments = (NAME, ALONG, LOOKED_AT, (host, int(port)), PATIENCE, load)
-        loads = executor_loads(self.sc)
+        loads = self.engine.loads()
         # An executor that is busy with other work would keep a barrier waiting: then as many as there will be nodes.
         count = len(loads) if not any(loads.values()) else min(len(loads), self.nodes)
-        profile = spreading_profile(self.sc, slots, count) if spread else None
+        profile = spreading_profile(self.engine, slots, count) if spread else None
         tasks = count if profile is not None or slots.local else max(1, slots.tasks)
         task = functools.partial(probe.task, arguments, HOLD if profile is None and tasks > 1 else 0.0)
 
         def action() -> list[dict[str, Any]]:
-            rdd = self.sc.parallelize(range(tasks), tasks)
-            if profile is None:
-                return rdd.mapPartitionsWithIndex(task).collect()
-            return rdd.barrier().mapPartitionsWithIndex(task).withResources(profile).collect()
+            return self.engine.run(task, range(tasks), barrier=profile is not None, profile=profile)
 
-        job = SparkJob(self.sc, "look at the executors", action, self.coordinator.changed)
+        job = SparkJob(self.engine, "look at the executors", action, self.coordinator.changed)
         try:
             who = f"the driver waits for Spark to run {tasks} tasks at once, which look at the executors (reservation_timeout)"
             self.coordinator.wait(lambda: job.done, self.timeout, who)

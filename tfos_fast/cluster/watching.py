@@ -6,16 +6,17 @@ import contextlib
 import time
 from collections.abc import Callable
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfos_fast import errors
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.engine import Engine
 from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception, root_first
 from tfos_fast.cluster.offers import Offers
-from tfos_fast.cluster.placement import Slots
 from tfos_fast.cluster.replay import EpochEnds, Replay, RowsTaken
 from tfos_fast.cluster.roles import FED
+from tfos_fast.cluster.slots import Slots
 from tfos_fast.cluster.source import source_of
 from tfos_fast.cluster.states import stuck
 from tfos_fast.errors import ClusterError, ClusterTimeout
@@ -42,7 +43,7 @@ class Watching:
 
     def __init__(
         self,
-        sc: Any,
+        engine: Engine,
         coordinator: Coordinator,
         nodes: tuple[m.NodeInfo, ...],
         slots: Slots,
@@ -50,7 +51,8 @@ class Watching:
         log_level: str,
         start_timeout: float,
     ) -> None:
-        self.sc = sc
+        self.sc = engine.key
+        self._engine = engine
         self.nodes = nodes
         self.input_mode = InputMode.SPARK
         self._coordinator = coordinator
@@ -68,7 +70,7 @@ class Watching:
         self._max_restarts = 0
         self._keeping = False
         fed = tuple(node for node in nodes if node.job_name in FED)
-        self._offers = Offers(sc, coordinator, fed, lambda data, feeder: source_of(sc, data).action(feeder))
+        self._offers = Offers(coordinator, fed, lambda data: source_of(engine, data))
 
     @property
     def _failed(self) -> bool:

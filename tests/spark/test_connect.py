@@ -1,0 +1,160 @@
+"""A Spark Connect server with two executors of two cores: a client without a SparkContext, and no RDD."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import tfos_fast
+from tests.spark import mains
+from tests.spark.mains import noted
+from tfos_fast.errors import MainNotPicklable, NeedsSparkContext, NodeFailed, NodeKilled, NotEnoughSlots
+
+MASTER = "local-cluster[2,2,1024]"
+SETTINGS = {"spark.task.maxFailures": "4"}
+SMALL = {"memory": "8m"}
+
+
+def id_of(row):
+    """A row of several columns is a Row, which JSON makes a list."""
+    return row[0] if isinstance(row, list) else row["id"] if isinstance(row, dict) else row
+
+
+def ids(nodes):
+    """The ids that the nodes got, sorted."""
+    return sorted(id_of(row) for rows in nodes.values() for row in rows)
+
+
+def two_columns(session, rows, partitions):
+    return session.range(0, rows, 1, partitions).selectExpr("id", "cast(id * 0.5 as double) as x")
+
+
+def wait_for(look, what, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline, f"{what} never came"
+        time.sleep(0.01)
+    return look()
+
+
+def test_a_frame_is_fed_once_and_in_order(connect, out):
+    frame = two_columns(connect, 3000, 5)
+    with tfos_fast.reserve(connect, 2, **SMALL) as cluster:
+        assert cluster.sc is connect
+        assert len({node.executor.pid for node in cluster.nodes}) == 2  # one on each executor, however many cores that has
+        cluster.start(mains.collect, {"out": out})
+        report = cluster.feed(frame, epochs=2)
+        assert (report.rows, report.partitions, report.epochs) == (6000, 10, 2)
+        assert cluster.feed(frame.where("id < 0")).rows == 0
+        ended = cluster.shutdown()
+        assert cluster.shutdown() is ended
+    assert [node.status for node in ended.nodes.values()] == [0, 0]
+    assert ids(noted(out)) == sorted([*range(3000)] * 2)
+    for rows in noted(out).values():
+        for partition in range(5):
+            part = [i for i in map(id_of, rows) if i // 600 == partition]
+            assert part in (sorted(part), [*sorted(set(part)), *sorted(set(part))])  # in one epoch, or in both
+
+
+def test_files_are_fed_in_an_order(connect, out, tmp_path):
+    for i in range(3):
+        numbers = np.arange(1000 * i, 1000 * (i + 1))
+        table = pa.table({"id": numbers, "x": numbers * 0.5, "unused": numbers})
+        pq.write_table(table, tmp_path / f"{i}.parquet", row_group_size=250)
+    files = tfos_fast.parquet(tmp_path / "*.parquet", columns=["id", "x"], splits=6)
+    with tfos_fast.run(connect, mains.collect, {"out": out}, 2, **SMALL) as cluster:
+        assert (cluster.feed(files).rows, cluster.feed(files, epochs=2, shuffle=True, seed=7).partitions) == (3000, 12)
+    nodes = noted(out)
+    assert ids(nodes) == sorted([*range(3000)] * 3)
+    assert all(len(row) == 2 for rows in nodes.values() for row in rows)
+
+
+def test_inference_of_a_frame(connect):
+    frame = connect.range(0, 2000, 1, 4).selectExpr("id", "cast(id as float) as x", "concat('n', id) as name")
+    with tfos_fast.run(connect, mains.predict, {"how": "dict"}, 2, memory="4m") as cluster:
+        results = cluster.infer(frame, schema="z array<double>, y float", keep=["name"], columns=["x"])
+        assert results.columns == ["name", "z", "y"]
+        assert list(map(tuple, results.collect())) == [(f"n{i}", [2.0 * i] * 3, 2.0 * i) for i in range(2000)]
+        learned = cluster.infer(frame, keep=["id"], columns=["x"])
+        assert learned.dtypes == [("id", "bigint"), ("y", "double"), ("z", "array<double>")]
+        assert learned.where("id = 7").first()["y"] == 14.0
+
+
+def test_an_exception_in_main_ends_the_feed(connect, out, record_property):
+    with (
+        pytest.raises(NodeFailed, match=r"seen .* rows, that is too many") as caught,
+        tfos_fast.run(connect, mains.fail_at, {"node": 1, "rows": 40}, 2, **SMALL) as cluster,
+    ):
+        cluster.feed(two_columns(connect, 4_000_000, 8))
+    assert caught.value.node == "worker:1"
+    assert "in fail_at" in caught.value.remote_traceback
+
+
+def test_a_killed_trainer_is_named_while_the_feed_waits(connect, out, record_property):
+    killed = []
+    with tfos_fast.run(connect, mains.deaf, {"out": out}, 2, **SMALL) as cluster:
+
+        def kill():
+            pid = wait_for(lambda: noted(out, "pid").get(1), "the trainer")
+            killed.append(time.monotonic())
+            os.kill(pid, signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        with pytest.raises(NodeKilled, match=r"killed by signal 9 \(SIGKILL\)") as caught:
+            cluster.feed(two_columns(connect, 4_000_000, 8))
+        record_property("seconds from SIGKILL to the exception", time.monotonic() - killed[0])
+        thread.join()
+    assert (caught.value.signal, caught.value.node) == (9, "worker:1")
+    with tfos_fast.run(connect, mains.collect, {"out": out}, 2, **SMALL) as cluster:  # the application lives on
+        assert cluster.feed(connect.range(0, 10, 1, 2)).rows == 10
+
+
+def test_a_task_that_is_tried_again_leaves_out_what_was_delivered(connect, out, tmp_path):
+    marker = str(tmp_path / "killed")
+
+    def die_once(batches):
+        seen = 0
+        for batch in batches:
+            for start in range(0, batch.num_rows, 1000):
+                yield batch.slice(start, 1000)
+            seen += batch.num_rows
+            if seen >= 40_000 and batch.column(0)[0].as_py() >= 50_000 and not os.path.exists(marker):
+                open(marker, "w").close()
+                time.sleep(0.5)  # let what was packed be published
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    frame = connect.range(0, 100_000, 1, 2).mapInArrow(die_once, "id long")
+    with tfos_fast.run(connect, mains.collect, {"out": out}, 2, memory="1m", slot_bytes="64k") as cluster:
+        assert cluster.feed(frame).rows == 100_000
+    assert Path(marker).exists()
+    assert ids(noted(out)) == [*range(100_000)]
+
+
+def test_what_is_not_there_is_told(connect, out):
+    class Rdd:
+        def mapPartitionsWithIndex(self, *_):
+            raise AssertionError
+
+    with pytest.raises(NotEnoughSlots, match=r"5 nodes need 5 task slots.* 4\. .*local-cluster\[executors"):
+        tfos_fast.reserve(connect, 5, **SMALL)
+    with tfos_fast.reserve(connect, 2, **SMALL) as cluster:
+        with pytest.raises(MainNotPicklable, match="cannot be sent to the executors"):
+            cluster.start(mains.collect, {"lock": threading.Lock()})
+        cluster.start(mains.collect, {"out": out})
+        with pytest.raises(NeedsSparkContext, match=r"reserved through Spark Connect, which has no RDDs"):
+            cluster.feed(Rdd())
+        with pytest.raises(NeedsSparkContext, match="no RDDs"):
+            cluster.infer(Rdd())
+        with pytest.raises(NeedsSparkContext, match="no RDDs"):
+            cluster.offer(Rdd(), "validation")
+        with pytest.raises(NeedsSparkContext, match=r"feed\(shuffle=True\) of a DataFrame"):
+            cluster.feed(connect.range(10), shuffle=True)
