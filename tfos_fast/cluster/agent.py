@@ -149,6 +149,9 @@ class Agent:
                 if not message.on:
                     self.named.repeat()
                 self._acknowledge(message.request)
+            case m.Metrics():
+                if self._board is not None:
+                    self._board.tell(message.nodes)
             case m.Stop():
                 self._stop("the driver said so")
 

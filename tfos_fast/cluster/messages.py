@@ -99,6 +99,13 @@ class Totals(msgspec.Struct, frozen=True, array_like=True):
     blocked: float = 0.0  # seconds that its writers waited for a slot, added up
 
 
+class Counters(msgspec.Struct, frozen=True, array_like=True):
+    """What a node was fed until now, for TensorBoard."""
+
+    rows: Count = 0  # that its trainer took
+    totals: Totals = Totals()
+
+
 # ---- agent to coordinator ----------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +320,12 @@ class Yield(Message, frozen=True):
     on: bool
 
 
+class Metrics(Message, frozen=True):
+    """Counters of all nodes that are fed, for the agent that runs TensorBoard."""
+
+    nodes: dict[str, Counters]
+
+
 class Stop(Message, frozen=True):
     """End now: the trainer too, if it still runs."""
 
@@ -320,7 +333,7 @@ class Stop(Message, frozen=True):
 Told = Hello | Started | Ended | Terminated | TensorBoard | Holding  # of the node's state
 FromAgent = Told | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye | Empty | Join | StepsReady
 Order = EndEpoch | Keep | Replay | EndFeed | Yield
-ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Yield | Stop | Settle | StepsAgreed
+ToAgent = Welcome | Opened | Refused | Fence | EndEpoch | Keep | Replay | EndFeed | Yield | Stop | Settle | StepsAgreed | Metrics
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_agent = msgspec.msgpack.Decoder(FromAgent).decode
