@@ -34,6 +34,16 @@ def collect(args, ctx):
     note(args["out"], ctx, rows)
 
 
+def collect_and_linger(args, ctx):
+    """As ``collect``; what comes after the feed takes a moment."""
+    feed = ctx.get_data_feed()
+    rows = []
+    while not feed.should_stop():
+        rows += feed.next_batch(50)
+    time.sleep(1)
+    note(args["out"], ctx, rows)
+
+
 def keep(args, ctx):
     """Read all rows as they were fed and leave them, types included."""
     feed = ctx.get_data_feed()

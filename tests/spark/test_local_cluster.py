@@ -68,9 +68,9 @@ def test_rows_arrive_once_and_in_order(sc, out):
     check_once_and_in_order(nodes, sizes)
 
 
-def test_epochs_and_several_feeds(sc, out):
+def test_epochs_and_several_feeds(sc, session, out):
     sizes = [100, 250]
-    with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:
+    with tfos_fast.run(session, mains.collect, {"out": out}, 2, **SMALL) as cluster:
         assert cluster.train(numbered(sc, sizes), num_epochs=2).rows == 700
         assert cluster.feed(numbered(sc, sizes)).epochs == 1
     check_once_and_in_order(noted(out), sizes, epochs=3)
@@ -298,8 +298,8 @@ def test_tensorflow_mode_is_not_fed(sc, out):
     assert noted(out) == {0: 2, 1: 2}
 
 
-def test_reserve_alone_and_start_later(sc, out):
-    with tfos_fast.reserve(sc, 2, **SMALL) as cluster:
+def test_reserve_alone_and_start_later(sc, session, out):
+    with tfos_fast.reserve(session, 2, **SMALL) as cluster:
         with pytest.raises(ClusterError, match=r"call cluster.start\(main, args\) before feed"):
             cluster.feed(sc.parallelize([1]))
         cluster.start(mains.collect, {"out": out})
