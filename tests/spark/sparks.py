@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,12 +89,17 @@ def stop(sc: SparkContext) -> None:
 
 @contextmanager
 def standalone(
-    workers: int, cores: int, *, hosts: bool = False, module_path: str = str(ROOT), settings: dict[str, str] | None = None
+    workers: int,
+    cores: int | Sequence[int],
+    *,
+    hosts: bool = False,
+    module_path: str = str(ROOT),
+    settings: dict[str, str] | None = None,
 ) -> Iterator[str]:
     """A standalone Master with Workers; yields the master's address.
 
-    ``hosts``: Spark takes each Worker for another host. ``module_path``: PYTHONPATH of the executors. ``settings``: of the
-    Workers, such as ``spark.worker.resource.gpu.amount``.
+    ``cores``: of each Worker, or of one after the other. ``hosts``: Spark takes each Worker for another host. ``module_path``:
+    PYTHONPATH of the executors. ``settings``: of the Workers, such as ``spark.worker.resource.gpu.amount``.
     """
     with tempfile.TemporaryDirectory(prefix="tfos-spark-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -130,7 +135,8 @@ def standalone(
             for i in range(workers):
                 work = folder / f"work-{i}"
                 host = f"127.0.0.{i + 1 if hosts else 1}"
-                shape = ["--cores", str(cores), "--memory", "2g", "--work-dir", str(work), "--properties-file", str(properties)]
+                mine = cores if isinstance(cores, int) else cores[i]
+                shape = ["--cores", str(mine), "--memory", "2g", "--work-dir", str(work), "--properties-file", str(properties)]
                 log = launch("worker.Worker", *shape, address, host=host)
                 _find(log, "Successfully registered with master")
             yield address

@@ -155,6 +155,8 @@ def test_the_coordinator_where_the_environment_says(sc, monkeypatch):
         host, _, number = cluster._coordinator.keys.endpoint.removeprefix("tcp://").rpartition(":")
         assert host == "localhost"
         assert port <= int(number) <= port + 9
+    with tfos_fast.reserve(sc, 1, server_host="127.0.0.1", server_port=0, **SMALL) as cluster:  # settings go first
+        assert cluster._coordinator.keys.endpoint.startswith("tcp://127.0.0.1:")
 
 
 def watched(args, ctx):

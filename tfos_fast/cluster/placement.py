@@ -129,6 +129,19 @@ def _too_few(sc: Any, found: int, needed: int, verb: str) -> NotEnoughSlots:
     )
 
 
+def why_uneven(slots: Slots, nodes: int) -> str:
+    """Why Spark cannot put each node on an executor of its own although there are enough; empty when it can, or need not."""
+    if slots.local or nodes < 2 or len(slots.executor_cores) < nodes:
+        return ""
+    least, most = min(slots.executor_cores), max(slots.executor_cores)
+    if least == most:
+        return ""
+    return (
+        f"the executors have between {least} and {most} cores: a task that fills the smallest leaves room for a second node in "
+        f"a larger one, and one that fills the largest fits no other; set spark.executor.cores to {least}: then all are alike"
+    )
+
+
 def spreading_profile(sc: Any, slots: Slots, nodes: int) -> Any | None:
     """A resource profile that fills an executor with one task, so that a barrier job puts each node on an executor of its own.
 
@@ -141,12 +154,9 @@ def spreading_profile(sc: Any, slots: Slots, nodes: int) -> Any | None:
     """
     if slots.local or len(slots.executor_cores) < nodes:
         return None
-    least, most = min(slots.executor_cores), max(slots.executor_cores)
-    if least != most:
-        raise UnevenExecutors(
-            f"the executors have between {least} and {most} cores: a task that fills the smallest leaves room for a second node in "
-            f"a larger one, and one that fills the largest fits no other. Set spark.executor.cores to {least}: then all are alike"
-        )
+    if why := why_uneven(slots, nodes):
+        raise UnevenExecutors(why)
+    least = min(slots.executor_cores)
     from py4j.protocol import Py4JJavaError
     from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
 
