@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 import tfos_fast._copy
@@ -56,38 +55,43 @@ def of_this_run(pid: int | str) -> bool:
         return False
 
 
+def _of_this_run() -> list[str]:
+    """The pids of what this run started, and its own."""
+    return [pid for pid in os.listdir("/proc") if pid.isdigit() and of_this_run(pid)]
+
+
 def our_processes() -> dict[int, str]:
     """Brokers, agents and trainers on this host: pid -> command line."""
     found = {}
-    for process in psutil.process_iter():
+    for pid in _of_this_run():
         try:
-            command = process.cmdline()
-            ours = any(part.startswith("tfos_fast.") for part in command) and of_this_run(process.pid)
-            if ours and process.status() != psutil.STATUS_ZOMBIE:
-                found[process.pid] = " ".join(command)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
             continue
+        # A zombie has no command line.
+        if any(part.startswith("tfos_fast.") for part in command):
+            found[int(pid)] = " ".join(command).strip()
     return found
 
 
 def our_segments() -> dict[str, str]:
     """Segments that some process has open, or that this process or one of Spark's workers has mapped."""
     found = {}
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
+    for pid in _of_this_run():
         try:
-            target = os.readlink(link)
-        except OSError:
-            continue
-        if target.startswith("/memfd:tfos_fast") and of_this_run(link.parts[2]):
-            found[str(link)] = target
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if "/memfd:tfos_fast" in line:
-            found[line.split()[4]] = "mapped here"
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            worker = b"pyspark.daemon" in (process / "cmdline").read_bytes() and of_this_run(process.name)
-            if worker and "/memfd:tfos_fast" in (process / "maps").read_text():
-                found[str(process)] = "mapped by a worker of Spark"
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                try:
+                    target = os.readlink(entry.path)
+                except OSError:
+                    continue
+                if target.startswith("/memfd:tfos_fast"):
+                    found[entry.path] = target
+            me = pid == str(os.getpid())
+            if not me and b"pyspark.daemon" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                continue
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                if "/memfd:tfos_fast" in line:
+                    found[line.split()[4] if me else f"/proc/{pid}"] = "mapped here" if me else "mapped by a worker of Spark"
         except OSError:
             continue
     return found
@@ -121,20 +125,39 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         item.failed = True  # type: ignore[attr-defined]
 
 
+LOOKS = (our_processes, our_segments, our_sockets)
+# What the last test left is what the next one begins with, but where a fixture of several tests came or went in between.
+_known: list[list[set]] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
+    """A fixture of several tests may bring processes."""
+    if fixturedef.scope != "function":
+        _known.clear()
+
+
+def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef) -> None:
+    """A fixture of several tests has taken its processes along."""
+    if fixturedef.scope != "function":
+        _known.clear()
+
+
 @pytest.fixture(autouse=True)
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compare processes, segments and socket folders before and after; wait a little, since endings take a moment."""
-    looks = (our_processes, our_segments, our_sockets)
-    before = [set(look()) for look in looks]
+    before = _known.pop() if _known else [set(look()) for look in LOOKS]
     yield
     if getattr(request.node, "failed", False):
         return
     deadline = time.monotonic() + 10
     while True:
-        gc.collect()
-        left = {key: what for look, old in zip(looks, before, strict=True) for key, what in look().items() if key not in old}
+        now = [look() for look in LOOKS]
+        left = {key: what for seen, old in zip(now, before, strict=True) for key, what in seen.items() if key not in old}
         if not left:
+            _known[:] = [[set(seen) for seen in now]]
             return
         if time.monotonic() > deadline:
             pytest.fail(f"left behind: {left}")
-        time.sleep(0.1)
+        gc.collect()  # an array in a cycle keeps its mapping
+        time.sleep(0.02)

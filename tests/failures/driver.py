@@ -12,8 +12,21 @@ from tests.spark.sparks import spark
 from tests.spark.test_local_cluster import fed, numbered, wait_for
 
 
+def idle(out: str) -> None:
+    """A program that feeds and ends, as many do: it neither shuts the cluster down nor stops Spark."""
+    global kept
+    kept = spark("local[2]")
+    sc = kept.__enter__()
+    cluster = tfos_fast.run(sc, mains.collect_and_linger, {"out": out}, 2, memory="8m")
+    cluster.feed(numbered(sc, [50, 50]))
+    print("ready", flush=True)
+
+
 def main() -> None:
     how, out = sys.argv[1:]
+    if how == "idle":
+        idle(out)
+        return
     with spark("local[2]") as sc:
         cluster = tfos_fast.run(sc, mains.slow, {"out": out}, 2, memory="8m")
         data = numbered(sc, [100_000] * 2)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import our_processes
 from tests.failures.conftest import whole
+from tests.spark.mains import noted
 from tests.spark.sparks import ROOT
 from tests.spark.test_local_cluster import wait_for
 
@@ -53,6 +54,15 @@ def test_a_driver_that_ends_without_shutdown_takes_its_nodes_along(tmp_path, how
         _, errors = process.communicate(timeout=60)
         assert ("planned for the driver" in errors) == (how == "exception")
         assert process.returncode == (how == "exception")
+
+
+def test_a_driver_that_ends_after_the_feed_shuts_down(tmp_path):
+    """At the interpreter's exit: it waits for ``main``, and nothing is left."""
+    with driver("idle", tmp_path) as (process, _):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert "the driver ends without shutdown(): it waits up to 30 s for main to return" in errors
+    assert sorted(row for rows in noted(tmp_path).values() for row in rows) == [[p, i] for p in range(2) for i in range(50)]
 
 
 def test_ctrl_c_cancels_the_feed(tmp_path):

@@ -34,6 +34,16 @@ def collect(args, ctx):
     note(args["out"], ctx, rows)
 
 
+def collect_and_linger(args, ctx):
+    """As ``collect``; what comes after the feed takes a moment."""
+    feed = ctx.get_data_feed()
+    rows = []
+    while not feed.should_stop():
+        rows += feed.next_batch(50)
+    time.sleep(1)
+    note(args["out"], ctx, rows)
+
+
 def keep(args, ctx):
     """Read all rows as they were fed and leave them, types included."""
     feed = ctx.get_data_feed()
@@ -147,6 +157,16 @@ def slow(args, ctx):
     while not feed.should_stop():
         feed.next_batch(1)
         time.sleep(args.get("pause", 0.01))
+
+
+def slow_count(args, ctx):
+    """Read 50 rows every tenth of a second, and count them."""
+    feed = ctx.get_data_feed()
+    rows = 0
+    while not feed.should_stop():
+        rows += len(feed.next_batch(50))
+        time.sleep(0.1)
+    note(args["out"], ctx, rows)
 
 
 def deaf(args, ctx):

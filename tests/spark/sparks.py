@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyspark
@@ -44,6 +44,7 @@ def _conf(master: str, folder: Path, **settings: str) -> SparkConf:
         "spark.local.dir": str(folder / "local"),
         "spark.executorEnv.PYTHONPATH": str(ROOT),
         "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "2",
+        "spark.executorEnv.TFOS_TEST_SETTING": "set",
         "spark.sql.shuffle.partitions": "2",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
     }
@@ -52,9 +53,30 @@ def _conf(master: str, folder: Path, **settings: str) -> SparkConf:
     return conf
 
 
+_kept: list[tuple[object, ExitStack, SparkContext]] = []
+
+
+def shared(master: str, **settings: str) -> SparkContext:
+    """The context that the last caller got, where that one asked for the same; else a new one. ``close_shared`` ends it."""
+    key = (master, settings)
+    if not _kept or _kept[0][0] != key:
+        stack = ExitStack()
+        context = stack.enter_context(spark(master, **settings))
+        _kept.append((key, stack, context))
+    return _kept[0][2]
+
+
+def close_shared() -> None:
+    """End the shared context, if there is one."""
+    while _kept:
+        _, stack, _ = _kept.pop()
+        stack.close()
+
+
 @contextmanager
 def spark(master: str, **settings: str) -> Iterator[SparkContext]:
     """A Spark context that leaves nothing: its JVM ends, too, so that the next one starts from nothing."""
+    close_shared()
     with tempfile.TemporaryDirectory(prefix="tfos-spark-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         home = make_spark_home(folder / "home")
@@ -89,12 +111,17 @@ def stop(sc: SparkContext) -> None:
 
 @contextmanager
 def standalone(
-    workers: int, cores: int, *, hosts: bool = False, module_path: str = str(ROOT), settings: dict[str, str] | None = None
+    workers: int,
+    cores: int | Sequence[int],
+    *,
+    hosts: bool = False,
+    module_path: str = str(ROOT),
+    settings: dict[str, str] | None = None,
 ) -> Iterator[str]:
     """A standalone Master with Workers; yields the master's address.
 
-    ``hosts``: Spark takes each Worker for another host. ``module_path``: PYTHONPATH of the executors. ``settings``: of the
-    Workers, such as ``spark.worker.resource.gpu.amount``.
+    ``cores``: of each Worker, or of one after the other. ``hosts``: Spark takes each Worker for another host. ``module_path``:
+    PYTHONPATH of the executors. ``settings``: of the Workers, such as ``spark.worker.resource.gpu.amount``.
     """
     with tempfile.TemporaryDirectory(prefix="tfos-spark-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -130,7 +157,8 @@ def standalone(
             for i in range(workers):
                 work = folder / f"work-{i}"
                 host = f"127.0.0.{i + 1 if hosts else 1}"
-                shape = ["--cores", str(cores), "--memory", "2g", "--work-dir", str(work), "--properties-file", str(properties)]
+                mine = cores if isinstance(cores, int) else cores[i]
+                shape = ["--cores", str(mine), "--memory", "2g", "--work-dir", str(work), "--properties-file", str(properties)]
                 log = launch("worker.Worker", *shape, address, host=host)
                 _find(log, "Successfully registered with master")
             yield address

@@ -110,9 +110,8 @@ def uneven(args, ctx):
     strategy.reduce("SUM", strategy.run(lambda: tf.zeros(1)), axis=None)  # leave together
 
 
-@pytest.mark.parametrize("how", [pytest.param("stop", marks=pytest.mark.long), "pad"])
-def test_nodes_agree_on_their_steps(sc, out, how):
-    sizes = [3000, 70, 0, 1]
+def agree_on_steps(sc, out, how, nodes, sizes):
+    """Two epochs of these partitions, and one with the first of them alone, which is 3000 rows."""
 
     def partition(p):
         import numpy as np
@@ -120,27 +119,34 @@ def test_nodes_agree_on_their_steps(sc, out, how):
         for i in range(sum(sizes[:p]), sum(sizes[: p + 1])):
             yield np.full(250, i, np.float32), float(i)
 
-    with tfos_fast.run(sc, uneven, {"out": out, "uneven": how}, 2, memory="512k", slot_bytes="64k") as cluster:
-        first = cluster.feed(sc.parallelize(range(4), 4).flatMap(partition), epochs=2)
+    total = sum(sizes)
+    with tfos_fast.run(sc, uneven, {"out": out, "uneven": how}, nodes, memory="512k", slot_bytes="64k") as cluster:
+        first = cluster.feed(sc.parallelize(range(len(sizes)), len(sizes)).flatMap(partition), epochs=2)
         second = cluster.feed(sc.parallelize(range(1), 1).flatMap(partition))
-    one, other = noted(out).values()
-    for name, rows in (("loop", 3071), ("one partition", 3000)):
-        assert one[name]["steps"] == other[name]["steps"]
-        mine = one[name]["mine"] + other[name]["mine"]
-        assert len(set(mine)) == len(mine) == one[name]["rows"] == other[name]["rows"]
+    seen = list(noted(out).values())
+    assert len(seen) == nodes
+    for name, rows in (("loop", total), ("one partition", 3000)):
+        assert len({it[name]["steps"] for it in seen}) == 1
+        mine = [row for it in seen for row in it[name]["mine"]]
+        assert {it[name]["rows"] for it in seen} == {len(mine)} == {len(set(mine))}
         if how == "pad":
             assert sorted(mine) == list(range(rows))
-    assert one["fit"] == other["fit"]
-    assert one["fit"]["finite"]
-    assert first.rows + sum(first.rows_unused.values()) == 2 * 3071
+    assert all(it["fit"] == seen[0]["fit"] for it in seen)
+    assert seen[0]["fit"]["finite"]
+    assert first.rows + sum(first.rows_unused.values()) == 2 * total
     assert second.rows + sum(second.rows_unused.values()) == 3000
     if how == "pad":
-        assert (first.rows, second.rows) == (2 * 3071, 3000)
-        assert one["one partition"]["steps"] == 47
-        assert one["fit"]["steps"] >= 47
+        assert (first.rows, second.rows) == (2 * total, 3000)
+        assert seen[0]["one partition"]["steps"] == 47
+        assert seen[0]["fit"]["steps"] >= 47
     else:
-        assert one["one partition"]["steps"] == 0
-        assert second.rows_unused in ({"worker:0": 3000}, {"worker:1": 3000})
+        assert seen[0]["one partition"]["steps"] == 0
+        assert second.rows_unused in [{f"worker:{i}": 3000} for i in range(nodes)]
+
+
+@pytest.mark.parametrize("how", [pytest.param("stop", marks=pytest.mark.long), "pad"])
+def test_nodes_agree_on_their_steps(sc, out, how):
+    agree_on_steps(sc, out, how, 2, [3000, 70, 0, 1])
 
 
 def test_every_row_is_in_one_step_and_nodes_stay_in_step(sc, out):

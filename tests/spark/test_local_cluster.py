@@ -20,7 +20,6 @@ from tfos_fast.cluster import InputMode
 from tfos_fast.errors import ClusterError, MainNotPicklable, NodeFailed, NodeKilled, NotEnoughMemory, NotEnoughSlots, TfosError
 
 MASTER = "local-cluster[2,1,1024]"
-SETTINGS = {"spark.executorEnv.TFOS_TEST_SETTING": "set"}
 SMALL = {"memory": "8m"}
 
 
@@ -68,9 +67,9 @@ def test_rows_arrive_once_and_in_order(sc, out):
     check_once_and_in_order(nodes, sizes)
 
 
-def test_epochs_and_several_feeds(sc, out):
+def test_epochs_and_several_feeds(sc, session, out):
     sizes = [100, 250]
-    with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:
+    with tfos_fast.run(session, mains.collect, {"out": out}, 2, **SMALL) as cluster:
         assert cluster.train(numbered(sc, sizes), num_epochs=2).rows == 700
         assert cluster.feed(numbered(sc, sizes)).epochs == 1
     check_once_and_in_order(noted(out), sizes, epochs=3)
@@ -282,11 +281,18 @@ def test_killed_feeder_is_tried_again_and_rows_come_once(sc, out, tmp_path):
 
 @pytest.mark.parametrize("how", ["terminate", "return"])
 def test_nodes_that_have_enough_end_the_feed(sc, out, how):
+    """At once: its tasks would never end by themselves, and most have not begun."""
+
+    def partition(p):
+        yield from ((p, row) for row in range(20_000))
+        time.sleep(3600)
+
     with tfos_fast.run(sc, mains.stop_early, {"out": out, "rows": 100, "how": how}, 2, **SMALL) as cluster:
-        report = cluster.feed(numbered(sc, [200_000] * 8), epochs=3)
+        report = cluster.feed(sc.parallelize(range(8), 8).flatMap(partition), epochs=3)
+        assert not sc.statusTracker().getActiveJobsIds()
         why = {"terminate": "called terminate()", "return": "returned from main"}[how]
         assert report.ended_early == {"worker:0": why, "worker:1": why}
-        assert report.rows < 8 * 200_000
+        assert report.rows < 8 * 20_000
         assert report.epochs == 1
     assert set(noted(out)) == {0, 1}
 
@@ -298,8 +304,8 @@ def test_tensorflow_mode_is_not_fed(sc, out):
     assert noted(out) == {0: 2, 1: 2}
 
 
-def test_reserve_alone_and_start_later(sc, out):
-    with tfos_fast.reserve(sc, 2, **SMALL) as cluster:
+def test_reserve_alone_and_start_later(sc, session, out):
+    with tfos_fast.reserve(session, 2, **SMALL) as cluster:
         with pytest.raises(ClusterError, match=r"call cluster.start\(main, args\) before feed"):
             cluster.feed(sc.parallelize([1]))
         cluster.start(mains.collect, {"out": out})

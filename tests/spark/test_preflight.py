@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 import tfos_fast
-from tests.spark import mains
+from tests.spark import mains, sparks
 from tests.spark.mains import noted
 from tfos_fast.cluster.classic import Classic
 from tfos_fast.cluster.coordinator import Coordinator
@@ -23,12 +23,24 @@ from tfos_fast.errors import (
     NotEnoughSlots,
     PreflightFailed,
     SettingRefused,
+    UnevenExecutors,
     VersionMismatch,
 )
 
 MASTER = "local-cluster[2,1,1024]"
 SETTINGS = {"spark.python.worker.reuse": "false", "spark.task.maxFailures": "1"}
 SMALL = {"memory": "8m"}
+
+
+@pytest.mark.long
+def test_executors_that_differ(nothing_left, out):
+    """Workers of one core and of two, which an application takes whole."""
+    with sparks.standalone(workers=2, cores=[1, 2]) as master, sparks.spark(master, **{"spark.cores.max": "3"}) as sc:
+        with pytest.raises(UnevenExecutors, match=r"between 1 and 2 cores.* set spark\.executor\.cores to 1"):
+            tfos_fast.reserve(sc, 2, **SMALL)
+        for nodes in (1, 3):  # one is on an executor of its own anyhow; three share executors
+            with tfos_fast.run(sc, mains.collect, {"out": out}, nodes, **SMALL) as cluster:
+                assert cluster.feed(sc.parallelize(range(30), 3)).rows == 30
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import socket
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tfos_fast
+from tests.spark.test_local_cluster import wait_for
 from tfos_fast.cluster import InputMode
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.errors import ClusterError, MissingDependency, PortUnavailable, RoleError
@@ -153,10 +155,17 @@ def test_the_coordinator_where_the_environment_says(sc, monkeypatch):
         host, _, number = cluster._coordinator.keys.endpoint.removeprefix("tcp://").rpartition(":")
         assert host == "localhost"
         assert port <= int(number) <= port + 9
+    with tfos_fast.reserve(sc, 1, server_host="127.0.0.1", server_port=0, **SMALL) as cluster:  # settings go first
+        assert cluster._coordinator.keys.endpoint.startswith("tcp://127.0.0.1:")
 
 
 def watched(args, ctx):
-    """Wait until the test has seen TensorBoard."""
+    """Read all rows; then wait until the test has seen TensorBoard."""
+    if args.get("feed"):
+        feed = ctx.get_data_feed()
+        rows = 0
+        while rows < args["feed"]:
+            rows += len(feed.next_batch(100))
     while not Path(args["out"], "seen").exists():
         time.sleep(0.01)
 
@@ -171,22 +180,35 @@ def test_without_tensorboard(sc, out):
 
 
 @pytest.mark.skipif(not BOARD, reason="tensorboard is not installed")
-def test_tensorboard_on_the_chief(sc, out):
-    boards = []
+def test_tensorboard_on_the_chief_shows_the_feed(sc, out):
+    def ask(path):
+        try:
+            with urllib.request.urlopen(f"{url}/data/{path}", timeout=10) as answer:
+                return json.load(answer)
+        except OSError:
+            return None
+
+    def rows():
+        """What it shows: node -> rows."""
+        tags = ask("plugin/scalars/tags") or {}
+        found = {run.partition("/")[2]: ask(f"plugin/scalars/scalars?run={run}&tag=feed%2Frows") for run in tags}
+        return {node: int(points[-1][2]) for node, points in found.items() if points}
+
     with tfos_fast.run(
-        sc, watched, {"out": out}, 2, master_node="chief", input_mode=InputMode.TENSORFLOW, tensorboard=True, log_dir=out
+        sc, watched, {"out": out, "feed": 500}, 2, master_node="chief", tensorboard=True, log_dir=out, **SMALL
     ) as cluster:
         url = cluster.tensorboard_url()
-        deadline = time.monotonic() + 50
-        while not boards:
-            try:
-                with urllib.request.urlopen(f"{url}/data/environment", timeout=10) as answer:
-                    boards.append(json.load(answer)["data_location"])
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+        feeding = threading.Thread(target=lambda: cluster.feed(sc.parallelize(range(1000), 2)))
+        feeding.start()
+        wait_for(lambda: ask("environment"), "TensorBoard", 50)
+        assert ask("environment")["data_location"] == out
+        wait_for(lambda: rows() == {"chief_0": 500, "worker_0": 500}, "the rows of both nodes", 50)
+        (run, *_) = ask("plugin/scalars/tags")
+        assert set(ask("plugin/scalars/tags")[run]) == {
+            "feed/rows", "feed/rows_per_second", "feed/MiB", "feed/seconds_without_data", "feed/seconds_without_space",
+        }  # fmt: skip
         Path(out, "seen").touch()
-    assert boards == [out]
+        feeding.join()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=10)
 

@@ -12,6 +12,7 @@ import pytest
 
 import tfos_fast
 from tests.spark.mains import note, noted
+from tests.spark.test_distributed import agree_on_steps
 from tests.spark.test_local_cluster import wait_for
 from tfos_fast.errors import FormError, NodeKilled, StallTimeout
 
@@ -136,14 +137,28 @@ def killed(args, ctx):
         barrier.meet()
 
 
-@pytest.mark.parametrize("process", ["trainer", "agent"])
-@pytest.mark.parametrize("uneven", ["stop", "pad"])
+@pytest.mark.parametrize(
+    ("uneven", "process"),
+    [
+        ("stop", "trainer"), ("pad", "agent"),
+        pytest.param("stop", "agent", marks=pytest.mark.long), pytest.param("pad", "trainer", marks=pytest.mark.long),
+    ],
+)  # fmt: skip
 def test_nodes_that_wait_for_a_killed_one_are_set_free(sc, out, uneven, process):
     with (
         tfos_fast.run(sc, killed, {"out": out, "uneven": uneven, "killed": process}, NODES, **SMALL) as cluster,
         pytest.raises(NodeKilled, match=rf"worker:1 on .* its {process} \(process \d+\)"),
     ):
         cluster.feed(partitions(sc, 900, 640, 700, 800))
+
+
+@pytest.mark.long
+@pytest.mark.tensorflow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("uneven", ["stop", "pad"])
+def test_four_nodes_in_fit_and_in_a_custom_loop(sc, out, uneven):
+    """Under MultiWorkerMirroredStrategy; the second feed has fewer partitions than nodes."""
+    agree_on_steps(sc, out, uneven, NODES, [3000, 70, 0, 1, 300, 0, 900, 33])
 
 
 def mixed(args, ctx):

@@ -68,19 +68,21 @@ def test_a_process_name_with_spaces_and_parentheses(tmp_path: Path):
 
 def test_directories_are_private_and_only_those_of_the_dead_are_reaped(base: Path):
     process = sleeper()
-    namespace = os.stat("/proc/self/ns/pid").st_ino
+    namespace, boot = os.stat("/proc/self/ns/pid").st_ino, Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     mine = make_runtime_directory()
     assert mine.parent == base
     assert mine.stat().st_mode & 0o777 == 0o700
     assert base.stat().st_mode & 0o777 == 0o700
-    living = base / f"{process.pid}-{started(process.pid)}-{namespace}-x"
-    reused = base / f"{os.getpid()}-{started(os.getpid()) + 1}-{namespace}-x"  # this id, another process
-    elsewhere = base / f"{2**22 + 1}-1-{namespace + 1}-x"  # ids of another container
+    living = base / f"{process.pid}-{started(process.pid)}-{namespace}-{boot}-x"
+    reused = base / f"{os.getpid()}-{started(os.getpid()) + 1}-{namespace}-{boot}-x"  # this id, another process
+    elsewhere = base / f"{2**22 + 1}-1-{namespace + 1}-{boot}-x"  # ids of another container
     strange = base / "notes"
-    for folder in (living, reused, elsewhere, strange):
+    # Before the power was cut: one has the id and start time of a living process, one was in a container.
+    cut = [base / f"{os.getpid()}-{started(os.getpid())}-{namespace}-0badb007-x", base / f"7-1-{namespace + 1}-0badb007-x"]
+    for folder in (living, reused, elsewhere, strange, *cut):
         folder.mkdir()
         (folder / "broker").touch()
-    assert reap() == [reused]
+    assert set(reap()) == {reused, *cut}
     assert sorted(base.iterdir()) == sorted([mine, living, elsewhere, strange])
     process.communicate()
     assert reap(base) == [living]

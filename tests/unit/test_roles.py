@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfos_fast.cluster.placement import spreading_profile
+from tfos_fast.cluster.placement import spreading_profile, why_uneven
 from tfos_fast.cluster.ports import HeldPort, parse_ports
 from tfos_fast.cluster.roles import assign, cluster_spec, tf_config
 from tfos_fast.cluster.slots import Slots
@@ -114,3 +114,5 @@ def test_executors_that_differ_are_refused():
     with pytest.raises(UnevenExecutors, match=r"between 2 and 4 cores.*spark\.executor\.cores to 2"):
         spreading_profile(None, Slots(6, (2, 4), False), 2)
     assert spreading_profile(None, Slots(6, (2, 4), False), 3) is None  # nodes share executors anyway
+    for slots, nodes in ((Slots(6, (2, 4), False), 3), (Slots(6, (2, 4), False), 1), (Slots(6, (6,), True), 2)):
+        assert why_uneven(slots, nodes) == ""

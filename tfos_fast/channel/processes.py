@@ -112,14 +112,14 @@ def runtime_base() -> Path:
 
 
 def make_runtime_directory() -> Path:
-    """Make a new directory of mode 0700 whose name carries this process's id, start time and pid namespace.
+    """Make a new directory of mode 0700 whose name carries this process's id, start time, pid namespace and the kernel's boot.
 
     Dead owners' directories are reaped first.
     """
     base = runtime_base()
     reap(base)
     pid = os.getpid()
-    directory = Path(tempfile.mkdtemp(prefix=f"{pid}-{started(pid)}-{_namespace()}-", dir=base))
+    directory = Path(tempfile.mkdtemp(prefix=f"{pid}-{started(pid)}-{_namespace()}-{_boot()}-", dir=base))
     if len(str(directory / "broker")) > _MAX_SOCKET_PATH:
         shutil.rmtree(directory)
         raise SegmentError(
@@ -133,8 +133,13 @@ def _namespace() -> int:
     return os.stat("/proc/self/ns/pid").st_ino
 
 
+def _boot() -> str:
+    """The kernel's boot: nobody lives on from another one, in whatever container."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+
+
 def reap(base: Path | None = None) -> list[Path]:
-    """Remove the runtime directories whose owner is dead.
+    """Remove the runtime directories whose owner is dead: it has ended, or the machine has been started anew since.
 
     Returns
     -------
@@ -142,11 +147,13 @@ def reap(base: Path | None = None) -> list[Path]:
         What was removed.
     """
     removed = []
-    here = str(_namespace())
+    here, boot = str(_namespace()), _boot()
     base = runtime_base() if base is None else base
     for directory in base.iterdir():
-        pid, start, namespace, *_ = (*directory.name.split("-"), "", "", "")
-        if pid.isdigit() and start.isdigit() and namespace == here and not alive(int(pid), int(start)):
+        pid, start, namespace, then, *_ = (*directory.name.split("-"), "", "", "", "")
+        if not (pid.isdigit() and start.isdigit()):
+            continue  # none of ours
+        if then != boot or (namespace == here and not alive(int(pid), int(start))):
             shutil.rmtree(directory, ignore_errors=True)  # another reaper may be at it too
             removed.append(directory)
     return removed

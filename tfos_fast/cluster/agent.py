@@ -165,6 +165,9 @@ class Agent:
             case m.From():
                 self.broker.feed.base = message.epoch
                 self._acknowledge(message.request)
+            case m.Metrics():
+                if self._board is not None:
+                    self._board.tell(message.nodes)
             case m.Stop():
                 self._stop("the driver said so")
 

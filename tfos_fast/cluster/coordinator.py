@@ -46,6 +46,7 @@ MOST_NODES = 1 << 16  # that say hello while the reservation runs
 MOST_FEEDS = 256  # named ones that a node may ask for
 MOST_ACKS = 4096  # that are remembered of a node
 MOST_FAILURES = 4 * MOST_NODES
+METRICS_TOLD = 2.0  # seconds; TensorBoard hears of the nodes so often
 BEATS_TOLD = 0.1  # seconds; counters wake the driver's threads so often at most
 
 
@@ -84,6 +85,8 @@ class Coordinator:
         self._deaths = select.epoll()  # of these, so that a turn costs the same however many there are
         self._told = 0.0  # when the driver's threads were last woken
         self._news = False  # something else than counters has changed since
+        self._board = ""  # name of the node that runs TensorBoard
+        self._shown = 0.0  # when that one was last told
         self._machine = machine_id()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._pid = os.getpid()
@@ -294,6 +297,7 @@ class Coordinator:
 
         def apply() -> None:
             self._stopping = True
+            self._show()
             for name in list(self.nodes):
                 self._send(name, m.Stop())
 
@@ -345,6 +349,8 @@ class Coordinator:
                     if heard and now - looked >= 0.5:  # not heard: the beats that count may be among those to come
                         looked = now
                         self._check_silence()
+                        if self._board and now - self._shown >= METRICS_TOLD:
+                            self._show()
                     if self._news:
                         self._agree()
                     if self._news or now - self._told >= BEATS_TOLD:
@@ -433,7 +439,7 @@ class Coordinator:
             case m.Terminated():
                 node.terminated, node.asked = True, message.asked
             case m.TensorBoard():
-                node.tensorboard = message.url
+                node.tensorboard, self._board = message.url, node.name
             case m.Holding():
                 node.holding = True
             case m.Demand():
@@ -582,6 +588,13 @@ class Coordinator:
             else:
                 epoch = self.nodes[action.node].at = action.epoch
                 self._order_now([action.node], lambda number, life=life, epoch=epoch: m.Begin(number, life, epoch))  # type: ignore[misc]
+
+    def _show(self) -> None:
+        """Tell TensorBoard how the feed fares."""
+        if self._board:
+            self._shown = time.monotonic()
+            fed = [node for node in self.nodes.values() if node.fed]
+            self._send(self._board, m.Metrics({node.name: m.Counters(node.rows_taken, node.totals) for node in fed}))
 
     def _failed(self, node: NodeState, failure: m.Failure) -> None:
         if node.failure is None:

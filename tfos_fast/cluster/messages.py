@@ -100,6 +100,13 @@ class Totals(msgspec.Struct, frozen=True, array_like=True):
     blocked: float = 0.0  # seconds that its writers waited for a slot, added up
 
 
+class Counters(msgspec.Struct, frozen=True, array_like=True):
+    """What a node was fed until now, for TensorBoard."""
+
+    rows: Count = 0  # that its trainer took
+    totals: Totals = Totals()
+
+
 MOST_AT_ONCE = 1000  # partitions in a message
 Rows = Annotated[dict[Key, Count], msgspec.Meta(max_length=MOST_AT_ONCE)]
 Spans = Annotated[list[tuple[Count, Count]], msgspec.Meta(max_length=1000)]
@@ -372,6 +379,12 @@ class From(Message, frozen=True):
     epoch: int
 
 
+class Metrics(Message, frozen=True):
+    """Counters of all nodes that are fed, for the agent that runs TensorBoard."""
+
+    nodes: dict[str, Counters]
+
+
 class Stop(Message, frozen=True):
     """End now: the trainer too, if it still runs."""
 
@@ -379,7 +392,7 @@ class Stop(Message, frozen=True):
 Told = Hello | Started | Fell | Ended | Terminated | TensorBoard | Holding  # of the node's state
 FromAgent = Told | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye | Empty | Join | StepsReady | Lost | Halted
 Order = EndEpoch | Keep | Replay | EndFeed | Yield | Halt | Begin | GiveUp | From
-ToAgent = Welcome | Opened | Refused | Fence | Order | Stop | Settle | StepsAgreed
+ToAgent = Welcome | Opened | Refused | Fence | Order | Stop | Settle | StepsAgreed | Metrics
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_agent = msgspec.msgpack.Decoder(FromAgent).decode

@@ -88,6 +88,19 @@ def _too_few(engine: Engine, found: int, needed: int, verb: str) -> NotEnoughSlo
     )
 
 
+def why_uneven(slots: Slots, nodes: int) -> str:
+    """Why Spark cannot put each node on an executor of its own although there are enough; empty when it can, or need not."""
+    if slots.local or nodes < 2 or len(slots.executor_cores) < nodes:
+        return ""
+    least, most = min(slots.executor_cores), max(slots.executor_cores)
+    if least == most:
+        return ""
+    return (
+        f"the executors have between {least} and {most} cores: a task that fills the smallest leaves room for a second node in "
+        f"a larger one, and one that fills the largest fits no other; set spark.executor.cores to {least}: then all are alike"
+    )
+
+
 def spreading_profile(engine: Engine, slots: Slots, nodes: int) -> Any | None:
     """A resource profile that fills an executor with one task, so that a barrier job puts each node on an executor of its own.
 
@@ -100,12 +113,8 @@ def spreading_profile(engine: Engine, slots: Slots, nodes: int) -> Any | None:
     """
     if slots.local or len(slots.executor_cores) < nodes:
         return None
-    least, most = min(slots.executor_cores), max(slots.executor_cores)
-    if least != most:
-        raise UnevenExecutors(
-            f"the executors have between {least} and {most} cores: a task that fills the smallest leaves room for a second node in "
-            f"a larger one, and one that fills the largest fits no other. Set spark.executor.cores to {least}: then all are alike"
-        )
+    if why := why_uneven(slots, nodes):
+        raise UnevenExecutors(why)
     # A profile that does not ask for the executor's GPUs gets none. None: this cluster manager or version takes no profiles of task
     # resources alone; Spark still spreads tasks over free slots.
-    return engine.profile(least, int(engine.settings().get("spark.executor.resource.gpu.amount", "0")))
+    return engine.profile(min(slots.executor_cores), int(engine.settings().get("spark.executor.resource.gpu.amount", "0")))

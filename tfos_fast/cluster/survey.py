@@ -16,7 +16,7 @@ from tfos_fast.cluster import probe
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.engine import Engine
 from tfos_fast.cluster.jobs import SparkJob, job_exception
-from tfos_fast.cluster.placement import spreading_profile, wait_for_slots
+from tfos_fast.cluster.placement import spreading_profile, wait_for_slots, why_uneven
 from tfos_fast.cluster.preflight import (
     LOOKED_AT,
     NEEDED,
@@ -31,7 +31,7 @@ from tfos_fast.cluster.preflight import (
 )
 from tfos_fast.cluster.shipping import ALONG, NAME, build
 from tfos_fast.cluster.slots import Slots
-from tfos_fast.errors import NotEnoughSlots
+from tfos_fast.errors import NotEnoughSlots, UnevenExecutors
 
 log = logging.getLogger("tfos_fast.cluster")
 
@@ -71,7 +71,7 @@ class Survey:
 
         Raises
         ------
-        NotEnoughSlots, SettingRefused, NotEnoughMemory, VersionMismatch, MissingDependency, CoordinatorUnreachable
+        NotEnoughSlots, UnevenExecutors, SettingRefused, NotEnoughMemory, VersionMismatch, MissingDependency, CoordinatorUnreachable
             The one thing that stands in the way.
         PreflightFailed
             Several do.
@@ -84,6 +84,8 @@ class Survey:
             slots = wait_for_slots(self.engine, self.nodes, self.timeout) if fixed else self.engine.slots(self.timeout)
         except NotEnoughSlots as error:
             problems.append(Problem(NotEnoughSlots, str(error)))
+        if uneven := why_uneven(slots, self.nodes):
+            problems.append(Problem(UnevenExecutors, uneven))
         executors = self.engine.loads()
         key = (frozenset(executors), self.coordinator.keys.endpoint.rpartition(":")[0])
         known = _sound.setdefault(self.engine.key, set())
@@ -119,7 +121,7 @@ class Survey:
         loads = self.engine.loads()
         # An executor that is busy with other work would keep a barrier waiting: then as many as there will be nodes.
         count = len(loads) if not any(loads.values()) else min(len(loads), self.nodes)
-        profile = spreading_profile(self.engine, slots, count) if spread else None
+        profile = spreading_profile(self.engine, slots, count) if spread and not why_uneven(slots, count) else None
         tasks = count if profile is not None or slots.local else max(1, slots.tasks)
         task = functools.partial(probe.task, arguments, HOLD if profile is None and tasks > 1 else 0.0)
 

@@ -9,15 +9,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import IO
+
+import msgspec
 
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ports import HeldPort, parse_ports
+from tfos_fast.cluster.scalars import follow
 from tfos_fast.cluster.trainer import die_with
 from tfos_fast.errors import MissingDependency
 
 log = logging.getLogger("tfos_fast.agent")
 
 SETTING = "TENSORBOARD_PORT on the executors"
+LAST_WRITES = 2.0  # seconds that it has in the end to write what it was told
 
 
 class TensorBoard:
@@ -62,14 +68,24 @@ class TensorBoard:
                 command,
                 env=dict(handover.environ, PYTHONPATH=os.pathsep.join(path)),
                 cwd=handover.directory,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 start_new_session=True,
             )
         except BaseException:
             self._port.close()
             raise
+        assert self._process.stdin is not None
+        self._stdin: IO[bytes] = self._process.stdin
+        os.set_blocking(self._stdin.fileno(), False)
+        self._unsent = b""
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
+
+    def tell(self, nodes: Mapping[str, m.Counters]) -> None:
+        """Have these counters written as scalars. Never waits: what it has not read yet stands for the newer ones, too."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            text = self._unsent or msgspec.json.encode(nodes) + b"\n"
+            self._unsent = text[os.write(self._stdin.fileno(), text) :]
 
     def died(self) -> None:
         """Say so in the log: the training goes on without it."""
@@ -77,7 +93,10 @@ class TensorBoard:
         self._port.close()
 
     def close(self) -> None:
-        """End it."""
+        """End it, after a moment for its last scalars."""
+        self._stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(LAST_WRITES)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -87,6 +106,8 @@ class TensorBoard:
 def main() -> None:
     """Run TensorBoard in this process until the agent ends."""
     die_with(int(sys.argv[1]))
+    options = dict(option.removeprefix("--").split("=", 1) for option in sys.argv[2:])
+    follow(sys.stdin.buffer, options["logdir"])
     from tensorboard.main import run_main
 
     sys.argv = ["tensorboard", *sys.argv[2:]]
