@@ -155,7 +155,7 @@ class Feeding:
     name : str
         Of its reports: not used twice in a run.
     way : str
-        ``"tensors"`` or ``"dataset"``.
+        ``"tensors"``, ``"dataset"`` or ``"pipeline"``.
     spec : tuple, optional
     memory : int or str, optional
         Shared memory of each node.

@@ -12,7 +12,7 @@ from benchmarks.rows import KINDS, partition_sums
 from tfos_fast import Cluster
 from tfos_fast.cluster.stored import pickled_batches
 
-TENSORS, DATASET, TFOS = "feed.tensors(256)", "feed.dataset(256)", "TFoS"
+TENSORS, DATASET, PIPELINE, TFOS = "feed.tensors(256)", "feed.dataset(256)", "feed.dataset(256).map()", "TFoS"
 # Least ratios of tensors(256) to drain, raw and TFoS, and of dataset(256) to tensors(256).
 BARS = {
     "floats32": (2.2, 0.8, 30.0, 1 / 1.5),
@@ -27,13 +27,15 @@ def stored(bench: Bench, name: str) -> Case:
     kind = KINDS[name]
     data = Cached.make(bench, kind)
     with ExitStack() as stack:
-        feeds = {way: stack.enter_context(Feeding(bench, f"{name} {way}", way, kind.spec)) for way in ("tensors", "dataset")}
+        ways = ("tensors", "dataset", "pipeline")
+        feeds = {way: stack.enter_context(Feeding(bench, f"{name} {way}", way, kind.spec)) for way in ways}
         samples, note = bench.rates(
             {
                 "drain": lambda times: drain(data.times(times)),
                 "raw": lambda times: drain(pickled_batches(data.times(times))),
                 TENSORS: lambda times: feeds["tensors"].feed(data.times(times), data.sums * times),
                 DATASET: lambda times: feeds["dataset"].feed(data.times(times), data.sums * times),
+                PIPELINE: lambda times: feeds["pipeline"].feed(data.times(times), data.sums * times),
             },
             data.sums.rows,
         )
@@ -42,7 +44,8 @@ def stored(bench: Bench, name: str) -> Case:
     samples[TFOS] = bench.tfos.get("floats" if name.startswith("floats") else name, {}).get("train", [])
     to_drain, to_raw, to_tfos, dataset = BARS[name]
     bars = [Bar(TENSORS, "drain", to_drain), Bar(TENSORS, "raw", to_raw), Bar(TENSORS, TFOS, to_tfos)]
-    bars += [Bar(DATASET, TENSORS, dataset), Bar(DATASET, "drain"), Bar(DATASET, "raw"), Bar("raw", "drain")]
+    bars += [Bar(DATASET, TENSORS, dataset), Bar(DATASET, "drain"), Bar(DATASET, "raw")]
+    bars += [Bar(PIPELINE, TENSORS), Bar("raw", "drain")]
     note = "drain iterates the rows in Spark's workers, raw takes their pickled batches as bytes\n  " + note
     return Case(name, f"cached RDD of ({kind.title})", "rows/s", samples, bars, note)
 

@@ -23,12 +23,14 @@ def _batches(feed: Any, way: str, spec: Any) -> Iterator[Any]:
         yield from feed.tensors(BATCH, spec)
         return
     dataset = feed.dataset(BATCH, spec)
+    if way == "pipeline":
+        dataset = dataset.map(lambda *columns: columns)
     while not feed.should_stop():  # each iterator is an epoch
         yield from dataset
 
 
 def summing(args: Any, ctx: Any) -> None:
-    """Sum every column of every batch, read by ``tensors`` or ``dataset``."""
+    """Sum every column of every batch, read by ``tensors``, by ``dataset``, or ("pipeline") by a dataset with a map behind it."""
     send(args["to"], args["of"] + " began", pid=os.getpid())
     tally = Tally()
     for batch in _batches(ctx.get_data_feed(), args["way"], args["spec"]):

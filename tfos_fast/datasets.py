@@ -1,5 +1,7 @@
 """The feed as a ``tf.data.Dataset``: batches or, where they are small, several batches at a time, which TensorFlow takes apart.
 
+That is what ``map``, ``fit`` or ``tf.distribute`` see; a loop in Python gets its batches without all this (``eager.py``).
+
 An element that Python hands to tf.data costs 0.5 ms of processor time, whatever its size. A large batch is therefore one element,
 and aliases its slot. Small batches lie together in a chunk of shape ``(batches, batch_size, ...)``, also aliased, and
 ``Dataset.unbatch`` cuts its first dimension in compiled code, which copies each batch once more: cheaper up to about a megabyte.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from threading import Lock
 from typing import Any
 
@@ -20,6 +22,7 @@ from tfos_fast.channel.assembler import Columns
 from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.window import Window
+from tfos_fast.eager import read_directly
 from tfos_fast.handed import Handed
 
 log = logging.getLogger(__name__)
@@ -122,7 +125,7 @@ def make(
     prefetch: int,
     empty: bool,
     full: bool = False,
-    handed: Handed | None = None,
+    handed: Handed,
 ) -> Any:
     """Build the dataset.
 
@@ -144,7 +147,7 @@ def make(
         When nothing came in time, hand out batches without rows.
     full : bool
         Every batch has ``batch_size`` rows, and elements say so.
-    handed : Handed, optional
+    handed : Handed
         Is told of iterators and batches.
     """
     if full:
@@ -155,8 +158,7 @@ def make(
 
     def epoch() -> Iterator[Any]:
         ahead = 1
-        if handed is not None:
-            handed.begin()
+        handed.begin(ahead=True)
         try:
             while True:
                 item = source(ahead)
@@ -181,8 +183,7 @@ def make(
                 item = None
                 # from_generator takes arrays without a copy, but of ragged columns only tensors.
                 columns = {name: tensor(name, value) if isinstance(value, Ragged) else value for name, value in columns.items()}
-                if handed is not None:
-                    handed.gave(parts)
+                handed.gave(parts)
                 yield arrange(columns)
                 del columns  # the wait for the next batch must not hold this one's slot
         except GeneratorExit:
@@ -201,7 +202,19 @@ def make(
         options.experimental_optimization.inject_prefetch = False  # TensorFlow would do it all the same
     # Spark has sharded the rows already; the default policy would throw away all but one worker's share of each node's.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.with_options(options)
+    dataset = dataset.with_options(options)
+
+    def batches() -> Generator[Any, None, None]:
+        handed.begin(ahead=False)
+        while (item := source(1)) is not None:
+            element = None
+            if item[1] and not (item[1] < batch_size and drop_remainder):
+                element = arrange({name: tensor(name, value) for name, value in item[0].items()})
+            item = None  # the wait for the next batch must not hold this one's slot
+            if element is not None:
+                yield element
+
+    return dataset if empty else read_directly(tf, dataset, batches, handed.go_on)
 
 
 def _of_rows(tf: Any, spec: Any, rows: int) -> Any:

@@ -28,24 +28,34 @@ class Handed:
     trail : Trail
         Of the reader.
     ahead : bool
-        The source is read ahead of the program, which therefore has to say how many batches it has done.
+        The source is read ahead of the program, which therefore has to say how many batches it has done. For a dataset each
+        iterator says it.
     ordered : bool
         Rows come in the order in which they were read. False: they are drawn from a window.
     """
 
     def __init__(self, trail: Trail, *, ahead: bool, ordered: bool) -> None:
-        self.ahead = ahead
         self.ordered = ordered
         self._trail = trail
         self._lock = threading.Lock()
-        self.begin()
+        self._goes_on = False
+        self.begin(ahead=ahead)
 
-    def begin(self) -> None:
-        """A new iterator: what those before it have read is done with."""
+    def begin(self, *, ahead: bool) -> None:
+        """A new iterator: what those before it have read is done with. Or the newest one is read by another generator."""
         with self._lock:
+            self.ahead = ahead
+            if self._goes_on:
+                self._goes_on = False
+                return
             self._epoch, self._ended = self._trail.epoch, False
             self._rows, self._batches = self._trail.total, 0  # before the items
             self._items: deque[list[int]] = deque()  # rows of an item, the batches that it became
+
+    def go_on(self) -> None:
+        """The generator that begins next reads on for the newest iterator."""
+        with self._lock:
+            self._goes_on = True
 
     def of(self, source: Source) -> Source:
         """The source, whose items are counted."""
@@ -83,6 +93,10 @@ class Handed:
         FormError
         """
         with self._lock:
+            if not self.ordered and (batches is not None or not self._ended):
+                raise FormError(
+                    "rows of a shuffle window are drawn out of order: only commit() at the end of an epoch, when it is empty"
+                )
             if batches is None:
                 if self.ahead and not self._ended:
                     raise FormError(
@@ -90,10 +104,6 @@ class Handed:
                         "checkpoint was made, commit(batches=...); or commit() when the iterator has ended"
                     )
                 return self._rows + sum(rows for rows, _ in self._items), self._trail.epoch if self._ended else self._epoch
-            if not self.ordered:
-                raise FormError(
-                    "rows of a shuffle window are drawn out of order: only commit() at the end of an epoch, when it is empty"
-                )
             left, rows = batches - self._batches, self._rows
             if left < 0:
                 raise FormError(f"batch {batches} of this iterator was handed out too long ago to be told apart")

@@ -351,13 +351,15 @@ class DataFeed:
         nulls: Any = None,
         uneven: Uneven = None,
     ) -> Any:
-        """The feed as a ``tf.data.Dataset`` of batches. Memory is not copied for large aligned batches of numbers.
+        """The feed as a ``tf.data.Dataset`` of batches. Memory is not copied for aligned batches of numbers in an eager loop, nor,
+        for large ones, behind it.
 
-        Each new iterator is the next epoch of the feed, or what the iterator before it left of this one. An epoch's last batch may
-        be short. With Keras call ``fit`` once for each epoch: ``model.fit(ds, initial_epoch=e, epochs=e + 1)``. In one call of
-        several epochs Keras takes as many batches in each as the first had, and epochs need not be equal, since Spark deals
-        partitions to the nodes anew. Waits for the first rows, unless ``spec`` has every shape. Several nodes that train one model
-        need :func:`tfos_fast.distributed.distribute`.
+        A loop over it in Python gets what ``tensors`` gives, without TensorFlow's pipeline; ``map``, ``fit``, ``tf.distribute``
+        and functions get it through the pipeline. Each new iterator is the next epoch of the feed, or what the iterator before it
+        left of this one. An epoch's last batch may be short. With Keras call ``fit`` once for each epoch: ``model.fit(ds,
+        initial_epoch=e, epochs=e + 1)``. In one call of several epochs Keras takes as many batches in each as the first had, and
+        epochs need not be equal, since Spark deals partitions to the nodes anew. Waits for the first rows, unless ``spec`` has
+        every shape. Several nodes that train one model need :func:`tfos_fast.distributed.distribute`.
 
         Parameters
         ----------
@@ -374,10 +376,11 @@ class DataFeed:
         seed : int, optional
             The same seed draws the same rows if they come in the same order (from one partition at a time).
         prefetch : int
-            Batches made ready ahead of the program, by a thread; ``tf.data.AUTOTUNE`` lets TensorFlow choose. Batches that alias a
-            slot hold it meanwhile. Batches below 1 MiB come several together instead; behind a ``map`` of yours, ``prefetch``
-            runs it ahead. What was read ahead is lost with an iterator that is given up in mid-epoch (``take``, ``break``); so are
-            small batches that were read together with the last one. With 0 nothing is read ahead.
+            Batches made ready by the pipeline ahead of the program, by a thread; ``tf.data.AUTOTUNE`` lets TensorFlow choose.
+            Batches that alias a slot hold it meanwhile. An eager loop reads nothing ahead; ``.prefetch(2)`` behind the dataset
+            does. Batches below 1 MiB come several together instead; behind a ``map`` of yours, ``prefetch`` runs it ahead. What
+            was read ahead is lost with an iterator that is given up in mid-epoch (``take``, ``break``); so are small batches that
+            were read together with the last one. With 0 nothing is read ahead.
         nulls : optional
             See :func:`null_policies`. Without one, None in a row is an error of the feed.
         uneven : {"stop", "pad"}, optional

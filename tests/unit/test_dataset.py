@@ -12,7 +12,7 @@ import pytest
 from tests.unit.helpers import broker_here, child, ended, in_thread, write_images
 from tests.unit.test_channel import inside
 from tfos_fast.channel import Channel
-from tfos_fast.errors import FormError, SchemaMismatch
+from tfos_fast.errors import ChannelClosed, FormError, SchemaMismatch
 from tfos_fast.tensors import DataFeed
 
 tf = pytest.importorskip("tensorflow")
@@ -43,9 +43,18 @@ def numbers(dataset: Any) -> list[list[int]]:
     return out
 
 
+def piped(dataset: Any) -> Any:
+    """The same batches by way of TensorFlow's pipeline, as ``fit`` and ``map`` get them."""
+    return dataset.map(lambda *batch: batch if len(batch) > 1 else batch[0])
+
+
+WAYS = pytest.mark.parametrize("way", [lambda dataset: dataset, piped], ids=["eager", "piped"])
+
+
+@WAYS
 @pytest.mark.parametrize("prefetch", [0, 2, -1])
 @pytest.mark.parametrize("drop", [False, True])
-def test_chunks_of_small_batches_are_batches_again(prefetch: int, drop: bool):
+def test_chunks_of_small_batches_are_batches_again(prefetch: int, drop: bool, way: Any):
     with Channel.create(memory="1m", slot_bytes="64k") as channel:
         with channel.writer() as writer:
             for first in range(0, 3000, 1000):  # partitions with tails: batches of several slots and of the carry
@@ -54,31 +63,32 @@ def test_chunks_of_small_batches_are_batches_again(prefetch: int, drop: bool):
         feed = DataFeed(channel.reader())
         dataset = feed.dataset(64, IMAGES, drop_remainder=drop, prefetch=prefetch)
         assert dataset.element_spec == (tf.TensorSpec((None, 16), tf.float32), tf.TensorSpec((None,), tf.int64))
-        batches = numbers(dataset)
+        batches = numbers(way(dataset))
         assert [len(batch) for batch in batches] == [64] * 46 + ([] if drop else [56])
         assert len(set(flat(batches))) == (46 * 64 if drop else 3000)
         feed.reader.close()
 
 
-def test_large_batches_alias_the_slot():
-    width = 4200
+@pytest.mark.parametrize(("width", "pipe"), [(4200, piped), (42, lambda dataset: dataset)], ids=["piped", "eager"])
+def test_batches_alias_the_slot(width: int, pipe: Any):
+    """Large ones from the pipeline, all in an eager loop."""
     with Channel.create(memory="48m", slot_bytes="4m") as channel:
         fill(channel, (np.full(width, i, np.float32) for i in range(192)))
         feed = DataFeed(channel.reader())
-        for batch in feed.dataset(64):
+        for batch in pipe(feed.dataset(64)):
             assert inside(np.asarray(memoryview(batch)), feed.reader)
         assert feed.reader.summary["copied"] == 0
         del batch
         feed.reader.close()
 
 
-@pytest.mark.parametrize(("batch", "memory"), [(64, "64k"), (50, "1m")])
-def test_shuffle_takes_every_row_once(batch: int, memory: str):
+@pytest.mark.parametrize(("batch", "memory", "way"), [(64, "64k", piped), (50, "1m", piped), (50, "64k", lambda dataset: dataset)])
+def test_shuffle_takes_every_row_once(batch: int, memory: str, way: Any):
     """A window larger than the smaller segment: it goes on by copies."""
     rows = 20_000
     with Channel.create(memory=memory, slot_bytes="8k") as channel, child(write_numbers, channel.address, rows) as writer:
         feed = DataFeed(channel.reader())
-        batches = numbers(feed.dataset(batch, IMAGES, shuffle=3000, seed=1))
+        batches = numbers(way(feed.dataset(batch, IMAGES, shuffle=3000, seed=1)))
         assert writer.hear() == "written"
         seen = flat(batches)
         assert sorted(seen) == list(range(rows))
@@ -297,3 +307,52 @@ def test_columns_without_values():
         shapes = [(tuple(nothing.shape), len(number)) for nothing, number in feed.dataset(64)]
         assert shapes == [((64, 0), 64)] * 3 + [((8, 0), 8)]
         feed.reader.close()
+
+
+def test_an_iterator_goes_over_to_tensorflow_where_it_is_asked_for_more():
+    """It goes on where Python left off; what TensorFlow has read ahead then stays with it."""
+    with Channel.create(memory="1m") as channel:
+        fill(channel, images(640))
+        feed = DataFeed(channel.reader())
+        dataset = feed.dataset(64, IMAGES, prefetch=0)
+
+        @tf.function
+        def first(iterator: Any) -> Any:
+            return next(iterator)[1][0]
+
+        iterator = iter(dataset)
+        assert isinstance(iterator, tf.data.Iterator)
+        assert iterator.element_spec == dataset.element_spec
+        assert next(iterator)[1][0] == 0
+        del iterator  # nothing was read ahead, and nothing is lost
+
+        captured = iter(dataset)
+        assert next(captured)[1][0] == 64
+
+        @tf.function
+        def of_captured() -> Any:
+            return next(captured)[1][0]
+
+        assert [int(of_captured()) for _ in range(2)] == [128, 192]
+        assert next(captured)[1][0] == 256
+
+        given = iter(dataset)
+        assert next(given)[1][0] == 320
+        assert [int(first(given)) for _ in range(2)] == [384, 448]
+        assert given.get_next_as_optional().get_value()[1][0] == 512
+        assert int(given.get_next()[1][0]) == 576
+        with pytest.raises(StopIteration):
+            next(given)
+        assert not hasattr(iter(dataset), "__no_such_thing__")
+        feed.reader.close()
+
+
+def test_an_error_of_the_feed_comes_as_itself_into_an_eager_loop():
+    with Channel.create(memory="1m", slot_bytes="16k") as channel:
+        fill(channel, images(100))
+        feed = DataFeed(channel.reader())
+        batches = iter(feed.dataset(64, IMAGES))
+        next(batches)
+        feed.reader.close()
+        with pytest.raises(ChannelClosed):
+            list(batches)
