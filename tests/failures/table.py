@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tfos_fast import errors
 
@@ -28,6 +28,8 @@ class Row:
         A regular expression found in the message; ``{node}`` and ``{pid}`` are those of the victim.
     quick : bool
         Among those of ``make test``.
+    restarts : int
+        So often a trainer may be started again.
     """
 
     who: str
@@ -36,9 +38,10 @@ class Row:
     error: type[Exception] | None
     says: str = ""
     quick: bool = False
+    restarts: int = 0
 
     def __str__(self) -> str:
-        return f"{self.who}-{self.what}-{self.when}".replace(" ", "_")
+        return f"{self.who}-{self.what}-{self.when}{'-restarted' * bool(self.restarts)}".replace(" ", "_")
 
 
 RUNNING = POINTS[1:]
@@ -61,6 +64,8 @@ def _rows() -> list[Row]:
             Row("agent", KILL, when, errors.NodeLost, r"{node} on .*agent \(process {pid}\) is gone"),
             Row("agent", STOP, when, *(_SILENT if when in FEEDING or when == "start" else _LOST)),
             Row("executor", KILL, when, errors.NodeLost, r"{node} on .*Spark executor \(process {pid}\) died"),
+            Row("trainer", EXCEPTION, when, None, restarts=1),
+            Row("trainer", KILL, when, None, restarts=1),
         ]
     for when in FEEDING:
         rows.append(Row("executor", STOP, when, errors.StallTimeout, r"executor of {node} .*\(process {pid}\).*is stopped"))
@@ -87,9 +92,9 @@ def _rows() -> list[Row]:
     ]
     quick = {
         "trainer-SIGSTOP-mid_feed", "agent-SIGKILL-shutdown", "feeder-SIGKILL-first_batch", "trainer-exception-inference_result",
-        "agent-exception-end_of_feed",
+        "agent-exception-end_of_feed", "trainer-SIGKILL-inference_result-restarted",
     }  # fmt: skip
-    return [Row(*(r.who, r.what, r.when, r.error, r.says), quick=str(r) in quick) for r in rows]
+    return [replace(row, quick=str(row) in quick) for row in rows]
 
 
 ROWS = _rows()
