@@ -152,10 +152,10 @@ def _drive(sc: Any, row: Row, out: str, striker: Striker, stack: contextlib.Exit
     data = sc.parallelize(range(2), 2)
     stall = STALL if row.what == STOP else WAIT
     if row.when == "inference result":
-        cluster.start(mains.infer, {"out": out})
+        cluster.start(mains.infer, {"out": out}, max_restarts=row.restarts)
         results = cluster.infer(data.flatMap(mains.source), feed_timeout=stall)
         outcome.results = results.mapPartitions(mains.results).collect()
     else:
-        cluster.start(mains.train, {"out": out})
+        cluster.start(mains.train, {"out": out}, max_restarts=row.restarts)
         cluster.feed(data.flatMap(mains.source), feed_timeout=stall)
     cluster.shutdown(stall_timeout=stall)

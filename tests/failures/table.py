@@ -26,6 +26,8 @@ class Row:
         Of the driver's exception; None: the cluster goes on and every row arrives once.
     says : str
         A regular expression found in the message; ``{node}`` and ``{pid}`` are those of the victim.
+    restarts : int
+        So often a trainer may be started again.
     """
 
     who: str
@@ -33,9 +35,10 @@ class Row:
     when: str
     error: type[Exception] | None
     says: str = ""
+    restarts: int = 0
 
     def __str__(self) -> str:
-        return f"{self.who}-{self.what}-{self.when}".replace(" ", "_")
+        return f"{self.who}-{self.what}-{self.when}{'-restarted' * bool(self.restarts)}".replace(" ", "_")
 
 
 RUNNING = POINTS[1:]
@@ -58,6 +61,8 @@ def _rows() -> list[Row]:
             Row("agent", KILL, when, errors.NodeLost, r"{node} on .*agent \(process {pid}\) is gone"),
             Row("agent", STOP, when, *(_SILENT if when in FEEDING or when == "start" else _LOST)),
             Row("executor", KILL, when, errors.NodeLost, r"{node} on .*Spark executor \(process {pid}\) died"),
+            Row("trainer", EXCEPTION, when, None, restarts=1),
+            Row("trainer", KILL, when, None, restarts=1),
         ]
     for when in FEEDING:
         rows.append(Row("executor", STOP, when, errors.StallTimeout, r"executor of {node} .*\(process {pid}\).*is stopped"))

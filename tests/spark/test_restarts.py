@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import tfos_fast
+from tests.spark.test_uneven import Barrier, partitions
 from tfos_fast.errors import FormError, NodeFailed, NodeKilled
 
 MASTER = "local[2]"
@@ -25,7 +26,7 @@ class Notes:
     def __init__(self, args, ctx):
         name = f"{ctx.job_name}:{ctx.task_index}"
         self.file = open(Path(args["out"]) / f"{name}.{ctx.restarts}", "w", buffering=1)  # noqa: SIM115
-        self.rows = 0
+        self.rows = self.steps = 0
 
     def say(self, what):
         self.file.write(json.dumps(what) + "\n")
@@ -165,6 +166,41 @@ def test_a_group_ends_together_and_begins_together(sc, tmp_path):
     assert all(len(parts) == 2 for parts in lives.values())
     rows = Counter(row for parts in lives.values() for row in trained(parts))
     assert rows == {(epoch, part, i): 1 for epoch in range(3) for part, size in enumerate(sizes) for i in range(size)}
+
+
+def in_step(args, ctx):
+    """Steps behind a barrier; after every fifth one a checkpoint, on all nodes."""
+    notes, feed = Notes(args, ctx), ctx.get_data_feed()
+    folder = Path(args["out"]).parent
+    (folder / f"life-{ctx.restarts}").mkdir(exist_ok=True)
+    barrier = Barrier(folder / f"life-{ctx.restarts}", ctx)
+    saved = folder / f"checkpoint-{ctx.task_index}"
+    first = int(saved.read_text()) if saved.exists() else 0
+    for epoch in range(first, args["epochs"]):
+        for batch in feed.batches(32, (("float32", (250,)), ("int64", ())), uneven="pad"):
+            barrier.meet()
+            notes.got([[epoch, number] for number in batch["c1"][batch["sample_weight"] == 1].tolist()])
+            notes.steps += 1
+            die = epoch == 1 and notes.rows >= args["at"] and notes.steps % 5 == 2  # when all have made the checkpoint, or none
+            if die and ctx.task_index == 0 and not ctx.restarts:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if notes.steps % 5 == 0:
+                saved.write_text(str(epoch))
+                feed.commit()
+                notes.say("commit")
+        barrier.meet()
+
+
+def test_nodes_in_step_are_a_group(sc, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    sizes = [900, 40, 0, 1, 300]
+    with tfos_fast.run(sc, in_step, {"out": str(out), "epochs": 3, "at": 900}, 2, max_restarts=1, **SMALL) as cluster:
+        cluster.feed(partitions(sc, *sizes), epochs=3)
+        report = cluster.shutdown()
+    assert all("SIGKILL" in node.restarts[0] for node in report.nodes.values())
+    rows = Counter(row for parts in lives_of(str(out)).values() for row in trained(parts))
+    assert rows == {(epoch, i): 1 for epoch in range(3) for i in range(sum(sizes))}
 
 
 def test_after_so_many_restarts_the_failure_is_one(sc, out):
