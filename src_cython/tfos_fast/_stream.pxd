@@ -1,80 +1,15 @@
-"""A pickled batch of rows, parsed but not unpickled: what the values are and where their bytes lie in the stream."""
+"""A pickled batch of rows, parsed but not unpickled."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from tfos_fast._nodes cimport Chunk, Machine, Node
+from tfos_fast._pattern cimport Pattern
 
-
-cdef enum NodeKind:
-    NOTHING         # None
-    FALSE
-    TRUE
-    INT             # at: the value
-    FLOATS          # count floats in a row; at: the first one's opcode, the others follow every 9 bytes
-    TEXT            # count bytes of UTF-8 (or surrogates, which are none) at `at`
-    BYTES
-    BYTEARRAY
-    LIST            # at: its first Chunk
-    TUPLE
-    DICT            # key, value, key, value, ...
-    ROW             # pyspark's; at: its Chunk of two: the names, the values
-    ARRAY           # a C-contiguous numpy array of one of the types with a loop; at: its Array
-    SCALAR          # a numpy scalar of such a type
-    DTYPE           # at: its Dtype
-    FUNCTION        # at: which one of those that are known
-    OPAQUE          # a value of no consequence to anything else, which only the unpickler can make
-
-cdef struct Node:
-    int32_t kind
-    uint32_t count
-    int64_t at
-
-cdef struct Chunk:
-    Py_ssize_t start                        # first of its nodes among the children
-    Py_ssize_t nodes
-    Py_ssize_t next                         # chunk of the same list or dict, -1: none
-    Py_ssize_t last                         # of the first chunk only: the last chunk,
-    Py_ssize_t items                        # and how many items there are in all
-
-cdef enum:
-    MAX_ARRAY_DIMS = 16
-
-cdef struct Array:
-    int code                                # of _values.Code
-    int dims
-    Py_ssize_t shape[MAX_ARRAY_DIMS]
-    Py_ssize_t data                         # offset in the stream
-    Py_ssize_t size                         # bytes
-    bint whole                              # all of this is known
-
-cdef struct Dtype:
-    int code                                # of _values.Code; NO_CODE: none of ours
-    Py_ssize_t itemsize
-    bint whole
-
-cdef struct Arena:
-    char* data
-    Py_ssize_t used                         # in elements
-    Py_ssize_t room
-
-cdef struct Machine:
-    const uint8_t* bytes                    # the stream
-    Py_ssize_t size
-    Py_ssize_t large  # where the last large piece of data ended
-    Arena stack                             # of Node
-    Arena marks                             # of Py_ssize_t
-    Arena memo                              # of Node
-    Arena children                          # of Node
-    Arena chunks                            # of Chunk
-    Arena arrays                            # of Array
-    Arena dtypes                            # of Dtype
-
-cdef inline Chunk* chunk_of(Machine* m, Node* node) noexcept nogil:
-    return <Chunk*>m.chunks.data + node.at
-
-cdef inline Node* children_of(Machine* m, Chunk* chunk) noexcept nogil:
-    return <Node*>m.children.data + chunk.start
 
 cdef class StreamBatch:
     cdef Machine machine
+    cdef Pattern pattern
+    cdef bint alike                         # rows may be compared with the pattern
+    cdef object fitted                      # the packer for whose columns the pattern was looked at,
+    cdef bint fits                          # and whether rows that follow it can be written into them
     cdef object stream
     cdef list _objects
     cdef object _loads
@@ -87,3 +22,5 @@ cdef class StreamBatch:
     cdef void first(self) noexcept
     cdef void advance(self) noexcept
     cdef object row_object(self)
+    cdef int _parse(self) except -1
+    cdef int parse_whole(self) except -1

@@ -12,10 +12,17 @@ might change values that were read before. The caller then unpickles the batch. 
 import pickle
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint16_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
+from tfos_fast._nodes cimport (
+    ALIKE, ARRAY, Arena, Array, BINBYTES8, BINUNICODE8, BYTEARRAY, BYTEARRAY8, BYTES, Chunk, DICT, DTYPE, Dtype, FALSE, FLOATS, FRAME,
+    FUNCTION, INT, LIST, LONG1, LONG4, MAX_ARRAY_DIMS, MEMOIZE, Machine, NEWFALSE, NEWTRUE, NOTHING, Node, OPAQUE, PROTO, ROW, SCALAR,
+    SHORT_BINUNICODE, STACK_GLOBAL, TEXT, TRUE, TUPLE, TUPLE1, TUPLE2, TUPLE3, children_of, chunk_of, little, run_of_floats,
+    signed_little,
+)
+from tfos_fast._pattern cimport Pattern, end_of_row, learn, suits
 from tfos_fast._values cimport (
     BOOL, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, NO_CODE, UINT8, UINT16, UINT32, UINT64,
 )
@@ -34,23 +41,7 @@ cdef enum Outcome:
     DONE
     UNKNOWN
     NO_MEMORY
-
-cdef enum Opcode:
-    PROTO = 0x80
-    TUPLE1 = 0x85
-    TUPLE2 = 0x86
-    TUPLE3 = 0x87
-    NEWTRUE = 0x88
-    NEWFALSE = 0x89
-    LONG1 = 0x8A
-    LONG4 = 0x8B
-    SHORT_BINUNICODE = 0x8C
-    BINUNICODE8 = 0x8D
-    BINBYTES8 = 0x8E
-    STACK_GLOBAL = 0x93
-    MEMOIZE = 0x94
-    FRAME = 0x95
-    BYTEARRAY8 = 0x96
+    WHOLE           # it must be parsed without the pattern
 
 cdef enum Function:
     FROM_BUFFER
@@ -96,12 +87,6 @@ cdef void* grow(Arena* arena, Py_ssize_t more, size_t size) noexcept nogil:
     return arena.data + arena.used * size
 
 
-cdef inline uint64_t little(const uint8_t* p, int size) noexcept nogil:
-    cdef uint64_t value = 0
-    memcpy(&value, p, size)  # this package is for little-endian machines only: Spark's and TensorFlow's are
-    return value
-
-
 cdef class StreamBatch:
     """One pickled list of rows.
 
@@ -122,6 +107,8 @@ cdef class StreamBatch:
 
     def __cinit__(self, loads=pickle.loads):
         self._loads = loads
+        self.alike = True
+        reset(&self.machine)
 
     def __dealloc__(self):
         free(self.machine.stack.data)
@@ -145,27 +132,61 @@ cdef class StreamBatch:
         MemoryError
         """
         cdef Machine* m = &self.machine
-        cdef int outcome
         self.clear()
         self.stream = stream
         m.bytes = <const uint8_t*>PyBytes_AS_STRING(stream)
         m.size = PyBytes_GET_SIZE(stream)
-        with nogil:
-            outcome = parse(m)
-        if outcome == NO_MEMORY:
-            raise MemoryError()
-        if outcome != DONE or top(m).kind != LIST:
+        if self._parse() != DONE:
             self.clear()
             return False
         self.first()
         return True
 
+    cdef int _parse(self) except -1:
+        """DONE (it is a list), or UNKNOWN."""
+        cdef Machine* m = &self.machine
+        cdef Pattern* pattern = &self.pattern if self.alike and m.size <= MAX_COUNT else NULL
+        cdef int outcome
+        with nogil:
+            outcome = parse(m, pattern)
+            if m.solid >= 0 and outcome != DONE and outcome != NO_MEMORY:
+                # Rows are referred to by others, or it is not as it looked: so it is everywhere in this data, probably.
+                pattern = NULL
+                reset(m)
+                outcome = parse(m, NULL)
+        self.alike = self.alike and (pattern is not NULL or m.size > MAX_COUNT)
+        if outcome == NO_MEMORY:
+            raise MemoryError()
+        if outcome != DONE or top(m).kind != LIST:
+            return UNKNOWN
+        if pattern is not NULL and m.solid < 0:
+            learn(pattern, m)
+            self.fitted = None
+        return DONE
+
+    cdef int parse_whole(self) except -1:
+        """Parse the batch again without the pattern, now and from here on; the position stays."""
+        cdef Py_ssize_t position = self.position
+        cdef int outcome
+        self.alike = False
+        reset(&self.machine)
+        outcome = self._parse()
+        assert outcome == DONE  # what follows the pattern means what it would mean without
+        self.first()
+        self.position = 0
+        self.skip(position)
+        return 0
+
+    @property
+    def compared(self):
+        """Whether rows of the batch were compared with a pattern, not parsed."""
+        return self.machine.solid >= 0
+
     def clear(self):
         """Let go of the batch."""
-        cdef Machine* m = &self.machine
-        m.stack.used = m.marks.used = m.memo.used = m.children.used = m.chunks.used = m.arrays.used = m.dtypes.used = 0
-        m.bytes = NULL
-        m.size = m.large = 0
+        reset(&self.machine)
+        self.machine.bytes = NULL
+        self.machine.size = 0
         self.rows = self.position = 0
         self.stream = self._objects = None
 
@@ -209,6 +230,14 @@ cdef class StreamBatch:
         if self.node == children_of(&self.machine, self.chunk) + self.chunk.nodes and self.chunk.next >= 0:
             self.chunk = <Chunk*>self.machine.chunks.data + self.chunk.next
             self.node = children_of(&self.machine, self.chunk)
+
+
+cdef void reset(Machine* m) noexcept nogil:
+    m.stack.used = m.marks.used = m.memo.used = m.children.used = m.chunks.used = m.arrays.used = m.dtypes.used = 0
+    m.large = 0
+    m.solid = -1
+    m.renumbered = False
+    memset(m.starts, 0, sizeof(m.starts))
 
 
 # ---- the stack ---------------------------------------------------------------------------------------------------------------
@@ -346,6 +375,11 @@ cdef int remember(Machine* m, Py_ssize_t number) noexcept nogil:
     # Numbers come in order, so that MEMOIZE, which counts what was remembered, means the same here.
     if m.stack.used <= floor(m) or number > m.memo.used or top(m).kind == FLOATS:
         return UNKNOWN
+    if m.solid >= 0:  # rows that are only compared leave gaps: from here on it is but counted
+        if number < m.memo.used:
+            return WHOLE
+        m.memo.used += 1
+        return GO_ON
     if number == m.memo.used:
         if grow(&m.memo, 1, sizeof(Node)) is NULL:
             return NO_MEMORY
@@ -358,6 +392,8 @@ cdef int recall(Machine* m, Py_ssize_t number) noexcept nogil:
     cdef Node node
     if number >= m.memo.used:
         return UNKNOWN
+    if m.solid >= 0 and number >= m.solid:
+        return WHOLE
     node = (<Node*>m.memo.data)[number]
     return push(m, node.kind, node.count, node.at)
 
@@ -588,7 +624,8 @@ cdef int data(Machine* m, int kind, Py_ssize_t* at, int width) noexcept nogil:
 
 
 cdef int big_int(Machine* m, Py_ssize_t* at, int width) noexcept nogil:
-    cdef uint64_t count, value
+    cdef Py_ssize_t opcode = at[0] - 1
+    cdef uint64_t count
     if m.size - at[0] < width:
         return UNKNOWN
     count = little(m.bytes + at[0], width)
@@ -598,10 +635,7 @@ cdef int big_int(Machine* m, Py_ssize_t* at, int width) noexcept nogil:
     at[0] += <Py_ssize_t>count
     if count > 8:
         return push(m, OPAQUE, 1, 0)
-    value = little(m.bytes + at[0] - count, <int>count)
-    if count and count < 8 and value >> (8 * count - 1):
-        value |= ~<uint64_t>0 << (8 * count)  # the sign
-    return push(m, INT, 1, <int64_t>value)
+    return push(m, INT, opcode, signed_little(m.bytes + at[0] - count, <int>count))
 
 
 cdef int global_lines(Machine* m, Py_ssize_t* at) noexcept nogil:
@@ -619,18 +653,41 @@ cdef int global_lines(Machine* m, Py_ssize_t* at) noexcept nogil:
     return function(m, module, name - 1 - module, name, end - name)
 
 
-cdef int parse(Machine* m) noexcept nogil:
-    cdef Py_ssize_t at = 0
+cdef int parse(Machine* m, Pattern* pattern) noexcept nogil:
+    """The whole stream; with a pattern, rows that follow it are compared only, and if none does it can be learnt anew."""
+    cdef Py_ssize_t at = 0, end
     cdef int outcome = GO_ON
+    cdef bint useful = pattern is not NULL and pattern.fields > 0
     while outcome == GO_ON:
         if at >= m.size:
             return UNKNOWN
+        if pattern is not NULL and m.marks.used == 1:
+            if useful:
+                end = end_of_row(pattern, m.bytes, at, m.size)
+                if end >= 0:
+                    if m.solid < 0:
+                        useful = not m.renumbered and suits(pattern, m)
+                        if not useful:
+                            continue
+                        m.solid = m.memo.used
+                    m.memo.used += pattern.remembered
+                    outcome = push(m, ALIKE, 1, at)
+                    at = end
+                    continue
+            if m.solid < 0 and 0 < m.stack.used < 4 and in_first_rows(m):
+                m.starts[m.stack.used] = at
         outcome = step(m, &at)
     if outcome != DONE:
         return outcome
     if at != m.size or m.stack.used != 1 or m.marks.used:
         return UNKNOWN
     return DONE
+
+
+cdef bint in_first_rows(Machine* m) noexcept nogil:
+    """Whether what is on the stack are the first items of a list that lies below everything."""
+    cdef Node* bottom = <Node*>m.stack.data
+    return (<Py_ssize_t*>m.marks.data)[0] == 1 and bottom.kind == LIST and chunk_of(m, bottom).nodes == 0
 
 
 cdef int step(Machine* m, Py_ssize_t* where) noexcept nogil:
@@ -659,21 +716,20 @@ cdef int step(Machine* m, Py_ssize_t* where) noexcept nogil:
         where[0] = at + 9 * count - 1
         return push(m, FLOATS, count, at - 1)
     elif code == c"K":
-        return push(m, INT, 1, p[0])
+        return push(m, INT, at - 1, p[0])
     elif code == c"M":
-        return push(m, INT, 1, <int64_t>little(p, 2))
+        return push(m, INT, at - 1, <int64_t>little(p, 2))
     elif code == c"J":
-        return push(m, INT, 1, <int32_t>little(p, 4))
+        return push(m, INT, at - 1, <int32_t>little(p, 4))
     elif code == MEMOIZE:
         return remember(m, m.memo.used)
     elif code == c"h":
         return recall(m, p[0])
     elif code == c"j":
         return recall(m, <Py_ssize_t>little(p, 4))
-    elif code == c"q":
-        return remember(m, p[0])
-    elif code == c"r":
-        return remember(m, <Py_ssize_t>little(p, 4))
+    elif code == c"q" or code == c"r":
+        m.renumbered = True
+        return remember(m, p[0] if code == c"q" else <Py_ssize_t>little(p, 4))
     elif code == c"(":
         if grow(&m.marks, 1, sizeof(Py_ssize_t)) is NULL:
             return NO_MEMORY
@@ -699,9 +755,9 @@ cdef int step(Machine* m, Py_ssize_t* where) noexcept nogil:
     elif code == c"N":
         return push(m, NOTHING, 1, 0)
     elif code == NEWTRUE:
-        return push(m, TRUE, 1, 0)
+        return push(m, TRUE, 1, at - 1)
     elif code == NEWFALSE:
-        return push(m, FALSE, 1, 0)
+        return push(m, FALSE, 1, at - 1)
     elif code == LONG1 or code == LONG4:
         return big_int(m, where, 1 if code == LONG1 else 4)
     elif code == SHORT_BINUNICODE:
@@ -740,22 +796,6 @@ cdef void memcpy_backwards(Node* target, Node* source, Py_ssize_t count) noexcep
     cdef Py_ssize_t i
     for i in range(count - 1, -1, -1):
         target[i] = source[i]
-
-
-cdef Py_ssize_t run_of_floats(const uint8_t* p, Py_ssize_t room) noexcept nogil:
-    """How many floats lie side by side, of `room` at most."""
-    cdef Py_ssize_t count = 0
-    cdef int other
-    while count + 8 <= room:
-        other = (p[0] ^ c"G") | (p[9] ^ c"G") | (p[18] ^ c"G") | (p[27] ^ c"G")
-        if other | (p[36] ^ c"G") | (p[45] ^ c"G") | (p[54] ^ c"G") | (p[63] ^ c"G"):
-            break
-        count += 8
-        p += 72
-    while count < room and p[0] == c"G":
-        count += 1
-        p += 9
-    return count
 
 
 cdef int dtype_code(const uint8_t* name, Py_ssize_t size, Py_ssize_t* itemsize) noexcept nogil:

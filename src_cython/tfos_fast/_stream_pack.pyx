@@ -16,10 +16,12 @@ from tfos_fast._column cimport (
     OK, RAGGED as RAGGED_COLUMN, SCALAR as SCALAR_COLUMN, STRING, Slot, UNFIT, put_bytes, put_null,
 )
 from tfos_fast._pack cimport RowPacker, _END, _FULL, _MISFIT, _TICK, _now
-from tfos_fast._stream cimport (
-    ARRAY, Array, BYTEARRAY, BYTES, Chunk, DICT, FALSE, FLOATS, INT, LIST, NOTHING, Node, ROW, SCALAR, StreamBatch, TEXT, TRUE, TUPLE, chunk_of,
-    children_of,
+from tfos_fast._nodes cimport (
+    ALIKE, ARRAY, Array, BYTEARRAY, BYTES, Chunk, DICT, FALSE, FLOATS, INT, LIST, NEWTRUE, NOTHING, Node, ROW, SCALAR, TEXT, TRUE, TUPLE,
+    children_of, chunk_of,
 )
+from tfos_fast._pattern cimport DATA, Field, Part, Pattern, RUN, WHOLE_NUMBER, size_of_int, value_of_int
+from tfos_fast._stream cimport StreamBatch
 from tfos_fast._values cimport (
     BOOL, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, PyList_Type, PyTuple_Type, TAKES_BOOL, TAKES_FLOAT, TAKES_INT, UINT8, UINT16,
     UINT32, UINT64, cast_any,
@@ -42,6 +44,9 @@ cdef enum Structure:
     AS_ROW
     POSITIONAL      # column mode: tuples and lists
     NAMED           # column mode: rows and dicts
+
+cdef enum:
+    MAX_INT = 10  # bytes of an int with its opcode
 
 cdef struct Names:
     int64_t* at     # where each name was last found to be right, in the stream
@@ -76,6 +81,8 @@ def pack_stream(RowPacker packer, StreamBatch batch, double tick_seconds):
     packer._check_idle()
     if not packer._bound:
         raise ValueError("no slot is bound")
+    if batch.machine.solid >= 0 and not follows_fit(packer, batch):
+        batch.parse_whole()
     names.known = False
     names.fields = -1
     names.at = <int64_t*>PyMem_Malloc(max(packer.count, 1) * sizeof(int64_t))
@@ -140,6 +147,8 @@ cdef int put_row(RowPacker packer, StreamBatch batch, Names* names) except -1:
     cdef Node* values
     cdef Py_ssize_t i, within = 0, step = 1
     cdef int outcome
+    if node.kind == ALIKE:
+        return put_alike(packer, batch, <const uint8_t*>batch.machine.bytes + node.at)
     if packer._bare:
         return put_value(&packer.columns[0], batch, node, batch.within, &packer._slot, packer.rows)
     values = open_row(packer, batch, node, names)
@@ -229,6 +238,95 @@ cdef bint same_keys(RowPacker packer, StreamBatch batch, Node* pairs, Names* nam
         names.at[i] = pairs[2 * i].at
     names.known = True
     return True
+
+
+# ---- rows that follow the pattern --------------------------------------------------------------------------------------------
+
+
+cdef bint follows_fit(RowPacker packer, StreamBatch batch):
+    """Whether rows that follow the pattern can be written into the packer's columns as they are."""
+    cdef Pattern* pattern = &batch.pattern
+    cdef Py_ssize_t i
+    if batch.fitted is packer:
+        return batch.fits
+    batch.fitted = packer
+    batch.fits = pattern.columns == packer.count and not packer._bare
+    if packer.exact:
+        batch.fits = batch.fits and packer._structure == ("tuple" if pattern.kind == TUPLE else "list")
+    else:
+        batch.fits = batch.fits and packer._positional
+    for i in range(pattern.columns if batch.fits else 0):
+        batch.fits = batch.fits and part_fits(&packer.columns[i], &pattern.part[i])
+    return batch.fits
+
+
+cdef bint part_fits(ColumnState* column, Part* part) noexcept nogil:
+    cdef bint any_number = column.kind == ANY or column.kind == NUMBER or column.kind == NESTED
+    cdef int i
+    if part.kind == INT:
+        return any_number and column.dims == 0
+    if part.kind == LIST or part.kind == TUPLE:
+        if not any_number or column.dims != 1 or column.shape[0] != part.items:
+            return False
+        return column.levels[0] is NULL or column.levels[0] is (&PyList_Type if part.kind == LIST else &PyTuple_Type)
+    if part.kind == SCALAR:
+        if column.kind != ANY and column.kind != SCALAR_COLUMN:
+            return False
+        return (column.dims == 0 or column.kind == SCALAR_COLUMN) and part.array.code == column.code and part.array.size == column.row_bytes
+    if column.kind != ANY and column.kind != ARRAY_COLUMN:
+        return False
+    if column.dims > MAX_DIMS or column.dims != part.array.dims:
+        return False
+    for i in range(column.dims):
+        if column.shape[i] != part.array.shape[i]:
+            return False
+    return part.array.code == column.code or column.casts >> part.array.code & 1
+
+
+cdef int put_alike(RowPacker packer, StreamBatch batch, const uint8_t* at) noexcept nogil:
+    """OK, or UNFIT as for any other row."""
+    cdef Pattern* pattern = &batch.pattern
+    cdef Field* field = pattern.field
+    cdef Py_ssize_t row = packer.rows, i, k
+    cdef ColumnState* column
+    cdef char* out
+    cdef Node number
+    for i in range(pattern.fields):
+        at += field.literal
+        column = &packer.columns[field.column]
+        out = column.region + row * column.row_bytes
+        if field.kind == DATA:
+            if pattern.part[field.column].array.code == column.code:
+                memcpy(out, at, field.count)
+            elif not cast_bytes(pattern.part[field.column].array.code, at, field.count, out, column.code == FLOAT32):
+                return UNFIT
+            at += field.count
+        elif field.kind == RUN:
+            if field.spread:
+                for k in range(field.count):
+                    if not column.takes & TAKES_FLOAT or not put_floats(column.code, column.region + row * column.row_bytes, 0, at, 1):
+                        return UNFIT
+                    at += 9
+                    column += 1
+            else:
+                if not column.takes & TAKES_FLOAT or not put_floats(column.code, out, field.index, at, field.count):
+                    return UNFIT
+                at += 9 * field.count
+        else:
+            if field.kind == WHOLE_NUMBER:
+                number.kind = INT
+                number.at = value_of_int(at)
+                at += size_of_int(at, MAX_INT)
+            else:
+                number.kind = TRUE if at[0] == NEWTRUE else FALSE
+                at += 1
+            if not put_numbers(column.code, out, field.index, batch, &number, 0, 1, column.takes):
+                return UNFIT
+        field += 1
+    for i in range(packer.count):
+        if packer.columns[i].mask is not NULL:
+            packer.columns[i].mask[row] = 1
+    return OK
 
 
 # ---- values ------------------------------------------------------------------------------------------------------------------
@@ -365,28 +463,8 @@ cdef bint put_numbers(
     int code, char* out, Py_ssize_t at, StreamBatch batch, Node* node, Py_ssize_t first, Py_ssize_t count, int takes
 ) noexcept nogil:
     """One number, or so many of a run of floats, as the loops of ``_values.pxd`` write them; 0 when the column does not take it."""
-    cdef const uint8_t* source
-    cdef uint64_t bits
-    cdef double value
-    cdef Py_ssize_t i
     if node.kind == FLOATS:
-        if not takes & TAKES_FLOAT:
-            return 0
-        source = batch.machine.bytes + node.at + 9 * first + 1
-        if code == FLOAT32:
-            for i in range(count):
-                memcpy(&bits, source + 9 * i, 8)
-                bits = tfos_bswap64(bits)
-                memcpy(&value, &bits, 8)
-                (<float*>out)[at + i] = <float>value
-            return 1
-        if code == FLOAT64:
-            for i in range(count):
-                memcpy(&bits, source + 9 * i, 8)
-                bits = tfos_bswap64(bits)
-                memcpy(<double*>out + at + i, &bits, 8)
-            return 1
-        return 0
+        return takes & TAKES_FLOAT and put_floats(code, out, at, batch.machine.bytes + node.at + 9 * first, count)
     if node.kind == INT:
         return takes & TAKES_INT and code != BOOL and put_int(code, out, at, node.at)
     if node.kind == TRUE or node.kind == FALSE:
@@ -394,6 +472,28 @@ cdef bint put_numbers(
             (<uint8_t*>out)[at] = node.kind == TRUE
             return 1
         return takes & TAKES_BOOL and put_int(code, out, at, node.kind == TRUE)
+    return 0
+
+
+cdef bint put_floats(int code, char* out, Py_ssize_t at, const uint8_t* source, Py_ssize_t count) noexcept nogil:
+    """Floats that lie side by side in the stream, the first one's opcode at `source`; 0 when the column is no float32 or float64."""
+    cdef uint64_t bits
+    cdef double value
+    cdef Py_ssize_t i
+    source += 1
+    if code == FLOAT32:
+        for i in range(count):
+            memcpy(&bits, source + 9 * i, 8)
+            bits = tfos_bswap64(bits)
+            memcpy(&value, &bits, 8)
+            (<float*>out)[at + i] = <float>value
+        return 1
+    if code == FLOAT64:
+        for i in range(count):
+            memcpy(&bits, source + 9 * i, 8)
+            bits = tfos_bswap64(bits)
+            memcpy(<double*>out + at + i, &bits, 8)
+        return 1
     return 0
 
 

@@ -59,6 +59,15 @@ def mutated(streams: list[bytes], random_: random.Random) -> bytes:
     return bytes(data)
 
 
+def before(stream: bytes, streams: list[bytes]) -> bytes:
+    """One of the streams that begins as this one does, as far as any does."""
+
+    def shared(other: bytes) -> int:
+        return next((i for i, (a, b) in enumerate(zip(stream[:200], other[:200], strict=False)) if a != b), 200)
+
+    return max(streams, key=lambda other: (shared(other), len(other)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seconds", type=float)
@@ -78,12 +87,13 @@ def main() -> None:
         schema = apply_nulls(joined, NULLS)
         packers += [(RowPacker(schema, exact=False, cast=True), plan(schema, SLOT, batch=1, heap_per_row=64.0))] * 8
     memory = slot(SLOT)
-    batch = StreamBatch(refuse)
     tried = read = rows = 0
     until = time.monotonic() + options.seconds
     while time.monotonic() < until:
         stream = mutated(streams, random_)
         tried += 1
+        batch = StreamBatch(refuse)
+        batch.load(random_.choice(streams) if random_.random() < 0.3 else before(stream, streams))  # rows that may be its pattern
         if not batch.load(stream):
             continue
         read += 1

@@ -42,16 +42,21 @@ def outcome(rows: list[Any], **options: Any) -> Any:
     ]
 
 
-def check(stream: bytes, **options: Any) -> bool:
-    """Whether the stream was read; if so, that what came out is what its unpickled rows give."""
-    batch = StreamBatch()
+def check(stream: bytes, before: StreamBatch | None = None, **options: Any) -> bool:
+    """Whether the stream was read; if so, that what came out is what its unpickled rows give.
+
+    It is read twice: the second time rows may be compared with the pattern of the first.
+    """
+    batch = before or StreamBatch()
     if not batch.load(stream):
         return False
-    rows = pickle.loads(stream)
-    assert batch.rows == len(rows)
-    expected = outcome(pickle.loads(stream), **options)
-    found = outcome(rows, stream=batch, **options)
-    assert same(expected, found), (expected, found)
+    for _ in range(2):
+        rows = pickle.loads(stream)
+        assert batch.rows == len(rows)
+        expected = outcome(pickle.loads(stream), **options)
+        found = outcome(rows, stream=batch, **options)
+        assert same(expected, found), (expected, found)
+        assert batch.load(stream)
     return True
 
 
@@ -109,6 +114,7 @@ COMMON: dict[str, list[Any]] = {
     "dicts": [{"x": i / 3, "y": [i, i + 1], "name": f"n{i}"} for i in range(300)],
     "rows": [Row(x=i / 3, y=[i, i + 1], name=f"n{i}") for i in range(300)],
     "numpy scalars": [(np.float32(i), np.int64(i), np.bool_(i % 2)) for i in range(30)],
+    "numpy numbers": [(np.float32(i), np.int64(i)) for i in range(30)],
     "text and bytes": [("é" * i, b"b" * i, bytearray(i)) for i in range(30)],
     "booleans": [(i % 2 == 0, [True, False]) for i in range(30)],
     "long lists": [([float(i)] * 2500, i) for i in range(3)],
@@ -122,7 +128,8 @@ COMMON: dict[str, list[Any]] = {
 @pytest.mark.parametrize("name", COMMON)
 def test_common_rows_are_read_without_unpickling(name: str, exact: bool, protocol: int) -> None:
     stream = pickle.dumps(COMMON[name], protocol)
-    if (protocol < 3 and name in ("pictures", "strided pictures", "numpy scalars")) or (protocol < 5 and name == "text and bytes"):
+    arrays = name in ("pictures", "strided pictures", "numpy scalars", "numpy numbers")
+    if (protocol < 3 and arrays) or (protocol < 5 and name == "text and bytes"):
         assert not StreamBatch().load(stream)  # older protocols pickle bytes (and bytearrays) as the call of a function
         return
     assert check(stream, exact=exact, slot_bytes=1 << 18)
@@ -167,6 +174,99 @@ def test_a_spec_casts_and_refuses() -> None:
     assert pack_stream(packer, batch, 60.0) == 2
     assert (packer.rows, packer.misfit, packer.pending[1]) == (1, 1, 300)
     packer.unbind()
+
+
+# ---- rows that are alike -----------------------------------------------------------------------------------------------------
+
+ALIKE = ["floats and a label", "pictures", "a tuple and a label", "eleven columns", "pairs", "single", "numpy numbers", "booleans"]
+SIZES = [0, 255, 256, 65535, 65536, -1, -(2**31), 2**31, 2**40, -(2**40), 2**63 - 1, -(2**63)]
+
+
+def learnt(rows: list[Any], loads: Any = pickle.loads) -> StreamBatch:
+    """A batch that has the pattern of these rows."""
+    batch = StreamBatch(loads)
+    assert batch.load(pickle.dumps(rows[:4], 5))
+    return batch
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["columns", "rows"])
+@pytest.mark.parametrize("name", ALIKE)
+def test_rows_alike_are_compared_from_the_second_batch_on(name: str, exact: bool) -> None:
+    rows = COMMON[name]
+    batch = learnt(rows, lambda _: pytest.fail("it was unpickled"))
+    assert not batch.compared
+    for some in (rows, rows[:1], rows[3:]):
+        assert batch.load(pickle.dumps(some, 5))
+        assert batch.compared == (len(some) > 1)
+        assert same(outcome(some, exact=exact, slot_bytes=1 << 18), outcome(some, stream=batch, exact=exact, slot_bytes=1 << 18))
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["columns", "rows"])
+def test_ints_of_any_size_are_alike(exact: bool) -> None:
+    rows = [([0.5, float(size)], size) for _ in range(100) for size in SIZES]
+    batch = learnt(rows)
+    assert check(pickle.dumps(rows, 5), batch, exact=exact)
+    assert batch.compared
+    assert check(pickle.dumps([*rows[:50], ([0.5, 1.0], 2**70), *rows[50:]], 5), batch, exact=exact)
+
+
+@relaxed
+@given(st.data(), feeds(), st.booleans())
+def test_other_rows_after_the_pattern(data: st.DataObject, rows: list[Any], exact: bool) -> None:
+    """Whatever was learnt: what comes then is what its unpickled rows give."""
+    name = data.draw(st.sampled_from(ALIKE))
+    kind = COMMON[name]
+    batch = learnt(kind)
+    mixed = kind[:3] + data.draw(st.lists(st.sampled_from(rows), max_size=3) if rows else st.just([])) + kind[3:6]
+    check(pickle.dumps(rows, 5), batch, exact=exact)
+    check(pickle.dumps(mixed, 5), batch, exact=exact, slot_bytes=1 << 16)
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["columns", "rows"])
+def test_what_a_compared_row_holds_can_come_again(exact: bool) -> None:
+    rows = [(np.full((2, 2), i, np.uint8), i) for i in range(10)]
+    for again in (rows[5], (rows[5][0], 99)):
+        batch = learnt(rows)
+        assert check(pickle.dumps([*rows, again, *rows], 5), batch, exact=exact)
+        assert not batch.compared, "the batch has to be parsed"
+
+
+def test_the_pattern_stands_for_its_bytes_only() -> None:
+    """Another shape, another dtype, another function: what is no field has to be the same."""
+    rows = [(np.full((2, 8), i, np.uint8), i) for i in range(10)]
+    others = [[(np.full((4, 4), i, np.uint8), i) for i in range(10)], [(np.full((2, 4), i, np.uint16), i) for i in range(10)]]
+    others += [[(np.full((2, 2), i, np.float32), i) for i in range(10)], [(np.full(16, i, np.uint8), i) for i in range(10)]]
+    others += [[(np.full((2, 8), i, np.int8), i) for i in range(10)], [(np.full((2, 8), i, np.bool_), i) for i in range(10)]]
+    for other in others:
+        batch = learnt(rows)
+        assert check(pickle.dumps(other, 5), batch, exact=False)
+        assert batch.compared, "the other pattern was learnt"
+        assert check(pickle.dumps([*rows, *other, *rows], 5), batch, exact=True)
+
+
+def test_later_opcodes_that_change_a_compared_row() -> None:
+    rows = [[1.5, 2.5, i] for i in range(5)]
+    plain = pickle.dumps(rows, 5)
+    assert plain.endswith(b"e.")
+    third = 3  # what was remembered: the list of rows, rows 0, 1, 2
+    for program in (b"h%cK\x07a" % third, b"h%c(K\x07e" % third, b"K\x07a", b"(K\x07K\x08e"):
+        stream = b"\x80\x05" + plain[plain.index(b"]") : -2] + program + b"e."
+        assert same(pickle.loads(stream)[2] != rows[2] or pickle.loads(stream)[4] != rows[4], True)
+        batch = learnt(rows)
+        assert check(stream, batch, exact=True)
+
+
+def test_a_packer_for_which_the_pattern_is_nothing() -> None:
+    rows = [([1.5, 2.5], i) for i in range(30)]
+    ragged = {"c0": ("float32", (-1,)), "c1": ("int64", None)}
+    for options in ({"spec": ragged, "exact": False}, {"exact": True}, {"exact": False}):
+        batch = learnt(rows)
+        assert check(pickle.dumps(rows, 5), batch, **options)
+    batch = learnt(rows)
+    assert batch.load(pickle.dumps(rows, 5))
+    batch.skip(7)
+    found = outcome(rows, stream=batch, exact=False, spec=ragged)
+    assert same(found, outcome(rows[7:], exact=False, spec=ragged))
 
 
 # ---- events ------------------------------------------------------------------------------------------------------------------
