@@ -20,6 +20,9 @@ cdef enum NodeKind:
     SCALAR          # a numpy scalar of such a type
     DTYPE           # at: its Dtype
     FUNCTION        # at: which one of those that are known
+    ROW_TYPE        # what the JVM says of its rows; at: its Text
+    ROW_MAKER       # the function made of it; at: the same
+    JVM_ROW         # at: its Chunk of values; count: its Text
     OPAQUE          # a value of no consequence to anything else, which only the unpickler can make
 
 cdef struct Node:
@@ -50,6 +53,10 @@ cdef struct Dtype:
     Py_ssize_t itemsize
     bint whole
 
+cdef struct Text:
+    Py_ssize_t at                           # offset in the stream
+    Py_ssize_t size
+
 cdef struct Arena:
     char* data
     Py_ssize_t used                         # in elements
@@ -66,6 +73,7 @@ cdef struct Machine:
     Arena chunks                            # of Chunk
     Arena arrays                            # of Array
     Arena dtypes                            # of Dtype
+    Arena types                             # of Text: the types of the JVM's rows
 
 cdef inline Chunk* chunk_of(Machine* m, Node* node) noexcept nogil:
     return <Chunk*>m.chunks.data + node.at
@@ -77,6 +85,7 @@ cdef class StreamBatch:
     cdef Machine machine
     cdef object stream
     cdef list _objects
+    cdef list types                         # the names in each of the machine's types
     cdef object _loads
     cdef readonly Py_ssize_t rows
     cdef readonly Py_ssize_t position
@@ -84,6 +93,7 @@ cdef class StreamBatch:
     cdef Py_ssize_t within                  # its place in a run of floats
     cdef Chunk* chunk
 
+    cdef bint _know_types(self) except -1
     cdef void first(self) noexcept
     cdef void advance(self) noexcept
     cdef object row_object(self)
