@@ -146,11 +146,13 @@ def promote(a: str, b: str) -> str | None:
 
 
 def values_fit(array: np.ndarray, dtype: str, *, cast: bool) -> bool:
-    """Whether every value of the array may be written as this type; see :func:`can_cast`."""
+    """Whether every value of the array may be written as this type; see :func:`can_cast`. One without values fits any."""
+    if not array.size:
+        return True
     if not can_cast(array.dtype.name, dtype, cast=cast):
         return False
     target = dtype_of(dtype)
-    if array.dtype.kind in "iu" and target.kind in "iu" and array.size and not np.can_cast(array.dtype, target, "safe"):
+    if array.dtype.kind in "iu" and target.kind in "iu" and not np.can_cast(array.dtype, target, "safe"):
         bounds = np.iinfo(target)
         return bounds.min <= int(array.min()) and int(array.max()) <= bounds.max
     return True
@@ -160,9 +162,17 @@ def cast_values(array: np.ndarray, dtype: str, *, cast: bool) -> np.ndarray | No
     """Give the array as a C-contiguous one of another type, copied if need be; None when a value does not fit."""
     if not values_fit(array, dtype, cast=cast):
         return None
+    if not array.size:
+        return np.empty(array.shape, dtype_of(dtype))
     with np.errstate(over="ignore"):  # float64 to float32 may give inf, as a C cast does
         # Not ascontiguousarray: that makes a 0-d array one-dimensional.
         return np.asarray(array, dtype=dtype_of(dtype), order="C")
+
+
+def deepened(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A list without items in the shape of deeper ones, (0,) as (0, 2); None when it is none, or does not suit."""
+    fits = array.shape[-1:] == (0,) and array.shape + shape[array.ndim :] == shape
+    return array.reshape(shape) if fits else None
 
 
 def fill_bytes(kind: str, dtype: str, shape: tuple[int, ...], fill: Any) -> bytes:

@@ -58,14 +58,24 @@ def meet(a: Form, b: Form) -> Form | None:
     if len(a[1]) != len(b[1]):
         return None
     shape = tuple(x if x == y else ANY_LENGTH for x, y in zip(a[1], b[1], strict=True))
-    if 0 in a[1] or 0 in b[1]:
-        return (b if 0 in a[1] else a)[0], shape  # nothing in it: the other one says the type
+    dtype: str | None
     if a[0] == b[0]:
-        return a[0], shape
-    if a[0] in TEXTS or b[0] in TEXTS:
-        return None
-    dtype = promote(a[0], b[0])
+        dtype = a[0]
+    elif 0 in a[1] and 0 in b[1]:
+        dtype = _of_nothing(a[0], b[0])
+    elif 0 in a[1] or 0 in b[1]:
+        dtype = (b if 0 in a[1] else a)[0]  # nothing in it: the other one says the type
+    else:
+        dtype = None if a[0] in TEXTS or b[0] in TEXTS else promote(a[0], b[0])
     return None if dtype is None else (dtype, shape)
+
+
+def _of_nothing(a: str, b: str) -> str | None:
+    """The type of lists without items: text, where one is an array of it (a list says nothing), else numbers that hold both."""
+    texts = sorted({a, b} & {*TEXTS})
+    if texts:
+        return texts[-1]
+    return promote(a, b) or ("float64" if {a, b} <= {"int8", "int16", "int32", "int64", "uint64"} else None)
 
 
 def _deepened(form: Form, other: Form) -> Form:

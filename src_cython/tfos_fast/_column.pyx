@@ -36,6 +36,7 @@ cdef dict TAKES = {"float": TAKES_FLOAT, "int": TAKES_INT, "bool": TAKES_BOOL}
 cdef type _ndarray = np.ndarray
 cdef object _as_array = _convert.as_array
 cdef object _cast_values = _convert.cast_values
+cdef object _deepened = _convert.deepened
 cdef object _encode = _nested.encode
 cdef object _dumps = pickle.dumps
 
@@ -352,8 +353,12 @@ cdef int put_by_numpy(ColumnState* column, object value, char* out) except -1:
     if column.exact and (not value.dtype.isnative or value.dtype.name != definition.dtype):
         return UNFIT
     array = _as_array(value)
-    if array is None or array.shape != definition.shape:
+    if array is None:
         return UNFIT
+    if array.shape != definition.shape:
+        array = _deepened(array, definition.shape)
+        if array is None or column.exact:
+            return UNFIT
     array = _cast_values(array, definition.dtype, cast=column.cast)
     if array is None:
         return UNFIT

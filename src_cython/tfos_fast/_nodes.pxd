@@ -21,6 +21,9 @@ cdef enum NodeKind:
     SCALAR          # a numpy scalar of such a type
     DTYPE           # at: its Dtype
     FUNCTION        # at: which one of those that are known
+    ROW_TYPE        # what the JVM says of its rows; at: its Text
+    ROW_MAKER       # the function made of it; at: the same
+    JVM_ROW         # at: its Chunk of values; count: its Text
     OPAQUE          # a value of no consequence to anything else, which only the unpickler can make
     ALIKE           # a row that follows the pattern; at: where it begins
 
@@ -69,6 +72,10 @@ cdef struct Dtype:
     Py_ssize_t itemsize
     bint whole
 
+cdef struct Text:
+    Py_ssize_t at                           # offset in the stream
+    Py_ssize_t size
+
 cdef struct Arena:
     char* data
     Py_ssize_t used                         # in elements
@@ -88,6 +95,7 @@ cdef struct Machine:
     Arena chunks                            # of Chunk
     Arena arrays                            # of Array
     Arena dtypes                            # of Dtype
+    Arena types                             # of Text: the types of the JVM's rows
 
 cdef inline Chunk* chunk_of(Machine* m, Node* node) noexcept nogil:
     return <Chunk*>m.chunks.data + node.at

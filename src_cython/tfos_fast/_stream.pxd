@@ -12,6 +12,7 @@ cdef class StreamBatch:
     cdef bint fits                          # and whether rows that follow it can be written into them
     cdef object stream
     cdef list _objects
+    cdef list types                         # the names in each of the machine's types
     cdef object _loads
     cdef readonly Py_ssize_t rows
     cdef readonly Py_ssize_t position
@@ -19,6 +20,7 @@ cdef class StreamBatch:
     cdef Py_ssize_t within                  # its place in a run of floats
     cdef Chunk* chunk
 
+    cdef bint _know_types(self) except -1
     cdef void first(self) noexcept
     cdef void advance(self) noexcept
     cdef object row_object(self)

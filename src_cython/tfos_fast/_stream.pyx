@@ -4,12 +4,14 @@ Spark keeps the rows of a stored RDD as pickled lists. ``StreamBatch`` is a pick
 in the stream each value lies, instead of Python objects; ``_stream_pack.pyx`` writes those into a slot.
 
 It never imports or calls what a stream names. It knows the functions by which numpy's arrays, scalars and dtypes and pyspark's rows
-are pickled; a stream with any other function, or with anything else that it does not know, it refuses as a whole, since such a call
+are pickled, those of ``DataFrame.rdd`` by the JVM, too; a stream with any other function, or with anything else that it does not know, it refuses as a whole, since such a call
 might change values that were read before. The caller then unpickles the batch. The opcodes are those of CPython's
 ``Lib/pickletools.py``; strings and bytes are not copied.
 """
 
 import pickle
+
+from tfos_fast._rowtype import names_of
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint8_t, uint32_t, uint64_t
@@ -17,10 +19,10 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
 from tfos_fast._nodes cimport (
-    ALIKE, ARRAY, Arena, Array, BINBYTES8, BINUNICODE8, BYTEARRAY, BYTEARRAY8, BYTES, Chunk, DICT, DTYPE, Dtype, FALSE, FLOATS, FRAME,
-    FUNCTION, INT, LIST, LONG1, LONG4, MAX_ARRAY_DIMS, MEMOIZE, Machine, NEWFALSE, NEWTRUE, NOTHING, Node, OPAQUE, PROTO, ROW, SCALAR,
-    SHORT_BINUNICODE, STACK_GLOBAL, TEXT, TRUE, TUPLE, TUPLE1, TUPLE2, TUPLE3, children_of, chunk_of, little, run_of_floats,
-    signed_little,
+    ALIKE, ARRAY, Arena, Array, BINBYTES8, BINUNICODE8, BYTEARRAY, BYTEARRAY8, BYTES, Chunk, DICT, DTYPE, Dtype, FALSE, FLOATS,
+    FRAME, FUNCTION, INT, JVM_ROW, LIST, LONG1, LONG4, MAX_ARRAY_DIMS, MEMOIZE, Machine, NEWFALSE, NEWTRUE, NOTHING, Node, OPAQUE,
+    PROTO, ROW, ROW_MAKER, ROW_TYPE, SCALAR, SHORT_BINUNICODE, STACK_GLOBAL, TEXT, TRUE, TUPLE, TUPLE1, TUPLE2, TUPLE3, Text,
+    children_of, chunk_of, little, run_of_floats, signed_little,
 )
 from tfos_fast._pattern cimport Pattern, end_of_row, learn, suits
 from tfos_fast._values cimport (
@@ -50,16 +52,22 @@ cdef enum Function:
     NUMPY_DTYPE
     NDARRAY
     CREATE_ROW
+    PARSE_TYPE
+    ROW_CONVERTER
 
 cdef enum:
     MAX_COUNT = 0x7FFFFFFF
+    MAX_TYPES = 64  # of the JVM's rows in one batch, which has one or two
 
 cdef struct Name:
     const char* module
     const char* name
     int function
 
-cdef Name[9] NAMES
+cdef enum:
+    FUNCTIONS = 11
+
+cdef Name[FUNCTIONS] NAMES
 NAMES[0] = Name(b"numpy._core.numeric", b"_frombuffer", FROM_BUFFER)
 NAMES[1] = Name(b"numpy.core.numeric", b"_frombuffer", FROM_BUFFER)
 NAMES[2] = Name(b"numpy._core.multiarray", b"_reconstruct", RECONSTRUCT)
@@ -69,6 +77,8 @@ NAMES[5] = Name(b"numpy.core.multiarray", b"scalar", NUMPY_SCALAR)
 NAMES[6] = Name(b"numpy", b"dtype", NUMPY_DTYPE)
 NAMES[7] = Name(b"numpy", b"ndarray", NDARRAY)
 NAMES[8] = Name(b"pyspark.sql.types", b"_create_row", CREATE_ROW)
+NAMES[9] = Name(b"pyspark.sql.types", b"_parse_datatype_json_string", PARSE_TYPE)
+NAMES[10] = Name(b"pyspark.sql.types", b"_create_row_inbound_converter", ROW_CONVERTER)
 
 
 # ---- arenas ------------------------------------------------------------------------------------------------------------------
@@ -88,7 +98,7 @@ cdef void* grow(Arena* arena, Py_ssize_t more, size_t size) noexcept nogil:
 
 
 cdef class StreamBatch:
-    """One pickled list of rows.
+    """One pickled list of rows (the JVM pickles a tuple of them).
 
     The same object may be used for one batch after the other; its memory is kept.
 
@@ -118,6 +128,7 @@ cdef class StreamBatch:
         free(self.machine.chunks.data)
         free(self.machine.arrays.data)
         free(self.machine.dtypes.data)
+        free(self.machine.types.data)
 
     def load(self, bytes stream):
         """Parse a pickled list. Memory is not copied: the stream is kept.
@@ -136,14 +147,14 @@ cdef class StreamBatch:
         self.stream = stream
         m.bytes = <const uint8_t*>PyBytes_AS_STRING(stream)
         m.size = PyBytes_GET_SIZE(stream)
-        if self._parse() != DONE:
+        if self._parse() != DONE or not self._know_types():
             self.clear()
             return False
         self.first()
         return True
 
     cdef int _parse(self) except -1:
-        """DONE (it is a list), or UNKNOWN."""
+        """DONE (it is a list, or a tuple), or UNKNOWN."""
         cdef Machine* m = &self.machine
         cdef Pattern* pattern = &self.pattern if self.alike and m.size <= MAX_COUNT else NULL
         cdef int outcome
@@ -157,7 +168,7 @@ cdef class StreamBatch:
         self.alike = self.alike and (pattern is not NULL or m.size > MAX_COUNT)
         if outcome == NO_MEMORY:
             raise MemoryError()
-        if outcome != DONE or top(m).kind != LIST:
+        if outcome != DONE or (top(m).kind != LIST and top(m).kind != TUPLE):
             return UNKNOWN
         if pattern is not NULL and m.solid < 0:
             learn(pattern, m)
@@ -200,8 +211,20 @@ cdef class StreamBatch:
 
     def _unpickle(self):
         if self._objects is None:
-            self._objects = self._loads(self.stream) if self.stream is not None else []
+            self._objects = list(self._loads(self.stream)) if self.stream is not None else []
         return self._objects
+
+    cdef bint _know_types(self) except -1:
+        """Find the names in the types of the JVM's rows; False when values of one would be converted."""
+        cdef Text* text = <Text*>self.machine.types.data
+        cdef Py_ssize_t i
+        self.types = []
+        for i in range(self.machine.types.used):
+            names = names_of(self.stream[text[i].at : text[i].at + text[i].size])
+            if names is None:
+                return False
+            self.types.append(names)
+        return True
 
     def skip(self, Py_ssize_t rows):
         """Pass over so many rows, or all that are left; returns how many."""
@@ -233,7 +256,7 @@ cdef class StreamBatch:
 
 
 cdef void reset(Machine* m) noexcept nogil:
-    m.stack.used = m.marks.used = m.memo.used = m.children.used = m.chunks.used = m.arrays.used = m.dtypes.used = 0
+    m.stack.used = m.marks.used = m.memo.used = m.children.used = m.chunks.used = m.arrays.used = m.dtypes.used = m.types.used = 0
     m.large = 0
     m.solid = -1
     m.renumbered = False
@@ -403,7 +426,7 @@ cdef int recall(Machine* m, Py_ssize_t number) noexcept nogil:
 
 cdef int function(Machine* m, const uint8_t* module, Py_ssize_t module_size, const uint8_t* name, Py_ssize_t name_size) noexcept nogil:
     cdef int i
-    for i in range(9):
+    for i in range(FUNCTIONS):
         if (
             <Py_ssize_t>strlen(NAMES[i].module) == module_size
             and <Py_ssize_t>strlen(NAMES[i].name) == name_size
@@ -434,9 +457,11 @@ cdef int reduce(Machine* m) noexcept nogil:
         return UNKNOWN
     called = (top(m) - 1)[0]
     given = top(m)[0]
-    if called.kind != FUNCTION or given.kind != TUPLE:
+    if given.kind != TUPLE or (called.kind != FUNCTION and called.kind != ROW_MAKER):
         return UNKNOWN
     m.stack.used -= 2
+    if called.kind == ROW_MAKER:
+        return push(m, JVM_ROW, called.at, given.at)
     arguments = chunk_of(m, &given)
     args = children_of(m, arguments)
     if arguments.nodes != arguments.items:
@@ -453,7 +478,25 @@ cdef int reduce(Machine* m) noexcept nogil:
         if arguments.nodes != 2 or args[0].kind != LIST or args[1].kind != TUPLE:
             return UNKNOWN
         return push(m, ROW, 1, given.at)
+    if called.at == PARSE_TYPE:
+        return row_type(m, args, arguments.nodes)
+    if called.at == ROW_CONVERTER:
+        return push(m, ROW_MAKER, 1, args[0].at) if arguments.nodes == 1 and args[0].kind == ROW_TYPE else UNKNOWN
     return UNKNOWN
+
+
+cdef int row_type(Machine* m, Node* args, Py_ssize_t count) noexcept nogil:
+    """``_parse_datatype_json_string(text)``; the text is looked at when the stream has been read."""
+    cdef Text* text
+    if count != 1 or args[0].kind != TEXT or m.types.used == MAX_TYPES:
+        return UNKNOWN
+    text = <Text*>grow(&m.types, 1, sizeof(Text))
+    if text is NULL:
+        return NO_MEMORY
+    text.at = args[0].at
+    text.size = args[0].count
+    m.types.used += 1
+    return push(m, ROW_TYPE, 1, m.types.used - 1)
 
 
 cdef int new_dtype(Machine* m, Node* args, Py_ssize_t count) noexcept nogil:

@@ -17,8 +17,8 @@ from tfos_fast._column cimport (
 )
 from tfos_fast._pack cimport RowPacker, _END, _FULL, _MISFIT, _TICK, _now
 from tfos_fast._nodes cimport (
-    ALIKE, ARRAY, Array, BYTEARRAY, BYTES, Chunk, DICT, FALSE, FLOATS, INT, LIST, NEWTRUE, NOTHING, Node, ROW, SCALAR, TEXT, TRUE, TUPLE,
-    children_of, chunk_of,
+    ALIKE, ARRAY, Array, BYTEARRAY, BYTES, Chunk, DICT, FALSE, FLOATS, INT, JVM_ROW, LIST, NEWTRUE, NOTHING, Node, ROW, SCALAR,
+    TEXT, TRUE, TUPLE, children_of, chunk_of,
 )
 from tfos_fast._pattern cimport DATA, Field, Part, Pattern, RUN, WHOLE_NUMBER, size_of_int, value_of_int
 from tfos_fast._stream cimport StreamBatch
@@ -51,6 +51,7 @@ cdef enum:
 cdef struct Names:
     int64_t* at     # where each name was last found to be right, in the stream
     int64_t fields  # and all of them, in the list of a row's names
+    int64_t type    # or in which of the batch's types
     bint known
 
 
@@ -84,7 +85,7 @@ def pack_stream(RowPacker packer, StreamBatch batch, double tick_seconds):
     if batch.machine.solid >= 0 and not follows_fit(packer, batch):
         batch.parse_whole()
     names.known = False
-    names.fields = -1
+    names.fields = names.type = -1
     names.at = <int64_t*>PyMem_Malloc(max(packer.count, 1) * sizeof(int64_t))
     if names.at is NULL:
         raise MemoryError()
@@ -192,6 +193,17 @@ cdef Node* open_row(RowPacker packer, StreamBatch batch, Node* node, Names* name
             if not same_names(packer, batch, &parts[0]):
                 return NULL
             names.fields = parts[0].at
+        return children_of(&batch.machine, chunk)
+    if node.kind == JVM_ROW:
+        if packer.exact and structure != "row":
+            return NULL
+        chunk = chunk_of(&batch.machine, node)
+        if chunk.items != packer.count or chunk.next >= 0:
+            return NULL
+        if names.type != node.count:
+            if batch.types[node.count] != packer._names:
+                return NULL
+            names.type = node.count
         return children_of(&batch.machine, chunk)
     if node.kind == DICT:
         if packer.exact and structure != "dict":

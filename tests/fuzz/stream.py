@@ -16,6 +16,7 @@ import time
 import numpy as np
 
 from tests.unit.rows import slot
+from tests.unit.test_jvm_rows import ROWS, SCHEMA, pickled
 from tests.unit.test_stream import COMMON
 from tfos_fast._pack import RowPacker
 from tfos_fast._stream import StreamBatch
@@ -77,10 +78,11 @@ def main() -> None:
     random_ = random.Random(options.seed)
     known = [*COMMON.values(), *RAGGED.values()]
     streams = [pickle.dumps(rows[:count], protocol) for rows in known for protocol in (2, 3, 4, 5) for count in (1, 2, 5)]
+    streams += [pickled(ROWS[:count], SCHEMA) for count in (1, 2, 5)] * 4
     packers = [
         (RowPacker(schema, exact=exact), plan(schema, SLOT, batch=1, heap_per_row=64.0))
         for exact in (False, True)
-        for schema in (infer(rows[0], exact=exact) for rows in COMMON.values())
+        for schema in (infer(rows[0], exact=exact) for rows in [*COMMON.values(), pickle.loads(pickled(ROWS[:1], SCHEMA))])
     ]
     for rows_of in RAGGED.values():
         joined = functools.reduce(functools.partial(join, exact=False), (infer(row, exact=False) for row in rows_of))

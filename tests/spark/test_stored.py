@@ -56,6 +56,24 @@ def test_rows_arrive_as_they_were(sc, out, f, kinds):
     assert {type(value) for row in rows for value in row} == {type(value) for row in expected for value in row}
 
 
+def test_rows_of_a_frame(sc, out):
+    """The JVM pickles them: what it writes is read like rows that Python pickled, and what pyspark converts is unpickled."""
+    from tfos_fast._stream import StreamBatch
+
+    frame = SparkSession(sc).range(0, 2000, 1, 4).selectExpr(
+        "id", "id / 3 x", "array(id / 2, 1d) v", "cast(id as string) s", "id % 2 = 0 b", "-id * 5000000000 n", "nullif(id, 7) m"
+    )  # fmt: skip
+    dates = frame.filter("id < 3").selectExpr("id", "cast('2020-02-29' as date) d").rdd
+    stored = frame.rdd.cache()
+    loaded = [{StreamBatch().load(batch) for batch in pickled_batches(rdd).collect() if len(batch) > 10} for rdd in (stored, dates)]
+    assert loaded == [{True}, {False}]
+    with tfos_fast.run(sc, mains.keep, {"out": out}, 2, **SMALL) as cluster:
+        assert cluster.feed(stored).rows == 2000
+        assert cluster.feed(dates).rows == 3
+    expected = stored.collect() + dates.collect()
+    assert sorted(kept(out), key=repr) == sorted(expected, key=repr)
+
+
 def test_a_killed_feeder_goes_on_in_the_middle_of_a_batch(sc, out, tmp_path):
     marker = str(tmp_path / "killed")
     rdd = sc.parallelize([float(i) for i in range(40_000)], 2).cache()

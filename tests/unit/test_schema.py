@@ -410,3 +410,25 @@ def test_descriptions() -> None:
     assert describe(Column("a", "fixed", "float32", (28, 28))) == "float32[28,28]"
     assert describe(Column("a", "fixed", "int64", (), "int")) == "int64 (int)"
     assert describe(Column("a", "bytes", python="bytearray")) == "bytearray"
+
+
+NOTHING = [
+    [], [[]], *(np.empty(0, name) for name in ("?", "i1", "i8", "u8", "f4", "f8", "c8", "S3", "U2")),
+    np.empty((0, 2), "c8"), np.empty((1, 0), "S3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("a", NOTHING, ids=repr)
+@pytest.mark.parametrize("b", [*NOTHING, [1.5], ["a"], [[1], []]], ids=repr)
+def test_lists_without_items_meet_in_either_order(a: Any, b: Any) -> None:
+    """They fit any type; text stays text, or becomes objects where depths differ, but never numbers."""
+    one, two = infer((a,), exact=False), infer((b,), exact=False)
+    both = join(one, two, exact=False)
+    assert join(two, one, exact=False) == both
+    assert accepts(both, (a,), exact=False)
+    assert accepts(both, (b,), exact=False)
+    if any(isinstance(value, np.ndarray) and value.dtype.kind in "SU" for value in (a, b)) and b != [1.5] and b != [[1], []]:
+        assert both.columns[0].dtype in ("string", "bytes", "")
+    for (form, memory, count), value in zip(drive([(a,)], exact=False) + drive([(b,)], exact=False), (a, b), strict=True):
+        older = decode.columns(form, memory, 0, count)
+        assert len(decode.convert(older, form.schema, both)["c0"]) == 1, value

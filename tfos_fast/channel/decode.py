@@ -143,6 +143,8 @@ def _widen(values: Values, src: Column, dst: Column) -> Values:
         kind = object if dst.dtype in _nested.TEXTS else dtype_of(dst.dtype)
         shape = (*src.shape, *(0 if length < 0 else length for length in dst.shape[len(src.shape) :]))
         return from_array(np.empty((len(values), *shape), kind), dst.ragged_dims)
+    if isinstance(values, np.ndarray) and dst.kind == "fixed" and 0 in src.shape and 0 in dst.shape:
+        return np.empty((len(values), *dst.shape), dtype_of(dst.dtype))
     comparable = len(src.shape) == len(dst.shape)
     if isinstance(values, np.ndarray) and src.kind == "fixed" and dst.kind in ("fixed", "ragged") and comparable:
         numbers = None if dst.dtype in _nested.TEXTS else cast_values(values, dst.dtype, cast=True)
