@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.spark.sparks import QUICK_JVM, ROOT, make_spark_home
+from tfos_fast.channel.processes import die_with
 
 
 @contextmanager
@@ -46,7 +48,8 @@ def server(master: str, **settings: str) -> Iterator[str]:
         ]  # fmt: skip
         log = folder / "server.log"
         with open(log, "wb") as out:
-            process = subprocess.Popen(command, env=env, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
+            end_with_us = functools.partial(die_with, os.getpid())  # a test run that is killed leaves no JVM
+            process = subprocess.Popen(command, env=env, cwd=folder, stdout=out, stderr=subprocess.STDOUT, preexec_fn=end_with_us)
         try:
             yield f"sc://127.0.0.1:{_port(log, process)}"
         finally:

@@ -14,9 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 
 import tfos_fast
+from tests.conftest import our_processes
 from tests.spark import mains
 from tests.spark.mains import noted
-from tfos_fast.errors import MainNotPicklable, NeedsSparkContext, NodeFailed, NodeKilled, NotEnoughSlots
+from tfos_fast.errors import (
+    CoordinatorUnreachable,
+    MainNotPicklable,
+    NeedsSparkContext,
+    NodeFailed,
+    NodeKilled,
+    NodeLost,
+    NotEnoughSlots,
+)
 
 MASTER = "local-cluster[2,2,1024]"
 SETTINGS = {"spark.task.maxFailures": "4"}
@@ -137,6 +146,40 @@ def test_a_task_that_is_tried_again_leaves_out_what_was_delivered(connect, out, 
         assert cluster.feed(frame).rows == 100_000
     assert Path(marker).exists()
     assert ids(noted(out)) == [*range(100_000)]
+
+
+def test_executors_that_cannot_reach_the_client_meet_it_at_a_relay(connect, out):
+    nowhere = "192.0.2.1"  # for documentation (RFC 5737): nobody has it
+    with pytest.raises(CoordinatorUnreachable, match="cannot reach the coordinator"):
+        tfos_fast.reserve(connect, 2, server_host=nowhere, relay=False, **SMALL)
+    with tfos_fast.run(connect, mains.collect, {"out": out}, 2, server_host=nowhere, **SMALL) as cluster:
+        assert nowhere not in cluster._coordinator.keys.endpoint
+        assert relays()
+        assert cluster.feed(two_columns(connect, 3000, 4), epochs=2).rows == 6000
+    assert ids(noted(out)) == sorted([*range(3000)] * 2)
+
+
+def test_a_failure_comes_through_a_relay(connect, out):
+    with (
+        pytest.raises(NodeFailed, match=r"seen .* rows, that is too many"),
+        tfos_fast.run(connect, mains.fail_at, {"node": 1, "rows": 40}, 2, relay=True, **SMALL) as cluster,
+    ):
+        cluster.feed(two_columns(connect, 4_000_000, 8))
+
+
+def relays():
+    return [pid for pid, command in our_processes().items() if "tfos_fast.cluster.relay" in command]
+
+
+def test_a_relay_that_dies_ends_the_cluster(connect, out):
+    with (
+        pytest.raises(NodeLost, match=r"connection to the relay on .* is gone"),
+        tfos_fast.run(connect, mains.slow, {"out": out}, 2, relay=True, **SMALL) as cluster,
+    ):
+        wait_for(lambda: len(noted(out, "pid")) == 2, "both trainers")
+        (relay,) = relays()
+        os.kill(relay, signal.SIGKILL)
+        cluster.feed(two_columns(connect, 4_000_000, 8))
 
 
 def test_what_is_not_there_is_told(connect, out):

@@ -7,10 +7,8 @@ thread, which also spawns the trainer: the trainer's parent-death signal follows
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -22,11 +20,12 @@ from typing import Any
 import msgspec
 
 from tfos_fast.channel.broker import Broker
-from tfos_fast.channel.processes import children, die_with, is_stopped, open_pidfd, reap
+from tfos_fast.channel.processes import children, is_stopped, open_pidfd
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.spans import OPEN
 from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.detach import detach
 from tfos_fast.cluster.link import DriverLink
 from tfos_fast.cluster.listening import Door
 from tfos_fast.cluster.machine import address_towards, host_name, machine_id, this_process
@@ -371,47 +370,9 @@ class Agent:
         self._port.close()
 
 
-def _detach() -> Callable[[m.Ready], None]:
-    """Go on in a child, which dies with the Spark worker until it has answered, by what is returned.
-
-    A worker is reused and would keep us as a zombie: the process between it and us ends with the answer, and init inherits us.
-    """
-    worker = os.getppid()
-    waiting, done = os.pipe()
-    out = os.dup(1)
-    os.dup2(2, 1)  # whatever is printed here goes to the executor's log
-    child = os.fork()
-    if child:
-        os.close(done)
-        os.close(out)  # the worker reads the answer to its end
-        _guard(child, worker, waiting)
-        os._exit(0)
-    os.close(waiting)
-    die_with(os.getppid())
-
-    def answer(ready: m.Ready) -> None:
-        with open(out, "wb") as file:
-            file.write(msgspec.json.encode(ready))
-        die_with(None)
-        os.close(done)
-
-    return answer
-
-
-def _guard(agent: int, worker: int, answered: int) -> None:
-    """Kill the agent if the worker dies before the answer: nobody knows of it, and it may be stopped, or wait for memory."""
-    with contextlib.suppress(ProcessLookupError):
-        readable, _, _ = select.select([answered, os.pidfd_open(worker)], [], [])
-        if answered in readable:
-            return
-    os.kill(agent, signal.SIGKILL)
-    os.waitpid(agent, 0)
-    reap()
-
-
 def main() -> None:
     """Detach, read the configuration from standard input, answer on standard output, serve."""
-    answer = _detach()
+    answer = detach()
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=m.AgentConfig)
     logging.basicConfig(
         level=config.log_level, format=f"%(asctime)s %(levelname)s tfos_fast {config.name} %(message)s", stream=sys.stderr

@@ -30,6 +30,7 @@ from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.entrance import HEARTBEAT, SILENCE, Entrance
 from tfos_fast.cluster.ledger import Action, AskFence, Grant, Ledger, Refuse
 from tfos_fast.cluster.machine import machine_id
+from tfos_fast.cluster.relayed import RelayedEntrance
 from tfos_fast.cluster.restarts import Action as Restart
 from tfos_fast.cluster.restarts import Begin, Halt, Restarts
 from tfos_fast.cluster.states import STOPPED, NodeState
@@ -61,9 +62,13 @@ class Coordinator:
         Host name or address at which the executors reach the driver.
     ports : sequence of int
         To try in order; 0 is any free one.
+    entrance : RelayedEntrance, optional
+        Where agents connect, if that is not here: the addresses and ports are not used then.
     """
 
-    def __init__(self, bind_address: str, advertise: str, ports: Sequence[int] = (0,)) -> None:
+    def __init__(
+        self, bind_address: str, advertise: str, ports: Sequence[int] = (0,), *, entrance: RelayedEntrance | None = None
+    ) -> None:
         self.changed = threading.Condition()
         self.nodes: dict[str, NodeState] = {}
         self._failures: list[tuple[str, m.Failure]] = []  # (token of the agent, what happened), in order
@@ -84,6 +89,7 @@ class Coordinator:
         self._watched: dict[int, NodeState] = {}  # pidfds of agents on this machine
         self._deaths = select.epoll()  # of these, so that a turn costs the same however many there are
         self._told = 0.0  # when the driver's threads were last woken
+        self._lost = False  # the entrance
         self._news = False  # something else than counters has changed since
         self._board = ""  # name of the node that runs TensorBoard
         self._shown = 0.0  # when that one was last told
@@ -92,7 +98,7 @@ class Coordinator:
         self._pid = os.getpid()
 
         try:
-            self._entrance = Entrance(bind_address, advertise, ports)
+            self._entrance = entrance or Entrance(bind_address, advertise, ports)
         except OSError:
             os.close(self._wake)
             self._deaths.close()
@@ -336,6 +342,8 @@ class Coordinator:
                 if self._entrance.asks in events:
                     self._entrance.answer()
                 with self.changed:
+                    if self._entrance.lost and not self._lost:
+                        self._lose_all()
                     if self._wake in events:
                         os.eventfd_read(self._wake)
                         self._news = True
@@ -369,6 +377,14 @@ class Coordinator:
             for fd in [*self._watched, self._wake]:
                 os.close(fd)
             self._entrance.close()
+
+    def _lose_all(self) -> None:
+        """The relay is gone: agents end by themselves when they miss it."""
+        self._lost = self._news = True
+        for node in self.nodes.values():
+            node.gone = node.gone or node.pidfd is None
+        if not self._stopping:
+            self._failures.append(("", m.Failure("NodeLost", self._entrance.lost, "relay", "")))
 
     def _watch(self, node: NodeState) -> None:
         """See the end of an agent on this machine; elsewhere, and where that cannot be, silence tells of it."""

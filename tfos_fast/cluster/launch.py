@@ -112,10 +112,16 @@ def _given_by_spark() -> list[str] | None:
 
 def spawn_agent(config: m.AgentConfig) -> bytes:
     """Spawn an agent; gives its answer."""
+    answer, kind, text = spawn("tfos_fast.cluster.agent", config, f"the agent of {config.name}")
+    return answer or msgspec.json.encode(m.Ready(kind=kind, text=text))
+
+
+def spawn(module: str, config: msgspec.Struct, what: str) -> tuple[bytes, str, str]:
+    """Spawn a program of ours that detaches itself; its answer, or the kind of an error and its text."""
     # The module path is for finding this package. The keys go through the pipe: command lines and environments can be read.
     env = dict(environment.worker_environment(), PYTHONPATH=os.pathsep.join(environment.worker_path()))
     process = subprocess.Popen(
-        [sys.executable, "-m", "tfos_fast.cluster.agent"],
+        [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=env,
@@ -125,13 +131,11 @@ def spawn_agent(config: m.AgentConfig) -> bytes:
     try:
         answer, _ = process.communicate(msgspec.json.encode(config), AGENT_START)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the agent itself is a child of that process
-        text = f"the agent of {config.name} on {os.uname().nodename} did not answer within {AGENT_START:g} s"
-        return msgspec.json.encode(m.Ready(kind="ClusterTimeout", text=text))
+        os.killpg(process.pid, signal.SIGKILL)  # the program itself is a child of that process
+        return b"", "ClusterTimeout", f"{what} on {os.uname().nodename} did not answer within {AGENT_START:g} s"
     if not answer:
-        text = f"the agent of {config.name} on {os.uname().nodename} ended at its start; the executor's stderr says why"
-        return msgspec.json.encode(m.Ready(kind="NodeFailed", text=text))
-    return answer
+        return b"", "NodeFailed", f"{what} on {os.uname().nodename} ended at its start; the executor's stderr says why"
+    return answer, "", ""
 
 
 @dataclass(frozen=True)

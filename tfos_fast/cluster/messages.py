@@ -434,6 +434,29 @@ class Ready(msgspec.Struct, frozen=True):
     text: str = ""
 
 
+class RelayConfig(msgspec.Struct, frozen=True):
+    """What a Spark task writes to the standard input of a relay it spawns. Public keys only: the relay makes its own secret."""
+
+    client_public: str  # of agents
+    operator_public: str  # of the driver
+    executor: Process
+    host: str  # by which other executors know this one; "" if that is unknown
+    towards: tuple[str, int]  # the driver, as far as it has an address
+    ports: tuple[int, ...]
+    log_level: str
+
+
+class RelayReady(msgspec.Struct, frozen=True):
+    """The relay's one answer on its standard output."""
+
+    agents: str = ""  # where agents connect, tcp://host:port
+    operator: str = ""  # where the driver connects
+    server_public: str = ""
+    where: str = ""  # host and process, in words
+    kind: str = ""  # of the error, when there is no relay
+    text: str = ""
+
+
 class Start(msgspec.Struct, frozen=True):
     """CONTROL ``start``: spawn the trainer on what lies in ``directory``."""
 

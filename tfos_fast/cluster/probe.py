@@ -142,6 +142,21 @@ def look(
 
 def where() -> tuple[str, int | None]:
     """The executor that this Python worker belongs to, in words that others can compare, and its cores where its JVM tells."""
+    pid, told = _executor()
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        boot = file.read().strip()
+    name = f"{told.get('--executor-id', '')}@{boot}/{os.readlink('/proc/self/ns/pid')}/{pid}"
+    cores = told.get("--cores", "")
+    return name, int(cores) if cores.isdigit() else None
+
+
+def known_as() -> str:
+    """The host name or address by which other executors know this one, "" where its JVM does not tell."""
+    return _executor()[1].get("--hostname", "")
+
+
+def _executor() -> tuple[int, dict[str, str]]:
+    """The nearest ancestor that is no Python, and the options of its command line."""
     pid = os.getppid()
     while True:
         with open(f"/proc/{pid}/stat") as file:
@@ -150,15 +165,9 @@ def where() -> tuple[str, int | None]:
         if "python" not in name or parent <= 1:
             break
         pid = parent
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        boot = file.read().strip()
     with open(f"/proc/{pid}/cmdline") as file:
         command = file.read().split("\0")
-    told = {name: value for name, value in itertools.pairwise(command) if name in ("--cores", "--executor-id")}
-    cores = told.get("--cores", "")
-    return f"{told.get('--executor-id', '')}@{boot}/{os.readlink('/proc/self/ns/pid')}/{pid}", int(
-        cores
-    ) if cores.isdigit() else None
+    return pid, {option: value for option, value in itertools.pairwise(command) if option.startswith("--")}
 
 
 class Census:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import os
-import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -15,19 +14,19 @@ from tfos_fast.channel.segment import parse_bytes
 from tfos_fast.cluster import drivernodes, gpus
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.cluster import Cluster
-from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
-from tfos_fast.cluster.engine import Engine, engine_of
+from tfos_fast.cluster.engine import engine_of
 from tfos_fast.cluster.jobs import SparkJob, job_exception
 from tfos_fast.cluster.launch import UNFED_MEMORY, Reservation
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.named import check_name
 from tfos_fast.cluster.placement import spreading_profile
 from tfos_fast.cluster.ports import parse_ports
+from tfos_fast.cluster.rendezvous import rendezvous
 from tfos_fast.cluster.roles import assign
 from tfos_fast.cluster.survey import Survey
 from tfos_fast.cluster.watching import InputMode
-from tfos_fast.errors import ClusterError, PortUnavailable
+from tfos_fast.errors import ClusterError
 
 log = logging.getLogger("tfos_fast.cluster")
 
@@ -48,6 +47,7 @@ def reserve(
     tensorflow_port: int | str | None = None,
     server_host: str | None = None,
     server_port: int | str | None = None,
+    relay: bool | None = None,
     reservation_timeout: float = 60.0,
     log_level: str = "WARNING",
 ) -> Cluster:
@@ -86,7 +86,12 @@ def reserve(
         or any.
     server_host, server_port : optional
         Host name or address, and port or range of ports, at which executors reach the driver; default: TFOS_SERVER_HOST and
-        TFOS_SERVER_PORT in the driver's environment, or ``spark.driver.host`` and any port.
+        TFOS_SERVER_PORT in the driver's environment, or ``spark.driver.host`` and any port. With Spark Connect it is this
+        client that they must reach, by default at its address on the server's network.
+    relay : bool, optional
+        True: executors connect to a relay, a process beside one of them to which the driver connects; ``server_port`` is then one
+        of that host. Default: TFOS_RELAY in the driver's environment, or only with Spark Connect and where the look at the
+        executors has shown that one cannot reach the driver.
     reservation_timeout : float
         Seconds to wait for executors to register and for the nodes to come up.
     log_level : str
@@ -130,9 +135,11 @@ def reserve(
         parse_bytes(size, f"feeds[{name!r}]")
     count = len(on_executors)
     fed = sum(role.fed for role in on_executors)  # the others need next to no memory
-    coordinator = _coordinator(engine, server_host, server_port)
+    look = functools.partial(Survey, engine, nodes=count, memory=wanted * fed // max(count, 1), timeout=reservation_timeout)
+    coordinator, slots = rendezvous(
+        engine, look, server_host, server_port, relay, reservation_timeout, log_level, driver_nodes=bool(on_driver)
+    )
     try:
-        slots = Survey(engine, coordinator, count, wanted * fed // max(count, 1), reservation_timeout).check()
         profile = spreading_profile(engine, slots, count)
     except BaseException:
         coordinator.close()
@@ -209,6 +216,7 @@ def run(
     tensorflow_port: int | str | None = None,
     server_host: str | None = None,
     server_port: int | str | None = None,
+    relay: bool | None = None,
     reservation_timeout: float = 60.0,
     log_level: str = "WARNING",
     max_restarts: int = 0,
@@ -263,7 +271,12 @@ def run(
         or any.
     server_host, server_port : optional
         Host name or address, and port or range of ports, at which executors reach the driver; default: TFOS_SERVER_HOST and
-        TFOS_SERVER_PORT in the driver's environment, or ``spark.driver.host`` and any port.
+        TFOS_SERVER_PORT in the driver's environment, or ``spark.driver.host`` and any port. With Spark Connect it is this
+        client that they must reach, by default at its address on the server's network.
+    relay : bool, optional
+        True: executors connect to a relay, a process beside one of them to which the driver connects; ``server_port`` is then one
+        of that host. Default: TFOS_RELAY in the driver's environment, or only with Spark Connect and where the look at the
+        executors has shown that one cannot reach the driver.
     reservation_timeout : float
         Seconds to wait for executors to register, for the nodes to come up, and for ``main`` to start.
     log_level : str
@@ -294,7 +307,7 @@ def run(
         sc, num_executors, num_ps=num_ps, master_node=master_node, eval_node=eval_node, driver_ps_nodes=driver_ps_nodes,
         memory=memory, slot_bytes=slot_bytes, feeds=feeds, num_gpus=num_gpus, release_port=release_port,
         tensorflow_port=tensorflow_port,
-        server_host=server_host, server_port=server_port, reservation_timeout=reservation_timeout, log_level=log_level,
+        server_host=server_host, server_port=server_port, relay=relay, reservation_timeout=reservation_timeout, log_level=log_level,
     )  # fmt: skip
     try:
         cluster.start(
@@ -315,15 +328,3 @@ def _with_gpus(nodes: list[m.NodeInfo], num_gpus: int | None) -> tuple[m.NodeInf
     found = [gpus.Found(node.name, node.agent.machine, node.gpus, node.gpu_source) for node in nodes if node.gpu_source]
     given = gpus.assign(found, num_gpus)
     return tuple(msgspec.structs.replace(node, gpus=given.get(node.name, ())) for node in nodes)
-
-
-def _coordinator(engine: Engine, host: str | None, port: int | str | None) -> Coordinator:
-    host = host or os.environ.get("TFOS_SERVER_HOST")
-    ports = parse_ports(port if port is not None else os.environ.get("TFOS_SERVER_PORT"), "server_port (TFOS_SERVER_PORT)")
-    bind, advertise = (host, host) if host else engine.front()
-    try:
-        return Coordinator(socket.gethostbyname(bind), advertise, ports)
-    except OSError as error:  # zmq.ZMQError is one: that address is none of this host's, as behind a NAT
-        if isinstance(error, PortUnavailable):
-            raise
-        return Coordinator("0.0.0.0", advertise, ports)

@@ -1,0 +1,94 @@
+"""Where agents meet the driver: at its coordinator, or at a relay where executors cannot reach that."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from weakref import WeakSet
+
+from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.engine import Engine
+from tfos_fast.cluster.ports import parse_ports
+from tfos_fast.cluster.relayed import hire
+from tfos_fast.cluster.slots import Slots
+from tfos_fast.cluster.survey import Survey
+from tfos_fast.errors import CoordinatorUnreachable, PortUnavailable
+
+log = logging.getLogger("tfos_fast.cluster")
+
+# Sessions whose executors were seen not to reach this process.
+_beyond: WeakSet[object] = WeakSet()
+
+
+def rendezvous(
+    engine: Engine,
+    look: Callable[..., Survey],
+    host: str | None,
+    port: int | str | None,
+    relay: bool | None,
+    timeout: float,
+    log_level: str,
+    *,
+    driver_nodes: bool,
+) -> tuple[Coordinator, Slots]:
+    """Open a coordinator that executors reach, and look at these.
+
+    Parameters
+    ----------
+    engine : Engine
+    look : callable
+        Makes a Survey of a ``coordinator``, and whether executors must ``reach`` it.
+    host, port, relay : optional
+        As ``reserve`` got them.
+    timeout : float
+        Seconds to wait for the task that starts a relay.
+    log_level : str
+        Of a relay.
+    driver_nodes : bool
+        There are nodes on the driver, which other nodes must reach.
+
+    Raises
+    ------
+    TfosError
+        As ``Survey.check`` has it.
+    """
+    host = host or os.environ.get("TFOS_SERVER_HOST")
+    ports = parse_ports(port if port is not None else os.environ.get("TFOS_SERVER_PORT"), "server_port (TFOS_SERVER_PORT)")
+    if relay is None and (told := os.environ.get("TFOS_RELAY", "")):
+        relay = told.lower() not in ("0", "false", "no")
+    may = relay is None and not engine.rdds and not driver_nodes
+    coordinator = _listen(engine, host, ports)
+    try:
+        if not relay and not (may and engine.key in _beyond):
+            try:
+                return coordinator, look(coordinator=coordinator).check()
+            except CoordinatorUnreachable as error:
+                if not may:
+                    raise
+                log.info("%s", error)
+                _beyond.add(engine.key)
+        # The relay is a program of ours: executors that lack this package must have got it.
+        look(coordinator=coordinator, reach=False).check()
+        where, _, number = coordinator.keys.endpoint.removeprefix("tcp://").rpartition(":")
+    except BaseException:
+        coordinator.close()
+        raise
+    coordinator.close()
+    coordinator = Coordinator("", "", entrance=hire(engine, (where, int(number)), ports, log_level, timeout))
+    try:
+        return coordinator, look(coordinator=coordinator).check()
+    except BaseException:
+        coordinator.close()
+        raise
+
+
+def _listen(engine: Engine, host: str | None, ports: Sequence[int]) -> Coordinator:
+    bind, advertise = (host, host) if host else engine.front()
+    try:
+        return Coordinator(socket.gethostbyname(bind), advertise, ports)
+    except PortUnavailable:
+        raise
+    except OSError:  # that address is none of this host's, as behind a NAT
+        return Coordinator("0.0.0.0", advertise, ports)
