@@ -76,7 +76,7 @@ def by_rows(args, ctx):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("nodes", "every"), [(2, 400), (2, 0)])
+@pytest.mark.parametrize(("nodes", "every"), [(2, 400), pytest.param(2, 0, marks=pytest.mark.long)])
 def test_no_row_is_lost_and_none_before_a_commit_comes_again(sc, out, caplog, nodes, every):
     sizes = [900, 0, 1500, 700, 1, 1200]
     args = {"out": out, "every": every, "deaths": {0: [450, 1150]}}
@@ -104,7 +104,7 @@ def late(args, ctx):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("feeds", [1, 2])
+@pytest.mark.parametrize("feeds", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_death_after_the_feed(sc, tmp_path, feeds):
     out = tmp_path / "out"
     out.mkdir()
@@ -231,6 +231,22 @@ def test_who_is_not_fed_is_started_again_too(sc, out):
     assert json.loads(lives_of(out)["evaluator:0"][0][0])["task"] == {"type": "evaluator", "index": 0}
 
 
+def validated(args, ctx):
+    """Reads an evaluation of a named feed, in the first life not to its end."""
+    notes, reader = Notes(args, ctx), ctx.get_data_feed(name="valid").reader
+    while (batch := reader.next_batch(50, epoch_ends=True)) is not None:
+        notes.got([list(pair) for pair in zip(*(column.tolist() for column in batch.columns.values()), strict=True)])
+        if not ctx.restarts and notes.rows > 100:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_who_is_started_again_begins_with_a_whole_evaluation(sc, out):
+    with tfos_fast.run(sc, validated, {"out": out}, 1, max_restarts=1, **SMALL) as cluster:
+        cluster.offer(numbered(sc, [9000, 500]), "valid")
+        cluster.shutdown()
+    assert everything(out) == {(part, i): 1 for part, size in enumerate([9000, 500]) for i in range(size)}
+
+
 def test_what_does_not_go_with_restarts_is_refused(sc, out):
     with tfos_fast.run(sc, by_rows, {"out": out, "every": 0, "deaths": {}}, 1, max_restarts=1, **SMALL) as cluster:
         with pytest.raises(ValueError, match="max_restarts"):
@@ -253,6 +269,7 @@ def until(args, ctx):
     notes.say({"position": feed.position()})
 
 
+@pytest.mark.long
 def test_a_later_application_goes_on_from_the_positions(sc, tmp_path):
     sizes = [700, 0, 300, 500, 100]
     got, position = Counter(), None
@@ -311,6 +328,7 @@ def wrong(args, ctx):
     raise NodeFailed("at once")
 
 
+@pytest.mark.long
 def test_a_program_that_always_fails_ends_the_start_or_the_feed(sc, out):
     with (
         pytest.raises(NodeFailed, match="started again 2 times"),

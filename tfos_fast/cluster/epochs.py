@@ -65,6 +65,8 @@ class Epochs(Watching):
             there = [state for state in behind if state.at == at]
             if all(self._coordinator.between(state.name) for state in there):
                 self._await(there)
+            elif at not in self._history:  # it was given up
+                self._end_epoch(at)
             elif self._run(self._history[at], {state.name for state in there}):
                 taken = RowsTaken(self._coordinator)
                 self._end_epoch(at)
@@ -119,6 +121,13 @@ class Epochs(Watching):
         epoch = self._history.get(number)
         job, turn = (epoch.job, epoch.round) if epoch is not None else ("", self._coordinator.round)
         self._coordinator.end_epoch(job, number, turn, ORDER_TIMEOUT)
+
+    def _give_up(self, number: int) -> None:
+        """The newest epoch has failed, and is not run again: the next one has its number, unless nodes have come through it."""
+        with self._coordinator.changed:
+            if all(state.at <= number for state in self._coordinator.nodes.values()):
+                self._epochs = number
+            self._history.pop(number, None)
 
     def _keep(self, kind: str | None, limit: int) -> None:
         """The nodes keep what they are fed from here on, or give it up."""

@@ -128,23 +128,27 @@ class Feeding(Epochs):
                 self._skipped += 1
                 continue
             fed_epochs += 1
-            if keep is not None and fed:
-                names = [node.name for node in self._fed_nodes]
-                self._coordinator.begin_epoch("", newest)
-                replay = Replay(self._coordinator, names, epoch_seed(seed, epoch) if shuffle else None)
-                self._coordinator.finish_epoch()
-                self._watch(replay, stall=feed_timeout)
-                self._watch(EpochEnds(self._coordinator), stall=feed_timeout)
-                self._end_epoch(newest)
-            else:
-                words = f"feed {self._feeds}, epoch {epoch + 1} of {epochs}"
-                order = Order(seed, epoch) if shuffle else None
-                fed.append(Epoch(newest, f"feed{self._feeds}/{epoch}", words, source, order, exactly_once, feed_timeout))
-                self._coordinator.cover(fed[-1].job, start.rows.get(newest, {}))
-                self._history[newest] = fed[-1]
-                taken = self._come_to(self._epochs) or taken
-                if not self._max_restarts:
-                    del self._history[newest]  # it will not come again
+            try:
+                if keep is not None and fed:
+                    names = [node.name for node in self._fed_nodes]
+                    self._coordinator.begin_epoch("", newest)
+                    replay = Replay(self._coordinator, names, epoch_seed(seed, epoch) if shuffle else None)
+                    self._coordinator.finish_epoch()
+                    self._watch(replay, stall=feed_timeout)
+                    self._watch(EpochEnds(self._coordinator), stall=feed_timeout)
+                    self._end_epoch(newest)
+                else:
+                    words = f"feed {self._feeds}, epoch {epoch + 1} of {epochs}"
+                    order = Order(seed, epoch) if shuffle else None
+                    fed.append(Epoch(newest, f"feed{self._feeds}/{epoch}", words, source, order, exactly_once, feed_timeout))
+                    self._coordinator.cover(fed[-1].job, start.rows.get(newest, {}))
+                    self._history[newest] = fed[-1]
+                    taken = self._come_to(self._epochs) or taken
+                    if not self._max_restarts:
+                        del self._history[newest]  # it will not come again
+            except BaseException:  # Ctrl-C, too
+                self._give_up(newest)
+                raise
             if not any(state.eats for state in states.values()):
                 break
         self._check()

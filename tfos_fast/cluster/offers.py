@@ -39,6 +39,7 @@ class Offer:
     job_name: str = ""
     left: frozenset[int] = frozenset()  # partitions of an evaluation whose readers have enough for now
     members: set[str] = field(default_factory=set)  # nodes that were in the last evaluation
+    lives: dict[str, int] = field(default_factory=dict)  # how often each of them had been started again by then
     asked: float | None = None  # when the first demand of the next evaluation was seen
 
     @property
@@ -141,6 +142,9 @@ class Offers:
         for name in sorted({name for state in eating.values() for name in state.demands}):
             demands = {node: state.demands[name] for node, state in eating.items() if name in state.demands}
             offer = self._current(name)
+            if offer is not None and offer.left and not self._remaining(offer):
+                offer.left, offer.members = frozenset(), set()  # who was started again begins with an evaluation of its own
+                self._coordinator.end_job(offer.job_name)
             if offer is not None and offer.left:
                 if offer.members & set(demands):
                     return name, demands, offer
@@ -159,6 +163,11 @@ class Offers:
                 return name, demands, offer
         return None
 
+    def _remaining(self, offer: Offer) -> set[str]:
+        """The nodes of an evaluation that have not been started again since it began."""
+        restarts = self._coordinator.restarts
+        return {name for name in offer.members if not restarts.under_way(name) and restarts.life(name) == offer.lives.get(name)}
+
     def _current(self, name: str) -> Offer | None:
         offer = self._offers.get(name)
         while offer is not None and offer.used_up and self._later.get(name):
@@ -169,9 +178,13 @@ class Offers:
         """Run an evaluation, or the rest of one, until it is done or its readers have enough for now."""
         if not offer.left:
             offer.asked, offer.members = None, set(demands)
+            offer.lives = {name: self._coordinator.restarts.life(name) for name in demands}
             offer.epoch += 1
             offer.job_name = f"{OFFERED}{offer.name}/{next(self._serial)}"
+        offer.members = self._remaining(offer)
         members = tuple(node for node in self._nodes if node.name in offer.members)
+        if not members:
+            return
         everybody = [node.name for node in self._nodes]
         self.busy = True
         try:
@@ -194,7 +207,7 @@ class Offers:
             offer.left = frozenset(number for number, _, over in job.result if not over)
             if not offer.left:
                 self._coordinator.end_job(offer.job_name)
-                self._order(offer.members, lambda number: m.EndEpoch(number, offer.name))
+                self._order(self._remaining(offer), lambda number: m.EndEpoch(number, offer.name))
         finally:
             if not self._over:
                 self._order(everybody, lambda number: m.Yield(number, False))
