@@ -26,10 +26,10 @@ def names_of(text: bytes) -> tuple[str, ...] | None:
     if not isinstance(kind, dict) or kind.get("type") != "struct" or not isinstance(kind.get("fields"), list):
         return None
     fields = [field if isinstance(field, dict) else {} for field in kind["fields"]]
-    names = tuple([field.get("name") for field in fields])
-    if not all(isinstance(name, str) for name in names) or not all(_goes_as_it_is(field.get("type")) for field in fields):
+    names = [field["name"] for field in fields if isinstance(field.get("name"), str)]
+    if len(names) < len(fields) or not all(_goes_as_it_is(field.get("type")) for field in fields):
         return None
-    return names
+    return tuple(names)
 
 
 def _goes_as_it_is(kind: Any) -> bool:

@@ -32,6 +32,7 @@ cdef struct ColumnState:
     Kind kind
     bint exact                              # row mode
     bint cast                               # column mode with declared types
+    bint raw                                # fixed, column mode: byte strings are the values' memory
     int code                                # of _values.Code; NO_CODE: numpy does it
     int takes                               # of _values.Leaf
     int casts                               # column mode, float32 and float64: bit n for each array of Code n to cast

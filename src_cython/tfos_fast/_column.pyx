@@ -114,6 +114,7 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
     if not exact:
         if column.kind == "fixed":
             state.kind = ANY
+            state.raw = column.python == "bytes"
         state.takes = TAKES_SUBCLASS
         for leaf, name in _convert.LEAVES.items():
             if _convert.can_cast(name, column.dtype, cast=cast):
@@ -169,6 +170,8 @@ cdef int put_value(ColumnState* column, object value, Slot* slot, Py_ssize_t row
     cdef const char* text
     cdef Py_ssize_t size = 0
     if kind == ANY:
+        if column.raw:
+            return put_raw(column, value, out)
         if type(value) is _ndarray:
             if put_array(column, value, out):
                 return OK
@@ -212,6 +215,17 @@ cdef int put_value(ColumnState* column, object value, Slot* slot, Py_ssize_t row
     if kind == RAGGED:
         return put_ragged(column, value, slot, <uint32_t*>out)
     return UNFIT
+
+
+cdef int put_raw(ColumnState* column, object value, char* out) noexcept:
+    """Copy a byte string that is the memory of one row's values."""
+    if PyBytes_Check(value) and PyBytes_GET_SIZE(value) == column.row_bytes:
+        memcpy(out, PyBytes_AS_STRING(value), column.row_bytes)
+    elif PyByteArray_Check(value) and PyByteArray_GET_SIZE(value) == column.row_bytes:
+        memcpy(out, PyByteArray_AS_STRING(value), column.row_bytes)
+    else:
+        return UNFIT
+    return OK
 
 
 cdef int put_ragged(ColumnState* column, object value, Slot* slot, uint32_t* entry) except -1:

@@ -359,6 +359,11 @@ cdef int put_something(
     cdef char* out = column.region + row * column.row_bytes
     cdef int kind = column.kind
     cdef Array* array
+    if column.raw:
+        if (node.kind != BYTES and node.kind != BYTEARRAY) or <Py_ssize_t>node.count != column.row_bytes:
+            return UNFIT
+        memcpy(out, batch.machine.bytes + node.at, column.row_bytes)
+        return OK
     if kind == ANY or kind == NUMBER or kind == NESTED:
         if node.kind == ARRAY:
             return OK if kind == ANY and put_array(column, batch, node, out) else UNFIT

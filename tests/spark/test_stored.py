@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 import pytest
+from pyspark.ml.linalg import Vectors
 from pyspark.sql import Row, SparkSession
 
 import tfos_fast
@@ -72,6 +73,31 @@ def test_rows_of_a_frame(sc, out):
         assert cluster.feed(dates).rows == 3
     expected = stored.collect() + dates.collect()
     assert sorted(kept(out), key=repr) == sorted(expected, key=repr)
+
+
+def read_vectors(args, ctx):
+    spec = {"i": "int64", "v": ("float32", (3,)), "image": ("uint8", (2, 2, 3))}
+    rows = []
+    for batch in ctx.get_data_feed().batches(64, spec=spec):
+        rows += zip(*(batch[name].tolist() for name in spec), strict=True)
+    mains.note(args["out"], ctx, rows)
+
+
+def test_vectors_and_raw_images_of_frames_and_of_rows(sc, out):
+    """Dense and sparse vectors of Spark ML beside raw images: columns of a frame, rows that the JVM pickled, rows of Python's."""
+
+    def row(i):
+        vector = Vectors.sparse(3, [i % 3], [i / 2]) if i % 2 else Vectors.dense(i, 0.5, -i)
+        return Row(i=i, v=vector, image=bytes([i % 256] * 12))
+
+    rows = sc.parallelize([row(i) for i in range(300)], 3)
+    frame = SparkSession(sc).createDataFrame(rows)
+    with tfos_fast.run(sc, read_vectors, {"out": out}, 2, **SMALL) as cluster:
+        for data in (frame, frame.rdd, rows):
+            assert cluster.feed(data).rows == 300
+    found = sorted(row for node in mains.noted(out).values() for row in node)
+    expected = [[i, row(i).v.toArray().tolist(), [[[i % 256] * 3] * 2] * 2] for i in range(300)]
+    assert found == sorted(expected * 3)
 
 
 def test_a_killed_feeder_goes_on_in_the_middle_of_a_batch(sc, out, tmp_path):

@@ -34,6 +34,7 @@ class Writer:
         self.agreed: int | None = None
         self.fenced = False
         self.terminated = False
+        self.yields = False  # another feed needs its place
 
 
 class FeedMachine(RuleBasedStateMachine):
@@ -153,6 +154,22 @@ class FeedMachine(RuleBasedStateMachine):
         self.deliver()
         assert peer not in self.feed.table.owner
 
+    @rule(on=st.booleans())
+    def make_yield(self, on: bool) -> None:
+        self.feed.make_yield(on)
+        self.deliver()
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data())
+    def make_way(self, data: st.DataObject) -> None:
+        """A writer whose task ends early leaves its partition; the next attempt goes on behind what was published."""
+        writer = self.writers[data.draw(st.sampled_from(self.live()))]
+        self.pump(writer)
+        if writer.yields and writer.stream is not None:
+            del self.writers[writer.peer]
+            self.feed.leave(writer.peer, died=False)
+            self.deliver()
+
     @precondition(lambda self: self.writers)
     @rule(data=st.data())
     def listen(self, data: st.DataObject) -> None:
@@ -180,6 +197,11 @@ class FeedMachine(RuleBasedStateMachine):
                     writer.fenced = True
             elif isinstance(message, m.Terminated):
                 writer.terminated = True
+            elif isinstance(message, m.Yield):
+                writer.yields = message.on
+            elif isinstance(message, m.Refused) and message.kind == "Yielded":
+                assert writer.opening
+                writer.opening = False
 
     # ---- the reader ----
 
@@ -272,6 +294,8 @@ class FeedMachine(RuleBasedStateMachine):
         if not self.feed.failure and not self.stopped and table.available(INPUT) > 0:
             for peer in self.feed._grants.waiting():
                 assert table.in_hand(peer) > 0
+        # While writers make way nobody waits in the broker for a form that may not come.
+        assert not (self.feed.yielding and any(peer.waiting is not None for peer in self.feed.peers.values()))
         # Whoever was never told a form holds nothing.
         if self.feed.form is None:
             assert table.counts()["free"] == self.n

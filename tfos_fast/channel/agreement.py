@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from tfos_fast._convert import DTYPES
@@ -56,7 +57,7 @@ class Agreement:
             joined = _declared(join(current, schema, exact=False), form)
             if joined.columns == current.columns:
                 joined = current  # how a writer's rows hold the columns is the writer's own matter
-            elif self._pinned:
+            elif self._pinned and _forms(joined) != _forms(current):
                 raise SchemaMismatch(_difference(current, joined))
             schema = joined
         if form.tensors:
@@ -76,6 +77,11 @@ class Agreement:
 def _declared(schema: Schema, form: Form) -> Schema:
     schema = apply_spec(schema, form.spec) if form.spec else schema
     return apply_nulls(schema, form.nulls)
+
+
+def _forms(schema: Schema) -> list[Column]:
+    """The columns as the reader sees them, whatever rows bring the values in."""
+    return [msgspec.structs.replace(column, python="") for column in schema.columns]
 
 
 def _check_tensors(before: Schema | None, schema: Schema) -> None:

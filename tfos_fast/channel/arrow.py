@@ -163,6 +163,25 @@ def pack_batch(
     return count, top - layout.heap
 
 
+def is_fitting(schema: Schema, batch: pa.RecordBatch, *, exact: bool) -> bool:
+    """Whether the batch's values can be written into columns of this schema."""
+    try:
+        for i, column in enumerate(schema.columns):
+            _check(column, _plain(batch.column(i)), exact)
+    except SchemaMismatch:
+        return False
+    return True
+
+
+def first_misfit(batch: pa.RecordBatch, start: int, fits: Callable[[Any], bool]) -> int:
+    """How many rows from ``start`` on fit together, when all do not. Memory is not copied."""
+    good, bad = 0, batch.num_rows - start
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(batch.slice(start, middle)) else (good, middle)
+    return good
+
+
 # ---- what a column of a batch is ----
 
 
@@ -281,6 +300,9 @@ def _takes(column: Column, found: Column, array: Any) -> bool:
         return False
     if found.kind == "null":
         return True
+    if column.python == "bytes":
+        lengths = np.diff(_spans(array.drop_null())[0]) if found.kind == "bytes" else np.zeros(1)
+        return bool((lengths == column.row_bytes).all())
     if column.kind == "ragged" and found.kind in ("fixed", "ragged"):
         shape = found.shape
         if shape[-1:] == (0,):  # lists without items are of any depth
@@ -306,16 +328,21 @@ def _numbers(array: Any) -> np.ndarray:
     return array.to_numpy(zero_copy_only=False)
 
 
+def _fixed_numbers(column: Column, array: Any) -> np.ndarray:
+    """The column's values, flat. Memory is not copied, except of booleans."""
+    return _spans(array)[1].view(dtype_of(column.dtype)) if column.python == "bytes" else _numbers(array)
+
+
 def _copy_fixed(column: Column, region: np.ndarray, array: Any) -> None:
     if array.null_count:
         valid = np.asarray(array.is_valid())
         fill = fill_bytes(column.kind, column.dtype, column.shape, column.fill)
         region[~valid] = np.frombuffer(fill, region.dtype).reshape(column.shape)
-        values = _numbers(array.drop_null()).reshape(-1, *column.shape)
+        values = _fixed_numbers(column, array.drop_null()).reshape(-1, *column.shape)
         with np.errstate(over="ignore"):
             region[valid] = values.astype(region.dtype)
         return
-    values = _numbers(array).reshape(region.shape)
+    values = _fixed_numbers(column, array).reshape(region.shape)
     if values.dtype == region.dtype and values.flags.c_contiguous:
         copy(region, values)
         return
@@ -337,6 +364,12 @@ def _heap_values(column: Column, array: Any, room: int) -> tuple[np.ndarray, np.
         fill = fill_bytes(column.kind, "", (), column.fill)
         value = fill.decode() if column.kind == "string" else fill
         array = pa.array([value] * len(array)) if pa.types.is_null(array.type) else array.fill_null(value)
+    return _spans(array)
+
+
+def _spans(array: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The same of text or bytes without nulls. Bytes are not copied."""
+    pa = _arrow()
     _, offsets, data = array.buffers()
     width = np.int64 if pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type) else np.int32
     ends = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1].astype(np.int64)

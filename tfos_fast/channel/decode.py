@@ -145,6 +145,8 @@ def _widen(values: Values, src: Column, dst: Column) -> Values:
         return from_array(np.empty((len(values), *shape), kind), dst.ragged_dims)
     if isinstance(values, np.ndarray) and dst.kind == "fixed" and 0 in src.shape and 0 in dst.shape:
         return np.empty((len(values), *dst.shape), dtype_of(dst.dtype))
+    if src.kind == "bytes" and dst.python == "bytes" and {len(value) for value in values} <= {dst.row_bytes}:
+        return np.frombuffer(bytearray(b"".join(values)), dtype_of(dst.dtype)).reshape(len(values), *dst.shape)
     comparable = len(src.shape) == len(dst.shape)
     if isinstance(values, np.ndarray) and src.kind == "fixed" and dst.kind in ("fixed", "ragged") and comparable:
         numbers = None if dst.dtype in _nested.TEXTS else cast_values(values, dst.dtype, cast=True)

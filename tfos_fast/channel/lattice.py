@@ -95,7 +95,8 @@ def _join_values(a: Column, b: Column) -> Column:
     if {a.kind, b.kind} <= {"fixed", "ragged"}:
         form = _nested.meet((a.dtype, a.shape), (b.dtype, b.shape))
         if form is not None:
-            return nested_column(a.name, *form)
+            # Bytes meet what has no tag, since that may have had nothing but nulls: lists are then refused by the packer.
+            return msgspec.structs.replace(nested_column(a.name, *form), python=a.python or b.python)
     return Column(a.name, "object")
 
 
@@ -149,11 +150,15 @@ def _declare(column: Column, declared: Declared | None) -> Column:
     if dtype not in DTYPES and dtype not in _nested.TEXTS:
         raise SchemaMismatch(f"{where} {declared[0]!r}, which is none of {', '.join(sorted(DTYPES))}, string, bytes, object")
     target = nested_column(column.name, dtype, column.shape if shape is None else tuple(shape))
-    target = msgspec.structs.replace(target, nulls=column.nulls, fill=column.fill)
+    target = msgspec.structs.replace(target, nulls=column.nulls, fill=column.fill, python=column.python)
     if column.kind == "null":
         return target
+    if column.kind == "bytes" and shape and target.kind == "fixed" and dtype != "bool":
+        return msgspec.structs.replace(target, python="bytes")  # raw images, say: the memory of so many numbers
     if column.kind not in ("fixed", "ragged") or not _holds(target.shape, column.shape):
         hint = "; tf.RaggedTensorSpec, or a length of None, takes lists of any length" if column.kind == "ragged" else ""
+        hint = " (of several kinds, or with None inside a list, say)" if column.kind == "object" else hint
+        hint = "; with a shape, byte strings are the memory of so many numbers" if column.kind == "bytes" else hint
         raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}{hint}")
     if dtype != column.dtype and 0 not in column.shape and (dtype in _nested.TEXTS or column.dtype in _nested.TEXTS):
         raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}")

@@ -59,7 +59,7 @@ class Column(msgspec.Struct, frozen=True):
     python : str
         Row mode only: what the value is when it goes back. ``"float"``, ``"int"``, ``"bool"``; nested sequences from
         the outside in, such as ``"list/tuple/float"``; ``"ndarray"``, ``"npscalar"``; ``"bytearray"`` for a bytes
-        column. Empty in column mode.
+        column. In column mode empty, or of a fixed column ``"bytes"``: rows bring the values' memory as byte strings.
     nulls : {"", "seen", "fill", "mask"}
         Column mode: whether a row's value may be None. ``"seen"``: rows have it, and no policy says what becomes of it yet.
         ``"fill"``: `fill` is written instead. ``"mask"``: so it is, and a column of bools says which rows have a value.

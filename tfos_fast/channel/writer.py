@@ -6,6 +6,7 @@ slot when none is free: that wait is the backpressure.
 
 from __future__ import annotations
 
+import functools
 import mmap
 import pickle
 import secrets
@@ -422,18 +423,21 @@ class Writer:
 
     def _agree(self, wanted: Schema, *cause: Any) -> None:
         """Propose columns to the feed; ``cause``: the row that needs them."""
-        self._conn.send(m.Propose(wanted))
         try:
-            agreed = self._conn.ask(m.Agreed, "the feed's schema")
+            self._propose(wanted)
         except SchemaMismatch as error:
             raise self._located(error, *cause) from None
+
+    def _propose(self, wanted: Schema) -> None:
+        self._conn.send(m.Propose(wanted))
+        agreed = self._conn.ask(m.Agreed, "the feed's schema")
         self._inferred = wanted
         if agreed.schema != self._schema:
             self._schema, self._schema_id = agreed.schema, agreed.schema_id
 
-    def _located(self, error: SchemaMismatch, *cause: Any) -> SchemaMismatch:
+    def _located(self, error: SchemaMismatch, *cause: Any, ahead: int = 0) -> SchemaMismatch:
         row = f"; the row is {_short(cause[0])}" if cause else ""
-        return SchemaMismatch(f"partition {self._key}, row {self._position()}: {error}{row}")
+        return SchemaMismatch(f"partition {self._key}, row {self._position() + ahead}: {error}{row}")
 
     def _position(self) -> int:
         return self._rows + (self._packer.rows if self._packer is not None and self._slot is not None else 0) + self._arrow_rows
@@ -445,7 +449,7 @@ class Writer:
     # ---- Arrow ---------------------------------------------------------------------------------------------------------------
 
     def _copy_arrow(self, batch: Any) -> Iterator[None]:
-        from tfos_fast.channel.arrow import from_arrow, pack_batch
+        from tfos_fast.channel.arrow import from_arrow, is_fitting, pack_batch
         from tfos_fast.channel.arrow_types import flatten_batch
 
         if self._stream is None:
@@ -467,16 +471,27 @@ class Writer:
             if wanted != self._inferred:
                 self._publish(whole=True)
                 self._unbind()
-                self._agree(wanted)
+                before, exact = self._inferred, self._form.exact
+                try:
+                    self._propose(wanted)
+                except SchemaMismatch as error:
+                    if before is None:  # the types of the columns alone
+                        raise self._located(error) from None
+                    known: Schema = before
+                    same = lambda part: join(known, from_arrow(part.schema, part, exact=exact), exact=exact) == known  # noqa: E731
+                    raise self._located_in(error, batch, 0, same) from None
         start = 0
         while start < batch.num_rows and not self.terminated:
             if not self._has_slot():
                 yield
                 continue
             assert self._layout is not None
-            done, self._arrow_heap = pack_batch(
-                self._layout, self._window, self._arrow_rows, self._arrow_heap, batch, start, exact=self._form.exact, found=found
-            )
+            into = (self._layout, self._window, self._arrow_rows, self._arrow_heap)
+            try:
+                done, self._arrow_heap = pack_batch(*into, batch, start, exact=self._form.exact, found=found)
+            except SchemaMismatch as error:
+                fits = functools.partial(is_fitting, self._layout.schema, exact=self._form.exact)
+                raise self._located_in(error, batch, start, fits) from None
             if done == 0 and self._arrow_rows == 0:
                 self._layout = self._layout.roomier()
                 continue
@@ -487,6 +502,13 @@ class Writer:
                 self._publish()
             if self._results.ready:
                 yield
+
+    def _located_in(self, error: SchemaMismatch, batch: Any, start: int, fits: Callable[[Any], bool]) -> SchemaMismatch:
+        """The error with the first row, from ``start`` on, that brings it; ``fits`` says whether some rows do not."""
+        from tfos_fast.channel.arrow import first_misfit
+
+        ahead = first_misfit(batch, start, fits)
+        return self._located(error, batch.slice(start + ahead, 1).to_pylist()[0], ahead=ahead)
 
     # ---- slots ---------------------------------------------------------------------------------------------------------------
 
