@@ -1,4 +1,4 @@
-"""A Spark per module, and a look for what a whole module left behind."""
+"""A Spark for all modules that want the same, and a look for what a whole module left behind."""
 
 from __future__ import annotations
 
@@ -10,10 +10,30 @@ from tests.conftest import our_processes, our_segments, our_sockets
 from tests.spark import sparks
 
 
+def _wanted(item):
+    """Which Spark the test's module gets from ``sc`` below, None when it brings its own."""
+    master = getattr(item.module, "MASTER", None)
+    return master and repr((master, getattr(item.module, "SETTINGS", {})))
+
+
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if "tests/spark/" in item.path.as_posix():
+    """Modules that want the same Spark come one after the other."""
+    first = {}
+    ranks = {}
+    for number, item in enumerate(items):
+        here = "tests/spark/" in item.path.as_posix()
+        if here:
             item.add_marker(pytest.mark.spark)
+        wanted = _wanted(item) if here else None
+        ranks[item] = first.setdefault(wanted, number) if wanted else number
+    items.sort(key=ranks.__getitem__)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    yield
+    if nextitem is None or _wanted(item) != _wanted(nextitem):
+        sparks.close_shared()
 
 
 def _left(before):
@@ -33,9 +53,8 @@ def nothing_left():
 
 @pytest.fixture(scope="module")
 def sc(request, nothing_left):
-    """The Spark that the module's ``MASTER`` names."""
-    with sparks.spark(request.module.MASTER, **getattr(request.module, "SETTINGS", {})) as context:
-        yield context
+    """The Spark that the module's ``MASTER`` and ``SETTINGS`` name, as the module before left it where that had the same."""
+    return sparks.shared(request.module.MASTER, **getattr(request.module, "SETTINGS", {}))
 
 
 @pytest.fixture

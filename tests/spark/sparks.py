@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyspark
@@ -44,6 +44,7 @@ def _conf(master: str, folder: Path, **settings: str) -> SparkConf:
         "spark.local.dir": str(folder / "local"),
         "spark.executorEnv.PYTHONPATH": str(ROOT),
         "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "2",
+        "spark.executorEnv.TFOS_TEST_SETTING": "set",
         "spark.sql.shuffle.partitions": "2",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
     }
@@ -52,9 +53,30 @@ def _conf(master: str, folder: Path, **settings: str) -> SparkConf:
     return conf
 
 
+_kept: list[tuple[object, ExitStack, SparkContext]] = []
+
+
+def shared(master: str, **settings: str) -> SparkContext:
+    """The context that the last caller got, where that one asked for the same; else a new one. ``close_shared`` ends it."""
+    key = (master, settings)
+    if not _kept or _kept[0][0] != key:
+        stack = ExitStack()
+        context = stack.enter_context(spark(master, **settings))
+        _kept.append((key, stack, context))
+    return _kept[0][2]
+
+
+def close_shared() -> None:
+    """End the shared context, if there is one."""
+    while _kept:
+        _, stack, _ = _kept.pop()
+        stack.close()
+
+
 @contextmanager
 def spark(master: str, **settings: str) -> Iterator[SparkContext]:
     """A Spark context that leaves nothing: its JVM ends, too, so that the next one starts from nothing."""
+    close_shared()
     with tempfile.TemporaryDirectory(prefix="tfos-spark-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         home = make_spark_home(folder / "home")
