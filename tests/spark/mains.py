@@ -159,6 +159,16 @@ def slow(args, ctx):
         time.sleep(args.get("pause", 0.01))
 
 
+def slow_count(args, ctx):
+    """Read 50 rows every tenth of a second, and count them."""
+    feed = ctx.get_data_feed()
+    rows = 0
+    while not feed.should_stop():
+        rows += len(feed.next_batch(50))
+        time.sleep(0.1)
+    note(args["out"], ctx, rows)
+
+
 def deaf(args, ctx):
     """Begin to read and never go on."""
     feed = ctx.get_data_feed()

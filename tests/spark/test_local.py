@@ -74,6 +74,15 @@ def test_trainer_that_does_not_go_on_ends_in_a_stall_timeout(sc, out):
     assert "worker:0" in text or "slot" in text
 
 
+def test_a_slow_feed_lasts_longer_than_its_timeout(sc, out):
+    """The timeout is for feeds in which nothing moves."""
+    rows = sc.parallelize(range(2), 2).flatMap(lambda p: ((p, i, b"x" * 300) for i in range(1500)))
+    with tfos_fast.run(sc, mains.slow_count, {"out": out}, 1, memory="64k", slot_bytes="16k") as cluster:
+        report = cluster.feed(rows, feed_timeout=4)
+    assert report.seconds > 4
+    assert noted(out) == {0: 3000}
+
+
 def test_interrupt_cancels_the_feed(sc, out):
     with (
         pytest.raises(KeyboardInterrupt),
@@ -92,7 +101,7 @@ def test_interrupt_cancels_the_feed(sc, out):
     wait_for(lambda: not sc.statusTracker().getActiveJobsIds(), "the end of the job")
 
 
-@pytest.mark.parametrize("killed", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("killed", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.long)])
 def test_killed_agent_is_named(sc, out, killed):
     with tfos_fast.run(sc, mains.slow, {"out": out}, 2, **SMALL) as cluster:
         agent = cluster.nodes[1].agent.pid

@@ -137,8 +137,13 @@ def killed(args, ctx):
         barrier.meet()
 
 
-@pytest.mark.parametrize("process", ["trainer", "agent"])
-@pytest.mark.parametrize("uneven", ["stop", "pad"])
+@pytest.mark.parametrize(
+    ("uneven", "process"),
+    [
+        ("stop", "trainer"), ("pad", "agent"),
+        pytest.param("stop", "agent", marks=pytest.mark.long), pytest.param("pad", "trainer", marks=pytest.mark.long),
+    ],
+)  # fmt: skip
 def test_nodes_that_wait_for_a_killed_one_are_set_free(sc, out, uneven, process):
     with (
         tfos_fast.run(sc, killed, {"out": out, "uneven": uneven, "killed": process}, NODES, **SMALL) as cluster,
