@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -284,15 +285,16 @@ def test_nodes_that_have_enough_end_the_feed(sc, out, how):
     """At once: its tasks would never end by themselves, and most have not begun."""
 
     def partition(p):
-        yield from ((p, row) for row in range(20_000))
-        time.sleep(3600)
+        for row in itertools.count():
+            yield p, row
+            if row > 20_000:
+                time.sleep(0.01)
 
     with tfos_fast.run(sc, mains.stop_early, {"out": out, "rows": 100, "how": how}, 2, **SMALL) as cluster:
         report = cluster.feed(sc.parallelize(range(8), 8).flatMap(partition), epochs=3)
         assert not sc.statusTracker().getActiveJobsIds()
         why = {"terminate": "called terminate()", "return": "returned from main"}[how]
         assert report.ended_early == {"worker:0": why, "worker:1": why}
-        assert report.rows < 8 * 20_000
         assert report.epochs == 1
     assert set(noted(out)) == {0, 1}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -30,6 +31,26 @@ from tfos_fast.errors import ChannelClosed, ChannelError, ClusterError, Fenced, 
 WAIT = 30.0
 
 
+def reserve_agent(coordinator, index, executor):
+    """What a new agent answers."""
+    keys = coordinator.keys
+    config = m.AgentConfig(
+        name=f"worker:{index}",
+        index=index,
+        token=secrets.token_hex(4),
+        memory="1m",
+        slot_bytes="64k",
+        endpoint=keys.endpoint,
+        server_public=keys.server_public.decode(),
+        client_public=keys.client_public.decode(),
+        client_secret=keys.client_secret.decode(),
+        driver=this_process(),
+        executor=executor,
+        log_level="WARNING",
+    )
+    return msgspec.json.decode(spawn_agent(config), type=m.Ready)
+
+
 class Nodes:
     """Two nodes that run a main; this test process stands for driver and executor."""
 
@@ -43,22 +64,7 @@ class Nodes:
             self._start(info, channel, main, args)
 
     def _reserve(self, index):
-        keys = self.coordinator.keys
-        config = m.AgentConfig(
-            name=f"worker:{index}",
-            index=index,
-            token=secrets.token_hex(4),
-            memory="1m",
-            slot_bytes="64k",
-            endpoint=keys.endpoint,
-            server_public=keys.server_public.decode(),
-            client_public=keys.client_public.decode(),
-            client_secret=keys.client_secret.decode(),
-            driver=this_process(),
-            executor=this_process(),
-            log_level="WARNING",
-        )
-        ready = msgspec.json.decode(spawn_agent(config), type=m.Ready)
+        ready = reserve_agent(self.coordinator, index, this_process())
         assert ready.node is not None, ready.text
         return ready.node
 
@@ -206,6 +212,20 @@ def test_agents_end_when_the_coordinator_is_gone(nodes):
     while any(this_process(agent.pid).started == agent.started for agent in agents):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_an_agent_whose_executor_is_gone_leaves_nothing():
+    """It was killed while its task spawned the agent."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    executor = this_process(process.pid)
+    process.communicate()
+    coordinator = Coordinator("127.0.0.1", "127.0.0.1")
+    try:
+        ready = reserve_agent(coordinator, 0, executor)
+    finally:
+        coordinator.close()
+    assert ready.node is None
+    assert f"process {process.pid}, which worker:0 belongs to, is gone" in ready.text
 
 
 def test_words_that_are_no_text_are_told_all_the_same():

@@ -128,6 +128,13 @@ def make_runtime_directory() -> Path:
     return directory
 
 
+def remove_own_directories() -> None:
+    """Remove this process's runtime directories, when it has come to nothing."""
+    pid = os.getpid()
+    for directory in runtime_base().glob(f"{pid}-{started(pid)}-{_namespace()}-{_boot()}-*"):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def _namespace() -> int:
     """Where process ids mean what they mean here: containers may share a folder, and must not take each other's for dead."""
     return os.stat("/proc/self/ns/pid").st_ino

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from tfos_fast.channel.broker import Broker
-from tfos_fast.channel.processes import children, is_stopped, open_pidfd
+from tfos_fast.channel.processes import children, is_stopped, open_pidfd, remove_own_directories
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.spans import OPEN
@@ -391,6 +391,7 @@ def main() -> None:
         ready = m.Ready(kind="NodeFailed", text=f"the agent of {config.name} on {host_name()} could not start: {text}")
     answer(ready)
     if agent is None:
+        remove_own_directories()
         return
     try:
         agent.run()
