@@ -59,13 +59,19 @@ def sc(request, nothing_left):
 
 
 @pytest.fixture(scope="module")
-def connect(request, nothing_left):
-    """A session of Spark Connect at a server of its own, whose master is the module's ``MASTER``."""
+def server(request, nothing_left):
+    """The address of a Spark Connect server, whose master is the module's ``MASTER``."""
     if pyspark.__version__.startswith("3."):
         pytest.skip("sessions of Spark Connect can be used from Spark 4.0 on")
     with connects.server(request.module.MASTER, **getattr(request.module, "SETTINGS", {})) as address:
-        with connects.session(address) as session:
-            yield session
+        yield address
+
+
+@pytest.fixture(scope="module")
+def connect(server):
+    """A session at the module's Spark Connect server."""
+    with connects.session(server) as session:
+        yield session
 
 
 @pytest.fixture

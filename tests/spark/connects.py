@@ -19,13 +19,16 @@ from tfos_fast.channel.processes import die_with
 
 
 @contextmanager
-def server(master: str, **settings: str) -> Iterator[str]:
-    """Yields the address for clients, ``sc://127.0.0.1:<port>``; the server is gone afterwards, its executors with it."""
+def server(master: str, *, python: str = sys.executable, module_path: str = str(ROOT), **settings: str) -> Iterator[str]:
+    """Yields the address for clients, ``sc://127.0.0.1:<port>``; the server is gone afterwards, its executors with it.
+
+    ``python``, ``module_path``: of the executors.
+    """
     with tempfile.TemporaryDirectory(prefix="tfos-connect-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         home = make_spark_home(folder / "home")
-        env = dict(os.environ, SPARK_HOME=str(home), PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1")
-        env["PYTHONPATH"] = str(ROOT)
+        env = dict(os.environ, SPARK_HOME=str(home), PYSPARK_PYTHON=python, SPARK_LOCAL_IP="127.0.0.1")
+        env["PYTHONPATH"] = module_path
         fixed = {
             "spark.driver.extraJavaOptions": QUICK_JVM,
             "spark.executor.extraJavaOptions": QUICK_JVM,
@@ -34,7 +37,7 @@ def server(master: str, **settings: str) -> Iterator[str]:
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.local.dir": str(folder / "local"),
-            "spark.executorEnv.PYTHONPATH": str(ROOT),
+            "spark.executorEnv.PYTHONPATH": module_path,
             "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "2",
             "spark.sql.shuffle.partitions": "2",
             "spark.sql.warehouse.dir": str(folder / "warehouse"),

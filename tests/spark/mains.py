@@ -239,3 +239,14 @@ def hold(args, ctx):
     while not Path(args["out"], "go").exists():
         time.sleep(0.01)
     ctx.hold()
+
+
+def in_step(args, ctx):
+    """Steps that all nodes can do, and then one look at a second feed; leave the steps, and the rows of both."""
+    feed = ctx.get_data_feed()
+    steps, rows = 0, 0
+    for batch in feed.batches(10, {"id": "int64"}, uneven="stop"):
+        steps, rows = steps + 1, rows + len(batch["id"])
+    second = ctx.get_data_feed(name="validation")
+    looked = [int(i) for batch in second.batches(10) for i in batch["id"]]
+    note(args["out"], ctx, {"steps": steps, "rows": rows, "looked": looked})

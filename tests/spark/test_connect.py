@@ -182,6 +182,18 @@ def test_a_relay_that_dies_ends_the_cluster(connect, out):
         cluster.feed(two_columns(connect, 4_000_000, 8))
 
 
+def test_nodes_in_step_and_a_second_feed(connect, out):
+    # Two partitions of very different sizes: the driver must learn how many there are.
+    uneven = connect.range(0, 1000, 1, 2).where("id < 540")
+    with tfos_fast.run(connect, mains.in_step, {"out": out}, 2, **SMALL) as cluster:
+        cluster.offer(connect.range(0, 100, 1, 4), "validation", epochs=1)
+        report = cluster.feed(uneven)
+    nodes = noted(out)
+    assert [node["steps"] for node in nodes.values()] == [4, 4]
+    assert (report.rows, sum(report.rows_unused.values())) == (80, 460)
+    assert sorted(i for node in nodes.values() for i in node["looked"]) == [*range(100)]
+
+
 def test_what_is_not_there_is_told(connect, out):
     class Rdd:
         def mapPartitionsWithIndex(self, *_):
