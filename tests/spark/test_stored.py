@@ -83,6 +83,7 @@ def read_vectors(args, ctx):
     mains.note(args["out"], ctx, rows)
 
 
+@pytest.mark.long
 def test_vectors_and_raw_images_of_frames_and_of_rows(sc, out):
     """Dense and sparse vectors of Spark ML beside raw images: columns of a frame, rows that the JVM pickled, rows of Python's."""
 
@@ -90,7 +91,7 @@ def test_vectors_and_raw_images_of_frames_and_of_rows(sc, out):
         vector = Vectors.sparse(3, [i % 3], [i / 2]) if i % 2 else Vectors.dense(i, 0.5, -i)
         return Row(i=i, v=vector, image=bytes([i % 256] * 12))
 
-    rows = sc.parallelize([row(i) for i in range(300)], 3)
+    rows = sc.parallelize([row(i) for i in range(300)], 2)
     frame = SparkSession(sc).createDataFrame(rows)
     with tfos_fast.run(sc, read_vectors, {"out": out}, 2, **SMALL) as cluster:
         for data in (frame, frame.rdd, rows):
