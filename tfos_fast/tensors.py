@@ -562,10 +562,10 @@ class DataFeed:
         Parameters
         ----------
         batches : int, optional
-            For ``dataset()``, which reads ahead: the checkpoint was made behind so many batches of the newest iterator (of Keras,
-            ``batch + 1`` in ``on_train_batch_end``). Without it ``dataset()`` has to be at the end of an epoch, and the program,
-            too. The other ways of reading hand out nothing ahead: everything that they gave is covered, also rows of an epoch that
-            a shuffle or ``uneven=`` has left unused.
+            For a ``dataset()`` that TensorFlow reads ahead (``map``, ``fit``, functions): the checkpoint was made behind so many
+            batches of the newest iterator (of Keras, ``batch + 1`` in ``on_train_batch_end``). Without it ``dataset()`` has to be
+            at the end of an epoch, and the program, too. The other ways of reading hand out nothing ahead: everything that they
+            gave is covered, also rows of an epoch that a shuffle or ``uneven=`` has left unused.
 
         Raises
         ------

@@ -68,7 +68,7 @@ def test_batches_of_a_dataset_are_counted_not_those_that_were_read_ahead():
         dataset = feed.dataset(32, spec)
         thread, _ = in_thread(lambda: publish(broker.address, "f/0/0", 500))
         got: set[int] = set()
-        iterator = iter(dataset)
+        iterator = iter(dataset.map(lambda *batch: batch))
         for count in range(1, 11):
             got.update(next(iterator)[1].numpy().tolist())
             assert covered(feed, count) == {"0": got}
@@ -94,6 +94,30 @@ def test_batches_of_a_dataset_are_counted_not_those_that_were_read_ahead():
         assert sum(1 for _ in shuffled) == 15
         feed.commit()
         assert (broker.feed.deliveries.epoch, broker.feed.deliveries.lost()) == (2, {})
+        feed.reader.close()
+
+
+def test_an_eager_loop_over_a_dataset_needs_no_number_and_counts_on_when_tensorflow_goes_on():
+    tf = pytest.importorskip("tensorflow")
+    spec = (tf.TensorSpec((4,), tf.float32), tf.TensorSpec((), tf.int64))
+    with broker_here() as broker:
+        feed = DataFeed(Channel.attach(broker.address).reader())
+        thread, _ = in_thread(lambda: publish(broker.address, "f/0/0", 500))
+        iterator = iter(feed.dataset(32, spec))
+        got: set[int] = set()
+        for _ in range(4):
+            got.update(next(iterator)[1].numpy().tolist())
+        assert covered(feed) == covered(feed, 4) == {"0": got}
+        feed.commit()
+        assert broker.feed.deliveries.lost()["f/0/0"][0][0] == 128
+        step = tf.function(lambda batches: next(batches)[1])
+        for count in (5, 6):
+            got.update(step(iterator).numpy().tolist())
+            assert covered(feed, count) == {"0": got}
+        with pytest.raises(FormError, match="reads ahead"):
+            feed.commit()
+        feed.reader.terminate()
+        ended(thread)
         feed.reader.close()
 
 
