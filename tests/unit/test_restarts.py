@@ -189,6 +189,22 @@ class Lives(RuleBasedStateMachine):
     def node_hears(self, data):
         self._deliver(data.draw(st.sampled_from(sorted({message.node for message in self.to_node}))))
 
+    @rule()
+    def network_is_quick(self):
+        while self.to_ledger or self.to_node:
+            if self.to_ledger:
+                self._hear(self.to_ledger[0][1])
+            if self.to_node:
+                self._deliver(self.to_node[0].node)
+
+    @rule(key=st.sampled_from(KEYS), node=st.sampled_from(NODES), n=st.integers(1, 4))
+    def partition_moves(self, key, node, n):
+        self.network_is_quick()
+        self.launch(key, node)
+        self.network_is_quick()
+        if self.streams.get((node, key), [0] * 5)[4]:
+            self._publish(node, key, n)
+
     def _deliver(self, node):
         message = next(message for message in self.to_node if message.node == node)
         self.to_node.remove(message)
@@ -287,11 +303,7 @@ class Lives(RuleBasedStateMachine):
     def teardown(self):
         """Whatever happened, further attempts bring the rest."""
         for _ in range(20):
-            while self.to_ledger or self.to_node:
-                if self.to_ledger:
-                    self._hear(self.to_ledger[0][1])
-                if self.to_node:
-                    self._deliver(self.to_node[0].node)
+            self.network_is_quick()
             for (node, key), stream in list(self.streams.items()):
                 if stream[4]:
                     self._publish(node, key, ROWS)

@@ -114,7 +114,7 @@ class Supervisor:
         if failure is not None and self._lives(child):
             if not self._asks:
                 self.end(failure)
-            self.broker.after(DYING, child.kill)
+            self.broker.after(DYING, lambda: child.kill() if child.status is None else None)
 
     def _trainer_died(self, child: Child) -> None:
         if not self._lives(child):
