@@ -97,7 +97,7 @@ def test_inference_of_a_frame(connect):
         assert learned.where("id = 7").first()["y"] == 14.0
 
 
-def test_an_exception_in_main_ends_the_feed(connect, out, record_property):
+def test_an_exception_in_main_ends_the_feed(connect, out):
     with (
         pytest.raises(NodeFailed, match=r"seen .* rows, that is too many") as caught,
         tfos_fast.run(connect, mains.fail_at, {"node": 1, "rows": 40}, 2, **SMALL) as cluster,
@@ -159,6 +159,7 @@ def test_executors_that_cannot_reach_the_client_meet_it_at_a_relay(connect, out)
     assert ids(noted(out)) == sorted([*range(3000)] * 2)
 
 
+@pytest.mark.long
 def test_a_failure_comes_through_a_relay(connect, out):
     with (
         pytest.raises(NodeFailed, match=r"seen .* rows, that is too many"),
@@ -182,6 +183,7 @@ def test_a_relay_that_dies_ends_the_cluster(connect, out):
         cluster.feed(two_columns(connect, 4_000_000, 8))
 
 
+@pytest.mark.long
 def test_nodes_in_step_and_a_second_feed(connect, out):
     # Two partitions of very different sizes: the driver must learn how many there are.
     uneven = connect.range(0, 1000, 1, 2).where("id < 540")

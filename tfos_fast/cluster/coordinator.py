@@ -142,7 +142,7 @@ class Coordinator:
         def apply() -> None:
             self._expected = dict(tokens)
             # Agents of a try of the reservation that Spark gave up may have failed: they are not of this cluster.
-            self._failures = [(token, failure) for token, failure in self._failures if token in tokens.values()]
+            self._failures = [(token, failure) for token, failure in self._failures if not token or token in tokens.values()]
             for name, node in list(self.nodes.items()):
                 if tokens.get(name) != node.token:
                     self._send(name, m.Stop())

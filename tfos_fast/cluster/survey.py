@@ -82,11 +82,11 @@ class Survey:
         found = check_settings(self.engine.settings())
         problems = found.problems
         fixed = not problems  # with dynamic allocation the executors come when they are needed
-        slots = Slots(0, (), self.engine.local)
         try:
             slots = wait_for_slots(self.engine, self.nodes, self.timeout) if fixed else self.engine.slots(self.timeout)
         except NotEnoughSlots as error:
             problems.append(Problem(NotEnoughSlots, str(error)))
+            slots = self.engine.slots(self.timeout)  # those that there are: their executors are looked at all the same
         if uneven := why_uneven(slots, self.nodes):
             problems.append(Problem(UnevenExecutors, uneven))
         executors = self.engine.loads()
