@@ -1,4 +1,4 @@
-"""The rows of the table on one Spark: the quick ones in every run, all of them with ``make failures``."""
+"""The rows of the table on one Spark: those that show every pair in every run, all of them with ``make failures``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import pytest
 import tfos_fast
 from tests.failures import mains, runner
 from tests.failures.conftest import WHOLE
-from tests.failures.table import ROWS
+from tests.failures.table import ELSEWHERE, ROWS, pairs, pairwise
 from tests.spark.mains import noted
+from tests.spark.sparks import ROOT
 from tfos_fast.errors import NodeFailed
 
 pytestmark = pytest.mark.spark
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("row", [row for row in ROWS if WHOLE or row.quick], ids=str)
+@pytest.mark.parametrize("row", ROWS if WHOLE else pairwise(), ids=str)
 def test_row(row, sc, folder, tmp_path, record_property):
     outcome = runner.run(sc, row, folder, str(tmp_path))
     record_property("seconds", round(outcome.seconds, 2))
@@ -36,5 +37,19 @@ def test_row(row, sc, folder, tmp_path, record_property):
         if row.who in ("trainer", "executor") and isinstance(outcome.error, NodeFailed):
             assert f"{outcome.node} begins to" in outcome.error.log_tail
     assert outcome.left == {}
-    with tfos_fast.reserve(sc, 2, memory="1m", slot_bytes="64k") as cluster:  # Spark lives on
+    # Spark lives on: the next row reserves another cluster.
+
+
+def test_spark_lives_on(sc):
+    with tfos_fast.reserve(sc, 2, memory="1m", slot_bytes="64k") as cluster:
         assert len(cluster.nodes) == 2
+
+
+def test_the_selection_shows_every_pair():
+    shown = [*pairwise(), *(row for row in ROWS if str(row) in ELSEWHERE)]
+    assert set().union(*map(pairs, shown)) == set().union(*map(pairs, ROWS))
+    assert len(shown) < len(ROWS) / 2
+    assert set(ELSEWHERE) <= set(map(str, ROWS))
+    for test in ELSEWHERE.values():
+        file, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text()
