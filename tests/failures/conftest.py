@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+import tfos_fast
 from tests.failures import points
 from tests.spark import sparks
 from tests.spark.conftest import nothing_left, out  # noqa: F401
@@ -32,4 +33,6 @@ def sc(folder):
         f"spark.executorEnv.{points.FOLDER}": str(folder),
     }
     with sparks.spark("local-cluster[2,1,1024]", **settings) as context:
+        with tfos_fast.reserve(context, 2, memory="1m"):  # what comes first takes longest, and rows have timeouts
+            pass
         yield context

@@ -18,7 +18,7 @@ from tests.conftest import our_processes, our_segments, our_sockets
 from tests.failures import mains, points
 from tests.failures.table import EXCEPTION, KILL, STOP, Row
 
-STALL = 4.0  # feed_timeout where somebody is stopped: more than a trainer takes to begin
+STALL = 4.0  # feed_timeout where somebody is stopped
 RESERVE = 8.0  # reservation_timeout of rows whose reservation comes to nothing
 WAIT = 60.0
 SIGNALS = {KILL: signal.SIGKILL, STOP: signal.SIGSTOP}
@@ -144,18 +144,23 @@ def run(sc: Any, row: Row, folder: Path, out: str) -> Outcome:
 
 
 def _drive(sc: Any, row: Row, out: str, striker: Striker, stack: contextlib.ExitStack, outcome: Outcome) -> None:
-    short = row.when in ("reserve", "start") and row.what == STOP
+    short = row.what == STOP and (row.when == "reserve" or row.who == "worker")
     timeout = RESERVE if short else WAIT
     cluster = tfos_fast.reserve(sc, 2, memory="1m", slot_bytes="64k", reservation_timeout=timeout)
     stack.enter_context(cluster)
     striker.cluster = cluster
     data = sc.parallelize(range(2), 2)
     stall = STALL if row.what == STOP else WAIT
-    if row.when == "inference result":
-        cluster.start(mains.infer, {"out": out}, max_restarts=row.restarts)
+    infers = row.when == "inference result"
+    cluster.start(mains.infer if infers else mains.train, {"out": out}, max_restarts=row.restarts)
+    if row.what == STOP:
+        # How long a trainer takes to begin is no part of the timeout.
+        beats = lambda: [node.beat for node in cluster._coordinator.nodes.values()]  # noqa: E731
+        begun = lambda: striker.time if row.when == "start" else all(beat and beat.reader for beat in beats())  # noqa: E731
+        cluster._coordinator.wait(lambda: bool(begun()), WAIT, "the test waits for trainers")
+    if infers:
         results = cluster.infer(data.flatMap(mains.source), feed_timeout=stall)
         outcome.results = results.mapPartitions(mains.results).collect()
     else:
-        cluster.start(mains.train, {"out": out}, max_restarts=row.restarts)
         cluster.feed(data.flatMap(mains.source), feed_timeout=stall)
     cluster.shutdown(stall_timeout=stall)

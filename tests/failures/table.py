@@ -104,8 +104,12 @@ ELSEWHERE = {
 
 
 def pairs(row: Row) -> set[tuple[str, str]]:
-    """Who x what, who x when and what x when."""
-    return {(row.who, row.what), (row.who, row.when), (row.what, row.when)}
+    """Who x what, what x when, and who x when; whether a trainer is started again.
+
+    An executor's end is the same to its agent at every point behind the reservation, and slow to run: Spark brings up another.
+    """
+    when = "at work" if row.who == "executor" and row.when != "reserve" else row.when
+    return {(row.who, row.what), (row.what, row.when), (row.who, when), ("restarts", str(row.restarts))}
 
 
 def _seconds(row: Row) -> int:

@@ -46,7 +46,6 @@ def test_spark_lives_on(sc):
 
 
 def test_the_selection_shows_every_pair():
-    """Of the table: who x what, who x when, what x when."""
     shown = [*pairwise(), *(row for row in ROWS if str(row) in ELSEWHERE)]
     assert set().union(*map(pairs, shown)) == set().union(*map(pairs, ROWS))
     assert len(shown) < len(ROWS) / 2

@@ -64,6 +64,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "dist"
 
 
+@pytest.mark.long
 def test_the_sdist_has_every_source(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -75,6 +76,7 @@ def test_the_sdist_has_every_source(built: Path) -> None:
     assert {"LICENSE", "README.md", "tfos_fast/py.typed"} <= names
 
 
+@pytest.mark.long
 def test_the_wheel_has_the_compiled_modules_and_their_types(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -89,6 +91,7 @@ def test_every_compiled_module_has_a_stub() -> None:
     assert {f"{name}.pyi" for name in COMPILED} <= {path.name for path in (ROOT / "tfos_fast").glob("_*.pyi")}
 
 
+@pytest.mark.long
 def test_the_wheel_works_in_a_fresh_environment(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
     check_output(sys.executable, "-m", "venv", "env", cwd=tmp_path)
