@@ -46,6 +46,8 @@ extensions = [
     Extension(
         f"tfos_fast.{path.stem}",
         [str(path)],
+        include_dirs=["src_cython/tfos_fast"],
+        depends=[str(header) for header in Path("src_cython/tfos_fast").glob("*.h")],
         define_macros=[("_GNU_SOURCE", "1"), *macros],
         extra_compile_args=["-Wall", "-Werror", "-Wno-unused-function", "-Wno-unreachable-code", *compile_args],
         extra_link_args=link_args,

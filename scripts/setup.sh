@@ -108,7 +108,7 @@ python=$(find_python) ||
 
 # Where the environment lies is part of its identity: its programs and the editable install hold absolute paths.
 place="$PWD $venv $("$python" -V)"
-mapfile -t sources < <(find src_cython -name '*.p[yx]*' -type f | sort)
+mapfile -t sources < <(find src_cython \( -name '*.p[yx]*' -o -name '*.h' \) -type f | sort)
 state="$extras $(cat pyproject.toml setup.py ${constraints:+"$constraints"} "${sources[@]}" | sha256sum | cut -d' ' -f1)"
 built() {
     local suffix

@@ -113,18 +113,3 @@ cdef inline int64_t signed_little(const uint8_t* p, int size) noexcept nogil:
     if size and size < 8 and value >> (8 * size - 1):
         value |= ~<uint64_t>0 << (8 * size)
     return <int64_t>value
-
-cdef inline Py_ssize_t run_of_floats(const uint8_t* p, Py_ssize_t room) noexcept nogil:
-    """How many floats lie side by side, of `room` at most."""
-    cdef Py_ssize_t count = 0
-    cdef int other
-    while count + 8 <= room:
-        other = (p[0] ^ c"G") | (p[9] ^ c"G") | (p[18] ^ c"G") | (p[27] ^ c"G")
-        if other | (p[36] ^ c"G") | (p[45] ^ c"G") | (p[54] ^ c"G") | (p[63] ^ c"G"):
-            break
-        count += 8
-        p += 72
-    while count < room and p[0] == c"G":
-        count += 1
-        p += 9
-    return count

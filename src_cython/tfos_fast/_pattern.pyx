@@ -14,9 +14,10 @@ itself, make the machine parse the whole batch.
 
 from libc.string cimport memcmp, memcpy
 
+from tfos_fast._floats cimport run_of_floats
 from tfos_fast._nodes cimport (
     ARRAY, BINBYTES8, BINUNICODE8, BYTEARRAY8, Chunk, DTYPE, Dtype, FALSE, FLOATS, FUNCTION, INT, LIST, LONG1, MEMOIZE, NEWFALSE, NEWTRUE,
-    Node, SCALAR, SHORT_BINUNICODE, TEXT, TRUE, TUPLE, TUPLE1, TUPLE2, TUPLE3, children_of, chunk_of, little, run_of_floats,
+    Node, SCALAR, SHORT_BINUNICODE, TEXT, TRUE, TUPLE, TUPLE1, TUPLE2, TUPLE3, children_of, chunk_of, little,
     signed_little,
 )
 

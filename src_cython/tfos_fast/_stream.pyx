@@ -18,11 +18,12 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
+from tfos_fast._floats cimport run_of_floats
 from tfos_fast._nodes cimport (
     ALIKE, ARRAY, Arena, Array, BINBYTES8, BINUNICODE8, BYTEARRAY, BYTEARRAY8, BYTES, Chunk, DICT, DTYPE, Dtype, FALSE, FLOATS,
     FRAME, FUNCTION, INT, JVM_ROW, LIST, LONG1, LONG4, MAX_ARRAY_DIMS, MEMOIZE, Machine, NEWFALSE, NEWTRUE, NOTHING, Node, OPAQUE,
     PROTO, ROW, ROW_MAKER, ROW_TYPE, SCALAR, SHORT_BINUNICODE, STACK_GLOBAL, TEXT, TRUE, TUPLE, TUPLE1, TUPLE2, TUPLE3, Text,
-    children_of, chunk_of, little, run_of_floats, signed_little,
+    children_of, chunk_of, little, signed_little,
 )
 from tfos_fast._pattern cimport Pattern, end_of_row, learn, suits
 from tfos_fast._values cimport (

@@ -16,6 +16,7 @@ from tfos_fast._column cimport (
     OK, RAGGED as RAGGED_COLUMN, SCALAR as SCALAR_COLUMN, STRING, Slot, UNFIT, put_bytes, put_null,
 )
 from tfos_fast._pack cimport RowPacker, _END, _FULL, _MISFIT, _TICK, _now
+from tfos_fast._floats cimport to_float32, to_float64
 from tfos_fast._nodes cimport (
     ALIKE, ARRAY, Array, BYTEARRAY, BYTES, Chunk, DICT, FALSE, FLOATS, INT, JVM_ROW, LIST, NEWTRUE, NOTHING, Node, ROW, SCALAR,
     TEXT, TRUE, TUPLE, children_of, chunk_of,
@@ -29,12 +30,6 @@ from tfos_fast._values cimport (
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
-
-cdef extern from *:
-    """
-    #define tfos_bswap64 __builtin_bswap64
-    """
-    uint64_t tfos_bswap64(uint64_t value) noexcept nogil
 
 cdef enum Structure:
     BARE
@@ -494,24 +489,13 @@ cdef bint put_numbers(
 
 cdef bint put_floats(int code, char* out, Py_ssize_t at, const uint8_t* source, Py_ssize_t count) noexcept nogil:
     """Floats that lie side by side in the stream, the first one's opcode at `source`; 0 when the column is no float32 or float64."""
-    cdef uint64_t bits
-    cdef double value
-    cdef Py_ssize_t i
-    source += 1
     if code == FLOAT32:
-        for i in range(count):
-            memcpy(&bits, source + 9 * i, 8)
-            bits = tfos_bswap64(bits)
-            memcpy(&value, &bits, 8)
-            (<float*>out)[at + i] = <float>value
-        return 1
-    if code == FLOAT64:
-        for i in range(count):
-            memcpy(&bits, source + 9 * i, 8)
-            bits = tfos_bswap64(bits)
-            memcpy(<double*>out + at + i, &bits, 8)
-        return 1
-    return 0
+        to_float32(source, <float*>out + at, count)
+    elif code == FLOAT64:
+        to_float64(source, <double*>out + at, count)
+    else:
+        return 0
+    return 1
 
 
 cdef bint put_int(int code, char* out, Py_ssize_t at, int64_t value) noexcept nogil:

@@ -1,0 +1,132 @@
+/* Runs of pickled floats: each an opcode 'G' and eight bytes, most significant first (CPython, Lib/pickle.py, BINFLOAT).
+ *
+ * A vector of 64 bytes covers seven of them. Processors with AVX-512 VBMI (Intel from Ice Lake, AMD from Zen 4 on) look at seven opcodes
+ * in one comparison, and bring seven values into place and order by one permutation; all others go value by value. Which of the two is
+ * chosen when the module is loaded. The vectors read up to 72 bytes at a time, and never beyond the floats that were asked for.
+ */
+#ifndef TFOS_FLOATS_H
+#define TFOS_FLOATS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define TFOS_FLOAT 9  /* bytes of one, with its opcode */
+
+/* ---- value by value ---------------------------------------------------------------------------------------------------------- */
+
+static size_t tfos_run_plain(const uint8_t *p, size_t most) {
+    size_t count = 0;
+    while (count + 8 <= most) {
+        int other = (p[0] ^ 'G') | (p[9] ^ 'G') | (p[18] ^ 'G') | (p[27] ^ 'G');
+        if (other | (p[36] ^ 'G') | (p[45] ^ 'G') | (p[54] ^ 'G') | (p[63] ^ 'G'))
+            break;
+        count += 8;
+        p += 72;
+    }
+    while (count < most && p[0] == 'G') {
+        count += 1;
+        p += TFOS_FLOAT;
+    }
+    return count;
+}
+
+static inline double tfos_float_at(const uint8_t *p) {
+    uint64_t bits;
+    double value;
+    memcpy(&bits, p + 1, 8);
+    bits = __builtin_bswap64(bits);
+    memcpy(&value, &bits, 8);
+    return value;
+}
+
+static void tfos_to_float32_plain(const uint8_t *p, float *out, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        out[i] = (float)tfos_float_at(p + TFOS_FLOAT * i);
+}
+
+static void tfos_to_float64_plain(const uint8_t *p, double *out, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        out[i] = tfos_float_at(p + TFOS_FLOAT * i);
+}
+
+/* ---- seven at a time --------------------------------------------------------------------------------------------------------- */
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define TFOS_VECTORS 1
+#include <immintrin.h>
+
+#define TFOS_WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi")))
+#define TFOS_SEVEN (7 * TFOS_FLOAT)
+#define TFOS_OPCODES 0x0040201008040201ULL  /* every ninth byte, seven times */
+
+/* Of lane i the bytes 9 i + 8 down to 9 i + 1; the eighth lane is not used. */
+TFOS_WIDE static inline __m512i tfos_places(void) {
+    return _mm512_set_epi8(
+        56, 57, 58, 59, 60, 61, 62, 63,
+        55, 56, 57, 58, 59, 60, 61, 62,
+        46, 47, 48, 49, 50, 51, 52, 53,
+        37, 38, 39, 40, 41, 42, 43, 44,
+        28, 29, 30, 31, 32, 33, 34, 35,
+        19, 20, 21, 22, 23, 24, 25, 26,
+        10, 11, 12, 13, 14, 15, 16, 17,
+        1, 2, 3, 4, 5, 6, 7, 8);
+}
+
+TFOS_WIDE static size_t tfos_run_wide(const uint8_t *p, size_t most) {
+    const __m512i opcode = _mm512_set1_epi8('G');
+    size_t count = 0;
+    while (count + 8 <= most) {
+        if (_mm512_mask_cmpneq_epi8_mask(TFOS_OPCODES, _mm512_loadu_si512(p), opcode))
+            break;
+        count += 7;
+        p += TFOS_SEVEN;
+    }
+    return count + tfos_run_plain(p, most - count);
+}
+
+TFOS_WIDE static void tfos_to_float32_wide(const uint8_t *p, float *out, size_t count) {
+    const __m512i places = tfos_places();
+    size_t i = 0;
+    for (; i + 8 <= count; i += 7, p += TFOS_SEVEN) {
+        __m512d values = _mm512_castsi512_pd(_mm512_permutexvar_epi8(places, _mm512_loadu_si512(p)));
+        _mm256_mask_storeu_ps(out + i, 0x7F, _mm512_cvtpd_ps(values));
+    }
+    tfos_to_float32_plain(p, out + i, count - i);
+}
+
+TFOS_WIDE static void tfos_to_float64_wide(const uint8_t *p, double *out, size_t count) {
+    const __m512i places = tfos_places();
+    size_t i = 0;
+    for (; i + 8 <= count; i += 7, p += TFOS_SEVEN) {
+        __m512i values = _mm512_permutexvar_epi8(places, _mm512_loadu_si512(p));
+        _mm512_mask_storeu_epi64(out + i, 0x7F, values);
+    }
+    tfos_to_float64_plain(p, out + i, count - i);
+}
+#endif
+
+/* ---- the choice -------------------------------------------------------------------------------------------------------------- */
+
+static size_t (*tfos_run_of_floats)(const uint8_t *, size_t) = tfos_run_plain;
+static void (*tfos_to_float32)(const uint8_t *, float *, size_t) = tfos_to_float32_plain;
+static void (*tfos_to_float64)(const uint8_t *, double *, size_t) = tfos_to_float64_plain;
+
+/* Choose; returns whether it is seven at a time. `wide`: if the processor can. */
+static inline int tfos_choose_floats(int wide) {
+#ifdef TFOS_VECTORS
+    __builtin_cpu_init();
+    if (wide && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+        tfos_run_of_floats = tfos_run_wide;
+        tfos_to_float32 = tfos_to_float32_wide;
+        tfos_to_float64 = tfos_to_float64_wide;
+        return 1;
+    }
+#endif
+    tfos_run_of_floats = tfos_run_plain;
+    tfos_to_float32 = tfos_to_float32_plain;
+    tfos_to_float64 = tfos_to_float64_plain;
+    return 0;
+}
+
+#endif

@@ -1,0 +1,79 @@
+"""Runs of pickled floats, seven at a time and one by one: the same values, from every length and place."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.rows import slot
+from tfos_fast._floats import choose
+from tfos_fast._pack import END, RowPacker
+from tfos_fast._stream import StreamBatch
+from tfos_fast._stream_pack import pack_stream
+from tfos_fast.channel import decode
+from tfos_fast.channel.infer import infer
+from tfos_fast.channel.lattice import apply_spec
+from tfos_fast.channel.layout import layout
+
+WAYS = [False, True]
+
+
+@pytest.fixture(autouse=True)
+def chosen() -> Iterator[None]:
+    yield
+    choose(True)
+
+
+def test_a_machine_without_the_instructions_goes_one_by_one() -> None:
+    assert choose(False) is False
+    assert choose(True) in WAYS
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(width=64), min_size=1, max_size=60),
+    st.integers(1, 4),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_both_ways_write_the_same(values: list[float], rows: int, dtype: str) -> None:
+    data = [(values, i) for i in range(rows)]
+    stream = pickle.dumps(data, 5)
+    form = infer(data[0], exact=False)
+    schema = apply_spec(form, {"c0": (dtype, None), "c1": ("int64", None)})
+    with np.errstate(over="ignore"):
+        expected = np.array([values] * rows, np.float64).astype(dtype)
+    for wide in WAYS:
+        choose(wide)
+        batch = StreamBatch()
+        plan = layout(schema, 64, 1 << 16)
+        for _ in range(2):  # the second time by the pattern of the first
+            assert batch.load(stream)
+            packer, memory = RowPacker(schema, exact=False, cast=True), slot(1 << 16)
+            packer.bind(memory, plan)
+            assert pack_stream(packer, batch, 60.0) == END
+            packer.unbind()
+            found = decode.columns(plan, memory, 0, rows)["c0"]
+            assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("count", range(1, 40))
+@pytest.mark.parametrize("other", [b"K\x07", b"N", b"\x88"])
+def test_a_run_ends_where_something_else_stands(count: int, other: bytes) -> None:
+    """The opcodes that decide it are looked at, and no bytes of a value are taken for one."""
+    value = struct.unpack(">d", b"GGGGGGGG")[0]
+    run = b"".join(b"G" + struct.pack(">d", value) for _ in range(count))
+    stream = b"\x80\x04](" + run + other + run + b"e."
+    read = [value] * count + [pickle.loads(b"\x80\x04" + other + b".")] + [value] * count
+    assert pickle.loads(stream) == read
+    for wide in WAYS:
+        choose(wide)
+        batch = StreamBatch()
+        assert batch.load(stream)
+        assert batch.rows == len(read)
+        assert [batch.skip(1) for _ in range(len(read) + 1)] == [1] * len(read) + [0]
