@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from tests.unit.helpers import ended, in_thread
 from tfos_fast.channel import Channel
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.broker import Broker
@@ -57,6 +58,33 @@ def test_a_full_feed_does_not_block_the_other_and_its_writer_makes_way(two):
                 again.end_partition()
                 got += [int(v) for _ in range(6) for v in reader.next_batch(8).columns["c0"]]
             assert got == list(range(published + 48))
+
+
+def test_a_guest_that_is_terminated_ends_its_writers_and_no_others(two):
+    host, guest = two
+    with Channel.attach(host.address) as one, Channel.attach(guest.address) as other:
+        with one.reader() as reader, other.reader() as other_reader:
+            reader.open_columns(8, wait=False)
+            other_reader.open_columns(8, wait=False)
+
+            def write() -> bool:
+                with other.writer() as writer:
+                    writer.open_partition("g", 1)
+                    writer.write_rows(range(10**9))
+                    return writer.terminated
+
+            thread, out = in_thread(write)
+            assert len(other_reader.next_batch(8).columns["c0"]) == 8
+            other_reader.terminate()
+            ended(thread)
+            assert out == [True]
+            with other.writer() as late:  # the next evaluation's
+                late.open_partition("h", 1)
+                assert late.terminated
+            with one.writer() as beside:
+                beside.write_rows(range(96))
+                beside.end_partition()
+            assert [int(v) for _ in range(12) for v in reader.next_batch(8).columns["c0"]] == list(range(96))
 
 
 def test_a_reader_asks_once_for_each_epoch_and_never_for_one_that_has_ended():
