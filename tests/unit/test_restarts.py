@@ -123,6 +123,21 @@ def test_a_task_dies_before_it_hears_which_rows_its_attempt_is_for():
     assert ledger.open("worker:0", "f/3", 5) == [Grant("worker:0", "f/3", 5, 5)]
 
 
+def test_an_attempt_that_asks_again_goes_on_with_its_rows():
+    """Its node has connected anew, and the answer to the first question comes, too."""
+    ledger = Ledger()
+    ledger.open("worker:0", "f/3", 1)
+    ledger.open("worker:1", "f/3", 2)
+    assert ledger.fenced("worker:0", "f/3", 2, (1, 1)) == [Grant("worker:1", "f/3", 2, 1)]
+    assert ledger.lost("worker:0", {"f/3": (1, 1)}, {"f/3": [(0, 1)]}) == []
+    assert ledger.open("worker:1", "f/3", 2) == [AskFence("worker:1", "f/3", 2)]
+    assert ledger.fenced("worker:1", "f/3", 2, (2, 5)) == [Grant("worker:1", "f/3", 2, 5)]
+    ledger.open("worker:1", "f/3", 2)
+    assert ledger.done("worker:1", "f/3", 2, 12) == []
+    assert ledger.unfinished("f") == {3}
+    assert ledger.open("worker:1", "f/3", 3) == [Grant("worker:1", "f/3", 3, 0, stop=1)]
+
+
 def test_what_an_earlier_application_had_is_not_published():
     ledger = Ledger()
     ledger.cover("f", {3: [(0, 10), (20, 30)]})
@@ -310,6 +325,16 @@ class Lives(RuleBasedStateMachine):
     def asker_dies(self, data):
         """The answer comes to nobody."""
         del self.asked[data.draw(st.sampled_from(sorted(self.asked)))]
+
+    @rule(node=st.sampled_from(NODES), broken=st.booleans())
+    def reconnect(self, node, broken):
+        """Agents ask again what was not answered, and tell again what their last life has left; fences come again. What was on
+        its way is lost, or comes as well."""
+        if broken:
+            self.to_node = [message for message in self.to_node if message.node != node]
+            self.to_ledger = [message for message in self.to_ledger if message[1] != node or message[0] == "lost"]
+        self.to_node.extend(self.ledger.fences_at(node))
+        self.to_ledger.extend(("open", node, key, attempt) for (key, attempt), where in self.asked.items() if where == node)
 
     @rule(node=st.sampled_from(NODES), n=st.integers(1, 6), data=st.data())
     def hand_out(self, node, n, data):

@@ -137,7 +137,14 @@ class Ledger:
         if entry.node != node or entry.waiting[1] != attempt:
             # The answer to an older fence: since then that node may have published more. The newest fence has been asked, too.
             return []
-        self._stop(entry, reached, proof)
+        own = self._own(entry)
+        left = self._stop(entry, reached, proof)
+        if own and left:
+            # It may have the answer to its first question, and publish: it is given the same rows, whatever was lost elsewhere.
+            entry.todo, lost = [left], without(entry.todo, [left])
+            actions = self._next(key, entry)
+            entry.todo = lost
+            return actions
         return self._next(key, entry)
 
     def done(self, node: str, key: str, attempt: int, rows: int, proof: Proof = Proof()) -> list[Action]:  # noqa: B008
@@ -148,6 +155,8 @@ class Ledger:
         if entry.active[1] == OPEN:
             entry.rows, entry.proof = rows, proof if entry.proven else Proof()
         entry.active = None
+        if self._own(entry):
+            entry.waiting = None  # it has the answer to its first question
         if entry.todo:
             self._lost.setdefault(key.rpartition("/")[0], set()).add(key)  # the attempt knows of no other span
         return self._next(key, entry)
@@ -229,16 +238,25 @@ class Ledger:
             stop = OPEN  # of a job that was over, it is not known where the partition ends
         return Grant(entry.node, key, entry.attempt, skip, entry.proof, stop)
 
-    def _stop(self, entry: _Entry, reached: Reached, proof: Proof) -> None:
-        """The active attempt publishes no more, and its node says how far the last one has come that was opened there."""
+    @staticmethod
+    def _own(entry: _Entry) -> bool:
+        """Whether who waits is the active attempt itself, which has asked again when its node had connected anew."""
+        return entry.waiting == (entry.node, entry.attempt)
+
+    def _stop(self, entry: _Entry, reached: Reached, proof: Proof) -> Span | None:
+        """The active attempt publishes no more, and its node says how far the last one has come that was opened there.
+
+        Returns what it has left of its span.
+        """
         if entry.active is None:
-            return
+            return None
         begin, end = entry.active
         opened, row = reached
         if opened == entry.attempt and row > begin:  # otherwise its own answer came too late, and it has published nothing
             begin, entry.proof = row, proof if entry.proven else Proof()
         entry.active = None
         entry.todo = join([(begin, end)], entry.todo)
+        return begin, end
 
     def _next(self, key: str, entry: _Entry) -> list[Action]:
         """Nobody publishes the partition: who waits for it gets what is left of it."""
