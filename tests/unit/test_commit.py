@@ -151,7 +151,8 @@ def test_a_killed_reader_has_a_successor(commit):
         broker.do(lambda: losses.append(broker.restart()))
         ended(thread)
         assert isinstance(out[0], Yielded)  # though it waited for a slot, or was filling one
-        published = losses[0].frontier["f/0/0"]
+        attempt, published = losses[0].frontier["f/0/0"]
+        assert attempt == 1
         assert published > 256
         assert losses[0].rows == {"f/0/0": [(192 if commit else 0, published)]}
         wait_for(lambda: broker.feed.status().slots["free"] == broker.segment.n_slots)

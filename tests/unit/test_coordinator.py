@@ -144,7 +144,7 @@ def test_partition_moves_behind_the_watermark(coordinator):
         b.send(m.OpenPartition(7, "f/0", 11))
         assert a.receive() == m.Fence("f/0", 11)
         assert not b.socket.poll(100)
-        a.send(m.Fenced("f/0", 11, 42))
+        a.send(m.Fenced("f/0", 11, (10, 42)))
         assert b.receive() == m.Opened(7, 42)
         a.send(m.OpenPartition(2, "f/0", 10))
         refused = a.receive()
@@ -165,7 +165,7 @@ def test_fence_is_repeated_after_a_reconnect(coordinator):
             assert isinstance(a.receive(), m.Fence)
         with agent(coordinator, "worker:0") as a:
             assert a.receive() == m.Fence("f/0", 11)
-            a.send(m.Fenced("f/0", 11, 3))
+            a.send(m.Fenced("f/0", 11, (10, 3)))
             assert b.receive() == m.Opened(7, 3)
 
 

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.feed import Feed
 from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.spans import NOWHERE
 from tfos_fast.channel.table import INPUT, OUTPUT, State, TableError
 
 INTS = Schema("bare", (Column("c0", "fixed", "int64"),))
@@ -403,7 +404,7 @@ def test_complete_partitions_are_forgotten_with_their_epoch():
     feed.leave(b"w", died=False)
     feed.end_epoch()
     assert feed._streams.get(done.stream) is None
-    assert feed.fence("done", 1)[0] == 0
+    assert feed.fence("done", 1)[0] == NOWHERE
     assert feed._streams.get(going_on.stream) is not None
 
 

@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
+from tfos_fast.channel.spans import NOWHERE
 from tfos_fast.cluster.ledger import AskFence, Grant, Ledger, Refuse, State
 
 NODES = ["worker:0", "worker:1", "worker:2"]
@@ -20,8 +21,8 @@ def test_newer_attempt_waits_for_the_fence_and_skips_what_was_published():
     ledger = Ledger()
     ledger.open("worker:0", "f1/7", 3)
     assert ledger.open("worker:1", "f1/7", 5) == [AskFence("worker:0", "f1/7", 5)]
-    assert ledger.fenced("worker:0", "f1/7", 5, 12) == [Grant("worker:1", "f1/7", 5, 12)]
-    assert ledger.fenced("worker:0", "f1/7", 5, 12) == []  # the answer came twice
+    assert ledger.fenced("worker:0", "f1/7", 5, (3, 12)) == [Grant("worker:1", "f1/7", 5, 12)]
+    assert ledger.fenced("worker:0", "f1/7", 5, (3, 12)) == []  # the answer came twice
 
 
 def test_older_attempt_is_refused():
@@ -36,9 +37,9 @@ def test_an_attempt_that_never_opened_keeps_the_watermark_before_it():
     ledger = Ledger()
     ledger.open("worker:0", "f1/7", 1)
     ledger.open("worker:1", "f1/7", 2)
-    ledger.fenced("worker:0", "f1/7", 2, 9)
+    ledger.fenced("worker:0", "f1/7", 2, (1, 9))
     ledger.open("worker:2", "f1/7", 3)
-    assert ledger.fenced("worker:1", "f1/7", 3, 0) == [Grant("worker:2", "f1/7", 3, 9)]
+    assert ledger.fenced("worker:1", "f1/7", 3, NOWHERE) == [Grant("worker:2", "f1/7", 3, 9)]
 
 
 def test_the_answer_to_an_older_fence_is_not_taken_for_the_newest():
@@ -46,10 +47,10 @@ def test_the_answer_to_an_older_fence_is_not_taken_for_the_newest():
     ledger.open("worker:0", "f1/7", 1)
     ledger.open("worker:1", "f1/7", 2)
     ledger.open("worker:0", "f1/7", 3)
-    ledger.fenced("worker:0", "f1/7", 3, 5)  # worker:0 goes on with attempt 3 ...
+    ledger.fenced("worker:0", "f1/7", 3, (1, 5))  # worker:0 goes on with attempt 3 ...
     ledger.open("worker:2", "f1/7", 4)
-    assert ledger.fenced("worker:0", "f1/7", 2, 5) == []  # ... and its answer to the fence for attempt 2 comes late
-    assert ledger.fenced("worker:0", "f1/7", 4, 9) == [Grant("worker:2", "f1/7", 4, 9)]
+    assert ledger.fenced("worker:0", "f1/7", 2, (1, 5)) == []  # ... and its answer to the fence for attempt 2 comes late
+    assert ledger.fenced("worker:0", "f1/7", 4, (3, 9)) == [Grant("worker:2", "f1/7", 4, 9)]
 
 
 def test_attempt_after_the_end_skips_everything():
@@ -98,7 +99,7 @@ class Delivery(RuleBasedStateMachine):
         self.clock = 0
         self.asked: dict[tuple[str, int], str] = {}  # (key, attempt) -> node, asked and not answered
         self.active: dict[tuple[str, int], tuple[str, int]] = {}  # (key, attempt) -> (node, next row), those that may publish
-        self.published: dict[tuple[str, str], int] = {}  # (node, key) -> watermark at that node
+        self.published: dict[tuple[str, str], tuple[int, int]] = {}  # (node, key) -> how far the last attempt came there
         self.delivered: dict[str, list[int]] = {}
         self.to_node: list[Grant | AskFence] = []
         self.to_ledger: list[tuple] = []
@@ -146,10 +147,10 @@ class Delivery(RuleBasedStateMachine):
             for key, attempt in list(self.active):
                 if key == message.key and attempt < message.attempt and self.active[key, attempt][0] == node:
                     del self.active[key, attempt]
-            self.to_ledger.append(("fenced", node, message.key, message.attempt, self.published.get(where, 0)))
+            self.to_ledger.append(("fenced", node, message.key, message.attempt, self.published.get(where, NOWHERE)))
         elif self.asked.pop((message.key, message.attempt), None) is not None:
             self.active[message.key, message.attempt] = (node, message.skip)
-            self.published[where] = message.skip
+            self.published[where] = message.attempt, message.skip
 
     @precondition(lambda self: self.active)
     @rule(data=st.data(), n=st.integers(1, 9))
@@ -158,7 +159,7 @@ class Delivery(RuleBasedStateMachine):
         stop = min(ROWS, row + n)
         self.delivered.setdefault(key, []).extend(range(row, stop))
         self.active[key, attempt] = (node, stop)
-        self.published[node, key] = stop
+        self.published[node, key] = attempt, stop
         if stop == ROWS:
             del self.active[key, attempt]
             self.to_ledger.append(("done", node, key, attempt, ROWS))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tfos_fast.channel.deliveries import Deliveries
-from tfos_fast.channel.spans import OPEN, count, join, split, without
+from tfos_fast.channel.spans import NOWHERE, OPEN, count, join, split, without
 from tfos_fast.channel.trail import Trail
 from tfos_fast.cluster.ledger import AskFence, Grant, Ledger, Refuse, State
 from tfos_fast.cluster.restarts import Begin, Halt, Restarts
@@ -54,10 +54,24 @@ def test_rows_behind_the_commit_come_again_though_their_job_is_over():
     assert ledger.unfinished("f") == frozenset()
 
 
+def test_of_a_job_that_was_over_only_what_was_lost_comes_again():
+    ledger = Ledger()
+    for number in (3, 4):
+        ledger.open("worker:0", f"f/{number}", 1)
+        ledger.done("worker:0", f"f/{number}", 1, 100)
+    ledger.close("f")
+    ledger.lost("worker:0", {}, {"f/3": [(40, 60)]})
+    assert ledger.open("worker:1", "f/3", 2) == [Grant("worker:1", "f/3", 2, 40, stop=60)]
+    ledger.done("worker:1", "f/3", 2, 60)
+    assert ledger.open("worker:1", "f/3", 3) == [Grant("worker:1", "f/3", 3, 60, stop=60)]  # its task is tried again: no rows
+    (answer,) = ledger.open("worker:1", "f/4", 4)
+    assert isinstance(answer, Refuse)
+
+
 def test_the_open_end_of_a_partition_is_joined_with_what_is_lost_before_it():
     ledger = Ledger()
     ledger.open("worker:0", "f/3", 1)
-    assert ledger.lost("worker:0", {"f/3": 70}, {"f/3": [(40, 70)]}) == []
+    assert ledger.lost("worker:0", {"f/3": (1, 70)}, {"f/3": [(40, 70)]}) == []
     assert ledger.open("worker:0", "f/3", 2) == [Grant("worker:0", "f/3", 2, 40)]
 
 
@@ -65,21 +79,63 @@ def test_who_waits_for_a_fence_at_a_dead_reader_gets_the_partition():
     ledger = Ledger()
     ledger.open("worker:0", "f/3", 1)
     assert ledger.open("worker:1", "f/3", 2) == [AskFence("worker:0", "f/3", 2)]
-    assert ledger.lost("worker:0", {"f/3": 70}, {"f/3": [(40, 70)]}) == [Grant("worker:1", "f/3", 2, 40)]
-    assert ledger.fenced("worker:0", "f/3", 2, 70) == []  # its answer comes late
+    assert ledger.lost("worker:0", {"f/3": (1, 70)}, {"f/3": [(40, 70)]}) == [Grant("worker:1", "f/3", 2, 40)]
+    assert ledger.fenced("worker:0", "f/3", 2, (1, 70)) == []  # its answer comes late
 
 
 def test_rows_that_are_lost_elsewhere_do_not_touch_the_attempt_that_goes_on():
     ledger = Ledger()
     ledger.open("worker:0", "f/3", 1)
     ledger.open("worker:1", "f/3", 2)
-    ledger.fenced("worker:0", "f/3", 2, 70)
-    assert ledger.lost("worker:0", {"f/3": 70}, {"f/3": [(40, 70)]}) == []
+    ledger.fenced("worker:0", "f/3", 2, (1, 70))
+    assert ledger.lost("worker:0", {"f/3": (1, 70)}, {"f/3": [(40, 70)]}) == []
     assert ledger.done("worker:1", "f/3", 2, 100) == []
     assert ledger.unfinished("f") == {3}
     assert ledger.open("worker:1", "f/3", 3) == [Grant("worker:1", "f/3", 3, 40, stop=70)]
     assert ledger.open("worker:0", "f/3", 4) == [AskFence("worker:1", "f/3", 4)]
-    assert ledger.fenced("worker:1", "f/3", 4, 50) == [Grant("worker:0", "f/3", 4, 50, stop=70)]
+    assert ledger.fenced("worker:1", "f/3", 4, (3, 50)) == [Grant("worker:0", "f/3", 4, 50, stop=70)]
+
+
+def moved_and_lost():
+    """Attempt 2 goes on at worker:1 behind row 1, and row 0 is lost at worker:0."""
+    ledger = Ledger()
+    ledger.open("worker:0", "f/3", 1)
+    ledger.open("worker:1", "f/3", 2)
+    assert ledger.fenced("worker:0", "f/3", 2, (1, 1)) == [Grant("worker:1", "f/3", 2, 1)]
+    assert ledger.lost("worker:0", {"f/3": (1, 1)}, {"f/3": [(0, 1)]}) == []
+    assert ledger.open("worker:1", "f/3", 3) == [AskFence("worker:1", "f/3", 3)]
+    return ledger
+
+
+def test_a_reader_dies_before_its_node_hears_which_rows_an_attempt_is_for():
+    ledger = moved_and_lost()
+    assert ledger.fenced("worker:1", "f/3", 3, (2, 1)) == [Grant("worker:1", "f/3", 3, 0)]
+    assert ledger.lost("worker:1", {"f/3": (2, 1)}, {}) == []  # attempt 3 was not opened; and where 2 came to is not where 3 did
+    assert ledger.open("worker:0", "f/3", 4) == [Grant("worker:0", "f/3", 4, 0)]
+
+
+def test_a_task_dies_before_it_hears_which_rows_its_attempt_is_for():
+    ledger = moved_and_lost()
+    assert ledger.fenced("worker:1", "f/3", 3, (2, 5)) == [Grant("worker:1", "f/3", 3, 0, stop=1)]
+    assert ledger.open("worker:0", "f/3", 4) == [AskFence("worker:1", "f/3", 4)]
+    assert ledger.fenced("worker:1", "f/3", 4, (2, 5)) == [Grant("worker:0", "f/3", 4, 0, stop=1)]
+    ledger.done("worker:0", "f/3", 4, 1)
+    assert ledger.open("worker:0", "f/3", 5) == [Grant("worker:0", "f/3", 5, 5)]
+
+
+def test_an_attempt_that_asks_again_goes_on_with_its_rows():
+    """Its node has connected anew, and the answer to the first question comes, too."""
+    ledger = Ledger()
+    ledger.open("worker:0", "f/3", 1)
+    ledger.open("worker:1", "f/3", 2)
+    assert ledger.fenced("worker:0", "f/3", 2, (1, 1)) == [Grant("worker:1", "f/3", 2, 1)]
+    assert ledger.lost("worker:0", {"f/3": (1, 1)}, {"f/3": [(0, 1)]}) == []
+    assert ledger.open("worker:1", "f/3", 2) == [AskFence("worker:1", "f/3", 2)]
+    assert ledger.fenced("worker:1", "f/3", 2, (2, 5)) == [Grant("worker:1", "f/3", 2, 5)]
+    ledger.open("worker:1", "f/3", 2)
+    assert ledger.done("worker:1", "f/3", 2, 12) == []
+    assert ledger.unfinished("f") == {3}
+    assert ledger.open("worker:1", "f/3", 3) == [Grant("worker:1", "f/3", 3, 0, stop=1)]
 
 
 def test_what_an_earlier_application_had_is_not_published():
@@ -95,10 +151,10 @@ def test_what_an_earlier_application_had_is_not_published():
 
 def test_the_end_of_an_epoch_covers_rows_that_were_left_unused():
     book = Deliveries(keep=True)
-    book.opened(0, "f/0", 0)
+    book.opened(0, "f/0", 1, 0)
     book.published(0, 10)
     book.end_epoch()
-    book.opened(1, "g/0", 0)
+    book.opened(1, "g/0", 1, 0)
     book.published(1, 10)
     book.commit(1, True, {0: 4, 1: 3})
     assert (book.epoch, book.lost()) == (1, {"g/0": [(3, 10)]})
@@ -107,22 +163,22 @@ def test_the_end_of_an_epoch_covers_rows_that_were_left_unused():
 
 def test_a_lane_that_was_interrupted_has_several_spans():
     book = Deliveries(keep=True)
-    book.opened(0, "f/0", 0)
+    book.opened(0, "f/0", 1, 0)
     book.published(0, 10)
-    book.opened(0, "f/0", 50)
+    book.opened(0, "f/0", 2, 50)
     book.published(0, 10)
     book.commit(0, False, {0: 8})
     assert book.lost() == {"f/0": [(8, 10), (50, 60)]}
     book.commit(0, False, {0: 7})
     assert book.lost() == {"f/0": [(55, 60)]}
-    assert book.frontier() == {"f/0": 60}
+    assert book.frontier() == {"f/0": (2, 60)}
 
 
 def test_without_restarts_long_ended_epochs_are_forgotten():
     for keep in (True, False):
         book = Deliveries(keep=keep)
         for epoch in range(5):
-            book.opened(epoch, f"f/{epoch}", 0)
+            book.opened(epoch, f"f/{epoch}", 1, 0)
             book.published(epoch, 1)
             book.end_epoch()
         assert len(book.lost()) == (5 if keep else 2)
@@ -197,6 +253,21 @@ class Lives(RuleBasedStateMachine):
             if self.to_node:
                 self._deliver(self.to_node[0].node)
 
+    @rule(key=st.sampled_from(KEYS), node=st.sampled_from(NODES), reader=st.booleans())
+    def answer_is_late(self, key, node, reader):
+        """The ledger has made its mind up, and before the node hears of it the task dies, or the reader."""
+        self.network_is_quick()
+        self.launch(key, node)
+        attempt = self.clock
+        while (self.to_ledger or self.to_node) and not any(isinstance(message, Grant) for message in self.to_node):
+            if self.to_node:
+                self._deliver(self.to_node[0].node)
+            else:
+                self._hear(self.to_ledger[0][1])
+        self.asked.pop((key, attempt), None)
+        if reader:
+            self.reader_dies(node)
+
     @rule(key=st.sampled_from(KEYS), node=st.sampled_from(NODES), n=st.integers(1, 4))
     def partition_moves(self, key, node, n):
         self.network_is_quick()
@@ -212,7 +283,7 @@ class Lives(RuleBasedStateMachine):
         if isinstance(message, AskFence):
             if stream is not None and stream[0] < message.attempt:
                 stream[4] = False
-            self.to_ledger.append(("fenced", node, message.key, message.attempt, stream[2] if stream else 0))
+            self.to_ledger.append(("fenced", node, message.key, message.attempt, (stream[0], stream[2]) if stream else NOWHERE))
         elif self.asked.pop((message.key, message.attempt), None) is not None:
             # As in channel/streams.py: an unfinished lane goes on.
             if stream is not None and message.skip and stream[2] < stream[3]:
@@ -221,7 +292,7 @@ class Lives(RuleBasedStateMachine):
                 self.lanes += 1
                 lane = self.lanes
             self.streams[node, message.key] = [message.attempt, lane, message.skip, min(message.stop, ROWS), True]
-            self.books[node].opened(lane, message.key, message.skip)
+            self.books[node].opened(lane, message.key, message.attempt, message.skip)
             self._check_done(node, message.key)
 
     def _check_done(self, node, key):
@@ -248,6 +319,22 @@ class Lives(RuleBasedStateMachine):
     def task_dies(self, node, key):
         if (node, key) in self.streams:
             self.streams[node, key][4] = False
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def asker_dies(self, data):
+        """The answer comes to nobody."""
+        del self.asked[data.draw(st.sampled_from(sorted(self.asked)))]
+
+    @rule(node=st.sampled_from(NODES), broken=st.booleans())
+    def reconnect(self, node, broken):
+        """Agents ask again what was not answered, and tell again what their last life has left; fences come again. What was on
+        its way is lost, or comes as well."""
+        if broken:
+            self.to_node = [message for message in self.to_node if message.node != node]
+            self.to_ledger = [message for message in self.to_ledger if message[1] != node or message[0] == "lost"]
+        self.to_node.extend(self.ledger.fences_at(node))
+        self.to_ledger.extend(("open", node, key, attempt) for (key, attempt), where in self.asked.items() if where == node)
 
     @rule(node=st.sampled_from(NODES), n=st.integers(1, 6), data=st.data())
     def hand_out(self, node, n, data):

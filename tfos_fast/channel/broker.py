@@ -26,6 +26,7 @@ from tfos_fast.channel.feed import Feed, Loss, OnOpen
 from tfos_fast.channel.processes import make_runtime_directory, open_pidfd, started
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
+from tfos_fast.channel.spans import Reached
 from tfos_fast.channel.table import TableError
 
 log = logging.getLogger(__name__)
@@ -167,8 +168,8 @@ class Broker:
         self.feed.terminate()
         self.flush()
 
-    def fence(self, key: str, attempt: int) -> tuple[int, Proof]:
-        """Shut out older attempts at a partition; returns its row watermark here, and the proof of these rows."""
+    def fence(self, key: str, attempt: int) -> tuple[Reached, Proof]:
+        """Shut out older attempts at a partition: see ``Feed.fence``."""
         answer = self.feed.fence(key, attempt)
         self.flush()
         return answer

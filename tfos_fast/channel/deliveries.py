@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tfos_fast.channel.spans import Span, count, join, split
+from tfos_fast.channel.spans import Reached, Span, count, join, split
 
 _LOOK_BACK = 1  # ended epochs whose rows a position still tells: nodes may be so far apart
 
@@ -20,6 +20,7 @@ class _Lane:
     epoch: int
     spans: list[Span] = field(default_factory=list)
     committed: int = 0  # of its rows, the first ones
+    attempt: int = -1  # that was opened last
 
     @property
     def rows(self) -> int:
@@ -46,9 +47,10 @@ class Deliveries:
         self._now = 0  # ends of an epoch that were put behind the rows so far
         self._lanes: dict[int, _Lane] = {}
 
-    def opened(self, lane: int, key: str, skip: int) -> None:
-        """What is published in the lane from here on are the rows of the partition from number ``skip`` on."""
+    def opened(self, lane: int, key: str, attempt: int, skip: int) -> None:
+        """What is published in the lane from here on are the attempt's rows of the partition, from number ``skip`` on."""
         entry = self._lanes.setdefault(lane, _Lane(key, self._now))
+        entry.attempt = attempt
         entry.spans.append((skip, skip))
 
     def published(self, lane: int, rows: int) -> None:
@@ -86,9 +88,9 @@ class Deliveries:
                 if lane.epoch < epoch:
                     lane.committed = lane.rows
 
-    def frontier(self) -> dict[str, int]:
-        """Partition -> the row behind those that were published last, of those of the epoch that is under way."""
-        return {lane.key: lane.spans[-1][1] for lane in self._lanes.values() if lane.epoch == self._now}
+    def frontier(self) -> dict[str, Reached]:
+        """Partition -> how far the attempt has come that was opened last, of those of the epoch that is under way."""
+        return {lane.key: (lane.attempt, lane.spans[-1][1]) for lane in self._lanes.values() if lane.epoch == self._now}
 
     def lost(self) -> dict[str, list[Span]]:
         """Partition -> its rows that were published here and that no commit covers, if there are any."""

@@ -22,7 +22,7 @@ from tfos_fast.channel.grants import Grants
 from tfos_fast.channel.nodesteps import NodeSteps
 from tfos_fast.channel.proof import Proof, mark
 from tfos_fast.channel.schema import Schema
-from tfos_fast.channel.spans import OPEN, Span
+from tfos_fast.channel.spans import NOWHERE, OPEN, Reached, Span
 from tfos_fast.channel.streams import Stream, Streams
 from tfos_fast.channel.table import INPUT, OUTPUT, SlotTable, State, TableError
 from tfos_fast.errors import TfosError
@@ -53,13 +53,13 @@ class Loss:
     epoch : int
         Number of the epoch in which the last commit was.
     frontier : dict
-        Partition -> the row that would have come next, of those that were not published to their end.
+        Partition -> the attempt that was opened last, and the row that would have come next, of those of the epoch under way.
     rows : dict
         Partition -> rows that were published, and that no commit covers.
     """
 
     epoch: int
-    frontier: dict[str, int]
+    frontier: dict[str, Reached]
     rows: dict[str, list[Span]]
 
 
@@ -228,7 +228,7 @@ class Feed:
             self._told = True
             state.stream = self._streams.open(message.key, message.attempt, peer, exchange=message.exchange, skip=skip, proof=proof)
             if not message.exchange:
-                self.deliveries.opened(state.stream.lane, message.key, skip)
+                self.deliveries.opened(state.stream.lane, message.key, message.attempt, skip)
             self._send(peer, m.Opened(state.stream.number, skip, self.form, proof, stop))
             state.flushed = False
             if self._starving:
@@ -249,14 +249,14 @@ class Feed:
         else:
             reply(0)
 
-    def fence(self, key: str, attempt: int) -> tuple[int, Proof]:
-        """Shut out attempts older than this one and return the partition's row watermark (rows published here), and their proof."""
+    def fence(self, key: str, attempt: int) -> tuple[Reached, Proof]:
+        """Shut out attempts older than this one, and say how far the last one has come that was opened here; and its proof."""
         stream = self._streams.latest(key)
         if stream is None:
-            return 0, Proof()
+            return NOWHERE, Proof()
         if stream.attempt < attempt:
             self._shut(stream, attempt)
-        return stream.published, stream.proof
+        return (stream.attempt, stream.published), stream.proof
 
     def _shut(self, stream: Stream, attempt: int) -> None:
         if stream.fenced:

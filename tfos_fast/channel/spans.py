@@ -6,6 +6,12 @@ from collections.abc import Iterable
 
 Span = tuple[int, int]
 
+#: An attempt at a partition, by its number, and the row that comes next of those that it publishes.
+Reached = tuple[int, int]
+
+#: No attempt was opened.
+NOWHERE: Reached = (-1, 0)
+
 #: The end of a span that goes on to the partition's end, which nobody knows before it was computed.
 OPEN = 1 << 62
 

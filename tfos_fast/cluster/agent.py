@@ -118,8 +118,8 @@ class Agent:
     def _on_message(self, message: m.ToAgent) -> None:
         match message:
             case m.Fence():
-                watermark, proof = self.named.broker(feed_of(message.key)).fence(message.key, message.attempt)
-                self.link.send(m.Fenced(message.key, message.attempt, watermark, proof))
+                reached, proof = self.named.broker(feed_of(message.key)).fence(message.key, message.attempt)
+                self.link.send(m.Fenced(message.key, message.attempt, reached, proof))
             case m.Settle():
                 self.broker.feed.steps.settle(message.epoch, message.turn)
             case m.StepsAgreed():

@@ -496,7 +496,7 @@ class Coordinator:
                 self._opening[message.key, message.attempt] = (peer, message.request)
                 self._act(self.ledger.open(name, message.key, message.attempt))
             case m.Fenced():
-                self._act(self.ledger.fenced(name, message.key, message.attempt, message.watermark, message.proof))
+                self._act(self.ledger.fenced(name, message.key, message.attempt, message.reached, message.proof))
             case m.PartitionDone():
                 self._act(self.ledger.done(name, message.key, message.attempt, message.rows, message.proof))
                 self.steps.done(message.key)

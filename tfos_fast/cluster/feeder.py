@@ -51,6 +51,8 @@ def _write_rows(writer: Writer, rows: Iterator[Any], skip: int, stop: int) -> No
 
 def _write_batches(writer: Writer, batches: Iterator[pa.RecordBatch], most: int) -> None:
     """Write so many rows at most."""
+    if most <= 0:
+        return
     for batch in batches:
         writer.write_batch(batch.slice(0, most) if batch.num_rows > most else batch)
         most -= batch.num_rows

@@ -2,8 +2,8 @@
 
 A *partition* is named by a key, ``<job>/<partition number>``, where a job is one epoch of one feed. An *attempt* is Spark's task
 attempt id, which grows from each launch to the next. One attempt at a time may publish rows of a partition, at one node. When a
-newer one comes, the node of the older one is asked to shut it out (*fence*) and to say how many rows it had published; only then
-may the newer one begin, behind those rows::
+newer one comes, the node of the older one is asked to shut it out (*fence*) and to say how far it has come; only then may the newer
+one begin, behind those rows::
 
     (new) --open--> ACTIVE --open by a newer attempt--> FENCING --fenced--> ACTIVE (behind the watermark)
                       |                                    |
@@ -14,6 +14,10 @@ published once more. So a partition has a list of spans that are yet to be publi
 attempt gets the first of them, and skips what lies before. While spans are left and no attempt has one, the partition is IDLE::
 
     ACTIVE, FENCING, DONE --lost--> IDLE --open--> ACTIVE --done with its span--> IDLE, or DONE when it was the last one
+
+An answer to an attempt can be too late: its task is dead, or its node's trainer. What its node then tells is of an older attempt,
+which had other rows. So a node names the attempt that published the rows it tells of, and they count for that one alone: an attempt
+that its node does not name has published nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from tfos_fast.channel.proof import Proof
-from tfos_fast.channel.spans import OPEN, Span, join, without
+from tfos_fast.channel.spans import OPEN, Reached, Span, join, without
 
 
 class State(Enum):
@@ -91,14 +95,15 @@ class Ledger:
 
     entries: dict[str, _Entry] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)  # prefixes of keys whose job is over
+    reopened: set[str] = field(default_factory=set)  # prefixes whose job was over, and that have entries for rows lost since
     _fencing: set[str] = field(default_factory=set)  # keys in this state: few, where the entries may be millions
     _lost: dict[str, set[str]] = field(default_factory=dict)  # prefix -> keys of which rows were lost, and not all published since
 
     def open(self, node: str, key: str, attempt: int) -> list[Action]:
         """An attempt asks to publish a partition at a node."""
-        if key.rpartition("/")[0] in self.closed:
+        entry, prefix = self.entries.get(key), key.rpartition("/")[0]
+        if prefix in self.closed or (entry is None and prefix in self.reopened):
             return [Refuse(node, key, attempt, f"attempt {attempt} at partition {key} comes after the end of its job")]
-        entry = self.entries.get(key)
         if entry is None and len(self.entries) >= MOST_PARTITIONS:
             return [Refuse(node, key, attempt, f"partition {key} is one too many: a feed may have {MOST_PARTITIONS}; coalesce it")]
         if entry is None:
@@ -124,15 +129,22 @@ class Ledger:
         actions.append(AskFence(entry.node, key, attempt))
         return actions
 
-    def fenced(self, node: str, key: str, attempt: int, watermark: int, proof: Proof = Proof()) -> list[Action]:  # noqa: B008
-        """A node answers the fence for ``attempt``: rows published there, counted from the partition's beginning."""
+    def fenced(self, node: str, key: str, attempt: int, reached: Reached, proof: Proof = Proof()) -> list[Action]:  # noqa: B008
+        """A node answers the fence for ``attempt``: how far the last attempt has come that was opened there."""
         entry = self.entries.get(key)
         if entry is None or entry.state is not State.FENCING or entry.waiting is None:
             return []
         if entry.node != node or entry.waiting[1] != attempt:
             # The answer to an older fence: since then that node may have published more. The newest fence has been asked, too.
             return []
-        self._stop(entry, watermark, proof)
+        own = self._own(entry)
+        left = self._stop(entry, reached, proof)
+        if own and left:
+            # It may have the answer to its first question, and publish: it is given the same rows, whatever was lost elsewhere.
+            entry.todo, lost = [left], without(entry.todo, [left])
+            actions = self._next(key, entry)
+            entry.todo = lost
+            return actions
         return self._next(key, entry)
 
     def done(self, node: str, key: str, attempt: int, rows: int, proof: Proof = Proof()) -> list[Action]:  # noqa: B008
@@ -143,18 +155,20 @@ class Ledger:
         if entry.active[1] == OPEN:
             entry.rows, entry.proof = rows, proof if entry.proven else Proof()
         entry.active = None
+        if self._own(entry):
+            entry.waiting = None  # it has the answer to its first question
         if entry.todo:
             self._lost.setdefault(key.rpartition("/")[0], set()).add(key)  # the attempt knows of no other span
         return self._next(key, entry)
 
-    def lost(self, node: str, published: dict[str, int], spans: dict[str, list[Span]]) -> list[Action]:
+    def lost(self, node: str, published: dict[str, Reached], spans: dict[str, list[Span]]) -> list[Action]:
         """The node's trainer is gone, and nobody publishes at that node any more.
 
         Parameters
         ----------
         node : str
         published : dict
-            Key -> the row that would have come next there, of every partition that was not published to its end.
+            Key -> how far the last attempt had come that was opened there, of every partition that was not published to its end.
         spans : dict
             Key -> rows that were published there and are to come once more.
         """
@@ -166,7 +180,9 @@ class Ledger:
                 if not spans.get(key):
                     continue
                 # Its job is over, so that all else was delivered.
-                self.closed.discard(prefix)
+                if prefix in self.closed:
+                    self.closed.discard(prefix)
+                    self.reopened.add(prefix)
                 entry = self.entries[key] = _Entry("", -1, rows=max(end for _, end in spans[key]), state=State.DONE)
             stopped = entry.node == node and entry.active is not None and key in published
             if stopped:
@@ -205,6 +221,7 @@ class Ledger:
     def close(self, prefix: str) -> None:
         """The job that fed the partitions ``<prefix>/...`` is over: refuse stragglers, and forget its entries."""
         self.closed.add(prefix)
+        self.reopened.discard(prefix)
         keys = [key for key in self.entries if key.rpartition("/")[0] == prefix]
         for key in keys:
             del self.entries[key]
@@ -217,19 +234,29 @@ class Ledger:
         if entry.todo:
             skip, stop = entry.active = entry.todo.pop(0)
             entry.state = State.ACTIVE
-        else:
-            stop = OPEN
+        elif key.rpartition("/")[0] not in self.reopened:
+            stop = OPEN  # of a job that was over, it is not known where the partition ends
         return Grant(entry.node, key, entry.attempt, skip, entry.proof, stop)
 
-    def _stop(self, entry: _Entry, watermark: int, proof: Proof) -> None:
-        """The active attempt has published rows up to the watermark, and no more."""
+    @staticmethod
+    def _own(entry: _Entry) -> bool:
+        """Whether who waits is the active attempt itself, which has asked again when its node had connected anew."""
+        return entry.waiting == (entry.node, entry.attempt)
+
+    def _stop(self, entry: _Entry, reached: Reached, proof: Proof) -> Span | None:
+        """The active attempt publishes no more, and its node says how far the last one has come that was opened there.
+
+        Returns what it has left of its span.
+        """
         if entry.active is None:
-            return
+            return None
         begin, end = entry.active
-        if watermark > begin:
-            begin, entry.proof = watermark, proof if entry.proven else Proof()
+        opened, row = reached
+        if opened == entry.attempt and row > begin:  # otherwise its own answer came too late, and it has published nothing
+            begin, entry.proof = row, proof if entry.proven else Proof()
         entry.active = None
         entry.todo = join([(begin, end)], entry.todo)
+        return begin, end
 
     def _next(self, key: str, entry: _Entry) -> list[Action]:
         """Nobody publishes the partition: who waits for it gets what is left of it."""

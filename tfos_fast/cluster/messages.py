@@ -108,7 +108,7 @@ class Counters(msgspec.Struct, frozen=True, array_like=True):
 
 
 MOST_AT_ONCE = 1000  # partitions in a message
-Rows = Annotated[dict[Key, Count], msgspec.Meta(max_length=MOST_AT_ONCE)]
+Reached = tuple[Annotated[int, msgspec.Meta(ge=-1, le=2**62)], Count]  # an attempt (-1: none), and the row that comes next
 Spans = Annotated[list[tuple[Count, Count]], msgspec.Meta(max_length=1000)]
 
 
@@ -142,7 +142,7 @@ class Lost(Message, frozen=True):
     """Partitions that a life leaves, some at a time; `Halted` is the last word of them."""
 
     life: Count
-    frontier: Rows  # key -> the row that would have come next
+    frontier: Annotated[dict[Key, Reached], msgspec.Meta(max_length=MOST_AT_ONCE)]  # of the attempts opened last
     rows: Annotated[dict[Key, Spans], msgspec.Meta(max_length=MOST_AT_ONCE)]  # key -> rows that are to come again
 
 
@@ -199,11 +199,11 @@ class OpenPartition(Message, frozen=True):
 
 
 class Fenced(Message, frozen=True):
-    """Answer to `Fence`: rows of the partition that were published at this node."""
+    """Answer to `Fence`: how far the last attempt has come that was opened at this node."""
 
     key: Key
-    attempt: Count
-    watermark: Count
+    attempt: Count  # as in the question
+    reached: Reached
     proof: Proof = Proof()
 
 
