@@ -138,6 +138,18 @@ def test_an_attempt_that_asks_again_goes_on_with_its_rows():
     assert ledger.open("worker:1", "f/3", 3) == [Grant("worker:1", "f/3", 3, 0, stop=1)]
 
 
+def test_an_attempt_that_asks_again_gets_no_rows_that_were_lost_meanwhile():
+    ledger = Ledger()
+    ledger.open("worker:0", "f/3", 1)
+    ledger.done("worker:0", "f/3", 1, 12)
+    assert ledger.open("worker:1", "f/3", 2) == [Grant("worker:1", "f/3", 2, 12)]
+    ledger.lost("worker:0", {"f/3": (1, 12)}, {"f/3": [(0, 12)]})
+    assert ledger.open("worker:1", "f/3", 2) == [Grant("worker:1", "f/3", 2, 12, stop=12)]
+    assert ledger.done("worker:1", "f/3", 2, 12) == []  # of the first answer
+    assert ledger.unfinished("f") == {3}
+    assert ledger.open("worker:1", "f/3", 3) == [Grant("worker:1", "f/3", 3, 0, stop=12)]
+
+
 def test_what_an_earlier_application_had_is_not_published():
     ledger = Ledger()
     ledger.cover("f", {3: [(0, 10), (20, 30)]})

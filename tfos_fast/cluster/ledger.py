@@ -112,6 +112,10 @@ class Ledger:
         newest = entry.waiting[1] if entry.waiting else entry.attempt
         if attempt < newest:
             return [Refuse(node, key, attempt, f"attempt {attempt} at partition {key} was replaced by attempt {newest}")]
+        if entry.state is State.IDLE and (entry.node, entry.attempt) == (node, attempt):
+            # It asks again, its node having connected anew. It was answered before, and may have done with that, or its reader is
+            # dead: what is left is for a further job.
+            return [Grant(node, key, attempt, entry.rows, entry.proof, entry.rows)]
         if entry.state in (State.DONE, State.IDLE):
             # Of a DONE one the whole partition is skipped. The attempt becomes the owner, so that a still newer one asks the same
             # way.
