@@ -20,6 +20,7 @@ from tests.spark.mains import noted
 from tests.unit import attack
 from tfos_fast.channel import Channel
 from tfos_fast.channel.address import Address
+from tfos_fast.channel.processes import runtime_base
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
@@ -31,10 +32,9 @@ from tfos_fast.errors import ChannelClosed, ChannelError, ClusterError, Fenced, 
 WAIT = 30.0
 
 
-def reserve_agent(coordinator, index, executor):
-    """What a new agent answers."""
+def agent_config(coordinator, index, executor):
     keys = coordinator.keys
-    config = m.AgentConfig(
+    return m.AgentConfig(
         name=f"worker:{index}",
         index=index,
         token=secrets.token_hex(4),
@@ -48,7 +48,11 @@ def reserve_agent(coordinator, index, executor):
         executor=executor,
         log_level="WARNING",
     )
-    return msgspec.json.decode(spawn_agent(config), type=m.Ready)
+
+
+def reserve_agent(coordinator, index, executor):
+    """What a new agent answers."""
+    return msgspec.json.decode(spawn_agent(agent_config(coordinator, index, executor)), type=m.Ready)
 
 
 class Nodes:
@@ -226,6 +230,29 @@ def test_an_agent_whose_executor_is_gone_leaves_nothing():
         coordinator.close()
     assert ready.node is None
     assert f"process {process.pid}, which worker:0 belongs to, is gone" in ready.text
+
+
+def test_an_agent_that_cannot_answer_leaves_nothing():
+    """The worker's end of the pipe is closed, as when it was killed."""
+    coordinator = Coordinator("127.0.0.1", "127.0.0.1")
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tfos_fast.cluster.agent"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        process.stdout.close()
+        process.stdin.write(msgspec.json.encode(agent_config(coordinator, 0, this_process())))
+        process.stdin.close()
+        process.wait(WAIT)
+        deadline = time.monotonic() + WAIT
+        while left := list(runtime_base().iterdir()):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.01)
+    finally:
+        coordinator.close()
 
 
 def test_words_that_are_no_text_are_told_all_the_same():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from tfos_fast.channel.processes import die_with, reap
+from tfos_fast.channel.processes import die_with, reap, remove_own_directories
 
 
 def detach() -> Callable[[msgspec.Struct], None]:
@@ -32,8 +32,12 @@ def detach() -> Callable[[msgspec.Struct], None]:
     die_with(os.getppid())
 
     def answer(ready: msgspec.Struct) -> None:
-        with open(out, "wb") as file:
-            file.write(msgspec.json.encode(ready))
+        try:
+            with open(out, "wb") as file:
+                file.write(msgspec.json.encode(ready))
+        except BrokenPipeError:  # the worker has died, and nobody knows of us
+            remove_own_directories()
+            os._exit(1)
         die_with(None)
         os.close(done)
 
