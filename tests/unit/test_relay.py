@@ -14,7 +14,8 @@ from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.relay import Relay
 from tfos_fast.cluster.relayed import RelayedEntrance
-from tfos_fast.errors import CoordinatorUnreachable
+from tfos_fast.cluster.rendezvous import rendezvous
+from tfos_fast.errors import CoordinatorUnreachable, RoleError
 
 
 class Here:
@@ -117,3 +118,10 @@ def test_the_end_of_its_executor_is_its_end(here):
         driver.answer()
     assert "connection to the relay" in driver.lost
     driver.close()
+
+
+@pytest.mark.parametrize("told", [True, None])
+def test_a_ps_on_the_driver_has_no_use_for_one(told, monkeypatch):
+    monkeypatch.setenv("TFOS_RELAY", "1")
+    with pytest.raises(RoleError, match="driver_ps_nodes=True"):
+        rendezvous(None, None, None, None, told, 1.0, "WARNING", driver_nodes=True)

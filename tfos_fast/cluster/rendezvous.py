@@ -14,7 +14,7 @@ from tfos_fast.cluster.ports import parse_ports
 from tfos_fast.cluster.relayed import hire
 from tfos_fast.cluster.slots import Slots
 from tfos_fast.cluster.survey import Survey
-from tfos_fast.errors import CoordinatorUnreachable, PortUnavailable
+from tfos_fast.errors import CoordinatorUnreachable, PortUnavailable, RoleError
 
 log = logging.getLogger("tfos_fast.cluster")
 
@@ -51,6 +51,8 @@ def rendezvous(
 
     Raises
     ------
+    RoleError
+        A relay is asked for, and nodes on the driver are, too.
     TfosError
         As ``Survey.check`` has it.
     """
@@ -58,6 +60,11 @@ def rendezvous(
     ports = parse_ports(port if port is not None else os.environ.get("TFOS_SERVER_PORT"), "server_port (TFOS_SERVER_PORT)")
     if relay is None and (told := os.environ.get("TFOS_RELAY", "")):
         relay = told.lower() not in ("0", "false", "no")
+    if relay and driver_nodes:
+        raise RoleError(
+            "driver_ps_nodes=True puts parameter servers on the driver, where the other nodes must reach them, and relay=True "
+            "(TFOS_RELAY) says that they cannot; leave out one of the two"
+        )
     may = relay is None and not engine.rdds and not driver_nodes
     coordinator = _listen(engine, host, ports)
     try:
