@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.rows import same, slot
@@ -243,6 +243,34 @@ def test_nulls_of_every_kind_of_column_follow_their_policy() -> None:
             "r": [[1], [], [2, 3]], "t": [["a"], [], []], "d.x": [1, 9, 3],
         }  # fmt: skip
         assert column_of(slots, "r_mask") == column_of(slots, "t_mask") == [True, False, True, False, True]
+
+
+@given(
+    st.integers(1, 3).flatmap(
+        lambda n: st.tuples(st.lists(st.integers(1, 4), min_size=n, max_size=n), st.permutations(range(n)))
+    ),
+    st.sampled_from(["int16", "float32"]),
+    st.lists(st.booleans(), min_size=1, max_size=8),
+    st.data(),
+)
+@thorough
+def test_tensor_columns_have_their_shape(form: Any, dtype: str, valid: list[bool], data: st.DataObject) -> None:
+    stored, order = form
+    begin = data.draw(st.integers(0, len(valid) - 1))
+    assume(any(valid[begin:]))
+    numbers = np.arange(len(valid) * int(np.prod(stored)), dtype=dtype).reshape(-1, *stored)
+    kind = pa.from_numpy_dtype(numbers.dtype)
+    lists = [row.ravel().tolist() if ok else None for row, ok in zip(numbers, valid, strict=True)]
+    array = pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(kind, stored, permutation=order), pa.array(lists, pa.list_(kind, int(np.prod(stored))))
+    )
+    batch = pa.record_batch([array], names=["a"]).slice(begin)
+    expected = numbers.transpose(0, *(dimension + 1 for dimension in order))[begin:]
+    values = column_of(feed([batch], exact=False, nulls={"*": Nulls(fill=7)}))
+    wanted = [row if ok else np.full_like(row, 7) for row, ok in zip(expected, valid[begin:], strict=True)]
+    assert np.array_equal(values, wanted)
+    got = [row.a for row in rows_of(feed([batch], exact=True))]
+    assert got == [row.tolist() if ok else None for row, ok in zip(expected, valid[begin:], strict=True)]
 
 
 def test_string_and_binary_views() -> None:

@@ -12,6 +12,7 @@ import pytest
 from pyarrow import fs
 
 import tfos_fast
+from tfos_fast.channel.arrow import from_arrow
 from tfos_fast.cluster.columnar import parquet
 from tfos_fast.cluster.frames import check_data
 from tfos_fast.errors import SourceError
@@ -171,3 +172,10 @@ def test_files_are_fed_and_not_inferred(folder):
     check_data(tfos_fast.parquet(folder), "feed")
     with pytest.raises(TypeError, match=r"infer\(\) takes an RDD or a DataFrame of Spark, not files; spark.read.parquet"):
         check_data(tfos_fast.parquet(folder), "infer")
+
+
+def test_tensors_keep_their_shape(tmp_path):
+    values = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+    pq.write_table(pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(values)}), tmp_path / "tensors.parquet")
+    ((batch,),) = read(parquet(tmp_path / "tensors.parquet"))
+    assert from_arrow(batch.schema, batch, exact=False).columns[0].shape == (2, 3)

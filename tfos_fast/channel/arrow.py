@@ -16,6 +16,7 @@ from tfos_fast import _nested
 from tfos_fast._column import dumps
 from tfos_fast._convert import DTYPES, dtype_of, fill_bytes, values_fit
 from tfos_fast._copy import copy
+from tfos_fast.channel.arrow_types import stored
 from tfos_fast.channel.arrow_values import collects_bytearrays, converter
 from tfos_fast.channel.infer import duplicates, nested_column
 from tfos_fast.channel.layout import Layout
@@ -189,7 +190,7 @@ def _plain(array: Any) -> Any:
     """The column without dictionary encoding, extension type, or string views. Copies only those."""
     pa = _arrow()
     if isinstance(array, pa.ExtensionArray):
-        array = array.storage
+        array = stored(array)
     kind = array.type
     if pa.types.is_dictionary(kind):
         return _plain(array.dictionary_decode())

@@ -9,6 +9,8 @@ Spark ML vector       float64 of the vector's size, dense (found by the fields o
 date                  int32, days since 1970-01-01
 timestamp, duration   int64, microseconds (since 1970-01-01 UTC; without a time zone as if it were UTC)
 decimal               float64, rounded
+fixed-shape tensor    its numbers in its shape, the permutation of its dimensions done
+other extensions      what they are stored as
 ====================  ========================================================================================
 """
 
@@ -52,7 +54,7 @@ def _leaves(name: str, array: Any) -> list[tuple[str, Any]]:
     import pyarrow as pa
 
     if isinstance(array, pa.ExtensionArray):
-        array = array.storage
+        array = stored(array)
     kind = array.type
     if pa.types.is_dictionary(kind):
         return _leaves(name, array.dictionary_decode())
@@ -67,6 +69,28 @@ def _leaves(name: str, array: Any) -> list[tuple[str, Any]]:
         lists = [_list_like(whole, values) for values in (whole.keys, whole.items)]
         return [leaf for part, values in zip(("key", "value"), lists, strict=True) for leaf in _leaves(f"{name}.{part}", values)]
     return [(name, _as_numbers(array))]
+
+
+def stored(array: Any) -> Any:
+    """What an extension array is stored as; a fixed-shape tensor as lists of lists, one level for each dimension.
+
+    Memory is not copied, except of tensors whose dimensions are permuted.
+    """
+    import pyarrow as pa
+
+    storage, kind = array.storage, array.type
+    if not isinstance(kind, pa.FixedShapeTensorType) or len(kind.shape) < 2 or 0 in kind.shape:
+        return storage
+    values, shape = storage.values, list(kind.shape)  # not those of a slice, but of the whole
+    order = list(kind.permutation or range(len(shape)))
+    if order != sorted(order):
+        places = np.arange(len(values)).reshape(-1, *shape)
+        values = values.take(pa.array(places.transpose(0, *(dimension + 1 for dimension in order)).ravel()))
+        shape = [shape[dimension] for dimension in order]
+    for length in reversed(shape[1:]):
+        values = pa.FixedSizeListArray.from_arrays(values, length)
+    lists = pa.list_(values.type, shape[0])
+    return pa.Array.from_buffers(lists, len(storage), storage.buffers()[:1], storage.null_count, storage.offset, [values])
 
 
 def _list_like(array: Any, values: Any) -> Any:
