@@ -1,4 +1,7 @@
-"""A second attempt beside a slow one, and one on another executor: every row comes once."""
+"""A second attempt beside a slow one, and one on another executor: every row comes once.
+
+Its Spark is of its own, and there can be one at a time: the name comes before those of the modules that share one.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import dataclass
 
 import pytest
 
@@ -36,29 +40,30 @@ def sc(nothing_left):
             yield context
 
 
+@dataclass(frozen=True)
 class Slow(chaos.Round):
-    """The first attempt at the last partition stops in the middle, until a second one has come."""
+    """The first attempt at the last partition stops in the middle, until a second one has come and made this file."""
+
+    second: str
 
     def __call__(self, partition):
         from pyspark import TaskContext
 
-        second = os.path.join(os.environ["TFOS_RUNTIME_DIR"], "second-attempt")
         attempt = TaskContext.get().attemptNumber()
         if partition == 2 and attempt:
-            open(second, "w").close()
+            open(self.second, "w").close()
         for i in range(self.sizes[partition]):
-            while partition == 2 and not attempt and i == 2000 and not os.path.exists(second):
+            while partition == 2 and not attempt and i == 2000 and not os.path.exists(self.second):
                 time.sleep(0.01)
             yield chaos.row_of(self.turn, partition, i)
 
 
-def test_a_speculative_attempt_goes_on_behind_the_first(sc, out):
-    it = Slow(0, (500, 500, 4000), (None,) * 3)
-    second = os.path.join(os.environ["TFOS_RUNTIME_DIR"], "second-attempt")
+def test_a_speculative_attempt_goes_on_behind_the_first(sc, out, tmp_path):
+    second = tmp_path / "second-attempt"
+    it = Slow(0, (500, 500, 4000), (None,) * 3, str(second))
     with tfos_fast.run(sc, chaos.compare, {"out": out}, 2, **chaos.SMALL) as cluster:
         assert cluster.feed(sc.parallelize(range(3), 3).flatMap(it)).rows == 5000
-    assert os.path.exists(second)
-    os.unlink(second)
+    assert second.exists()
     assert chaos.check([it], noted(out)) == 5000
 
 
@@ -67,11 +72,12 @@ def test_an_attempt_on_another_executor(sc, out):
     it = chaos.Round(0, (30_000, 30_000), (None, None))
     with tfos_fast.run(sc, chaos.compare, {"out": out}, 1, **chaos.SMALL) as cluster:
         node = cluster.nodes[0].executor.pid
-        others = {pid for pid in sc.parallelize(range(2), 2).map(_executor).collect() if pid != node}
+        both = sc.parallelize(range(2), 2).barrier().mapPartitions(_executor).collect()
+        (other,) = set(both) - {node}
 
         def kill():
             wait_for(lambda: fed(cluster, "worker:0"), "a row")
-            os.kill(others.pop(), signal.SIGKILL)
+            os.kill(other, signal.SIGKILL)
 
         thread = threading.Thread(target=kill)
         thread.start()
@@ -83,5 +89,4 @@ def test_an_attempt_on_another_executor(sc, out):
 def _executor(_):
     from tfos_fast.cluster.launch import executor_pid
 
-    time.sleep(0.5)  # so that the other task goes to the other executor
-    return executor_pid()
+    return [executor_pid()]
