@@ -16,11 +16,12 @@ cdef extern from "<sys/mman.h>" nogil:
     void* mmap(void* addr, size_t length, int prot, int flags, int fd, long offset)
     int munmap(void* addr, size_t length)
     int madvise(void* addr, size_t length, int advice)
-    int PROT_READ, PROT_WRITE, MAP_SHARED
+    int PROT_NONE, PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED
     void* MAP_FAILED
 
 cdef enum:
-    MADV_POPULATE_WRITE = 23  # <linux/mman.h>; younger than many C libraries
+    MADV_POPULATE_WRITE = 23  # <linux/mman.h>; these two are younger than many C libraries
+    MADV_COLLAPSE = 25
 
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int initval, int flags)
@@ -30,6 +31,8 @@ cdef extern from "<sys/eventfd.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
+    long sysconf(int name)
+    int _SC_PAGESIZE
 
 cdef extern from *:
     """
@@ -43,9 +46,17 @@ cdef extern from *:
     uint64_t tfos_take(uint64_t* word) nogil
 
 
+cdef enum:
+    _HUGE = 2 << 20
+
+HUGE_PAGE = _HUGE  # bytes, on x86-64 and on ARM with pages of 4 KiB
+
+
 @cython.no_gc
 cdef class Mapping:
     """One ``mmap`` of a segment, shared and writable. Unmapped when the last lease or buffer on it is gone.
+
+    It begins at a multiple of `HUGE_PAGE`: what lies in huge pages can then be mapped by them.
 
     Parameters
     ----------
@@ -58,13 +69,25 @@ cdef class Mapping:
     cdef readonly size_t size
 
     def __cinit__(self, int fd, size_t size):
-        cdef void* where
+        cdef char* room
+        cdef char* base
+        cdef size_t page = sysconf(_SC_PAGESIZE), more = size + _HUGE, skipped, whole = (size + page - 1) // page * page
         self.base = NULL
         with nogil:
-            where = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
-        if where == MAP_FAILED:
+            room = <char*> mmap(NULL, more, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if <void*> room == MAP_FAILED:
             raise OSError(errno, strerror(errno).decode(), f"mmap of {size} bytes")
-        self.base = <char*> where
+        skipped = (_HUGE - <uintptr_t> room % _HUGE) % _HUGE
+        base = room + skipped
+        if mmap(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED:
+            error = OSError(errno, strerror(errno).decode(), f"mmap of {size} bytes")
+            munmap(room, more)
+            raise error
+        if skipped:
+            munmap(room, skipped)
+        if more - skipped > whole:
+            munmap(base + whole, more - skipped - whole)
+        self.base = base
         self.size = size
 
     def __dealloc__(self):
@@ -81,10 +104,29 @@ cdef class Mapping:
 
         Both numbers are multiples of the page size. Kernels before 5.14 do not know the call; the faults then come one by one.
         """
-        if offset > self.size or length > self.size - offset:
-            raise ValueError(f"bytes {offset} to {offset + length} are outside a segment of {self.size} bytes")
+        self._check(offset, length)
         with nogil:
             madvise(self.base + offset, length, MADV_POPULATE_WRITE)
+
+    def collapse(self, size_t offset, size_t length):
+        """Put these bytes into huge pages, for this process and all that map the segment from their place on. Their values stay.
+
+        Both numbers are multiples of `HUGE_PAGE`.
+
+        Returns
+        -------
+        bool
+            False: the kernel has no such page to spare, or is older than 6.1 and does not know the call.
+        """
+        cdef int failed
+        self._check(offset, length)
+        with nogil:
+            failed = madvise(self.base + offset, length, MADV_COLLAPSE)
+        return not failed
+
+    cdef _check(self, size_t offset, size_t length):
+        if offset > self.size or length > self.size - offset:
+            raise ValueError(f"bytes {offset} to {offset + length} are outside a segment of {self.size} bytes")
 
     def window(self, size_t offset, size_t length):
         """A writable window without a lease, for the slot's owner. Memory is not copied."""

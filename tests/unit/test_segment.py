@@ -6,12 +6,13 @@ import fcntl
 import gc
 import mmap
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tfos_fast._segment import Lease, Mapping, ReleaseSet, Window
+from tfos_fast._segment import HUGE_PAGE, Lease, Mapping, ReleaseSet, Window
 from tfos_fast.channel import memory as memories
 from tfos_fast.channel import segment as segments
 from tfos_fast.channel.memory import available_bytes
@@ -162,6 +163,42 @@ def test_memory_stays_mapped_until_the_last_array_is_gone():
     assert where in Path("/proc/self/maps").read_text()
     del array
     assert where not in Path("/proc/self/maps").read_text()
+
+
+def test_large_segments_lie_in_huge_pages():
+    segment = Segment.create("32m")
+    fresh = Segment.open(os.getpid(), segment.fd, segment.id)  # as other processes map it
+    assert fresh.mapping.address % HUGE_PAGE == 0
+    assert huge(fresh) == 0
+    assert not np.frombuffer(fresh.window(1), np.uint8).any()
+    found = huge(fresh)
+    segment.close()
+    if not found:
+        pytest.skip("the kernel has no huge pages to spare, or is older than 6.1")
+    assert found == 4 << 10  # a slot of 2 MiB behind the header lies in two of them
+
+
+def test_huge_pages_can_be_switched_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TFOS_HUGE_PAGES", "0")
+    segment = Segment.create("32m")
+    assert not np.frombuffer(segment.window(1), np.uint8).any()
+    assert huge(segment) == 0
+    segment.close()
+
+
+def huge(segment: Segment) -> int:
+    """KiB of the segment that are mapped by huge pages here."""
+    found = Path("/proc/self/smaps").read_text().partition(f"{segment.mapping.address:x}-")[2]
+    return int(re.search(r"ShmemPmdMapped:\s+(\d+)", found).group(1))
+
+
+def test_a_segment_is_reserved_whole_without_huge_pages(monkeypatch: pytest.MonkeyPatch):
+    """The kernel takes too long to find some."""
+    monkeypatch.setattr(segments, "_HUGE_PAGES_S", -60.0)
+    segment = Segment.create("32m")
+    assert os.stat(segment.fd).st_blocks * 512 == segment.size
+    assert not np.frombuffer(segment.window(3), np.uint8).any()
+    segment.close()
 
 
 def test_a_lease_ends_with_its_last_user_and_rings_once(segment: Segment):
