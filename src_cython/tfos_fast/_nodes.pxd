@@ -41,6 +41,7 @@ cdef struct Chunk:
 
 cdef enum:
     MAX_ARRAY_DIMS = 16
+    MAX_COUNT = 0x7FFFFFFF                  # of bytes or values in one node
 
 cdef enum Opcode:
     PROTO = 0x80

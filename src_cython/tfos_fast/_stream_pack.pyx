@@ -1,44 +1,29 @@
 """Rows of a parsed pickle stream into a slot, without Python objects.
 
-Each value is written exactly as ``_column.pyx`` would write the object. Whatever that cannot be said of here (a value that numpy has
-to look at, an object column, another structure) is left to the packer, which gets the row unpickled: the result is the same, only
+A row's values are found and given to ``_stream_values.pyx``; of a row that follows the pattern they lie at known places. A row of
+another structure, or with a value that is not plain, is left to the packer, which gets it unpickled: the result is the same, only
 later.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.tuple cimport PyTuple_GET_ITEM
-from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from tfos_fast._column cimport (
-    ANY, ARRAY as ARRAY_COLUMN, BYTEARRAY as BYTEARRAY_COLUMN, BYTES as BYTES_COLUMN, ColumnState, MAX_DIMS, NESTED, NO_ROOM, NUMBER,
-    OK, RAGGED as RAGGED_COLUMN, SCALAR as SCALAR_COLUMN, STRING, Slot, UNFIT, put_bytes, put_null,
+    ANY, ARRAY as ARRAY_COLUMN, ColumnState, MAX_DIMS, NESTED, NO_ROOM, NUMBER, OK, SCALAR as SCALAR_COLUMN, UNFIT,
 )
-from tfos_fast._pack cimport RowPacker, _END, _FULL, _MISFIT, _TICK, _now
-from tfos_fast._floats cimport to_float32, to_float64
 from tfos_fast._nodes cimport (
-    ALIKE, ARRAY, Array, BYTEARRAY, BYTES, Chunk, DICT, FALSE, FLOATS, INT, JVM_ROW, LIST, NEWTRUE, NOTHING, Node, ROW, SCALAR,
-    TEXT, TRUE, TUPLE, children_of, chunk_of,
+    ALIKE, Chunk, DICT, FALSE, FLOATS, INT, JVM_ROW, LIST, NEWTRUE, Node, ROW, SCALAR, TEXT, TRUE, TUPLE, children_of, chunk_of,
 )
+from tfos_fast._pack cimport RowPacker, _END, _FULL, _TICK, _now
 from tfos_fast._pattern cimport DATA, Field, Part, Pattern, RUN, WHOLE_NUMBER, size_of_int, value_of_int
 from tfos_fast._stream cimport StreamBatch
-from tfos_fast._values cimport (
-    BOOL, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, PyList_Type, PyTuple_Type, TAKES_BOOL, TAKES_FLOAT, TAKES_INT, UINT8, UINT16,
-    UINT32, UINT64, cast_any,
-)
+from tfos_fast._stream_numbers cimport cast_bytes, put_floats, put_numbers
+from tfos_fast._stream_values cimport put_value
+from tfos_fast._values cimport FLOAT32, PyList_Type, PyTuple_Type, TAKES_FLOAT
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
-
-cdef enum Structure:
-    BARE
-    AS_TUPLE
-    AS_LIST
-    AS_DICT
-    AS_ROW
-    POSITIONAL      # column mode: tuples and lists
-    NAMED           # column mode: rows and dicts
 
 cdef enum:
     MAX_INT = 10  # bytes of an int with its opcode
@@ -146,7 +131,7 @@ cdef int put_row(RowPacker packer, StreamBatch batch, Names* names) except -1:
     if node.kind == ALIKE:
         return put_alike(packer, batch, <const uint8_t*>batch.machine.bytes + node.at)
     if packer._bare:
-        return put_value(&packer.columns[0], batch, node, batch.within, &packer._slot, packer.rows)
+        return put_value(&packer.columns[0], &batch.machine, node, batch.within, &packer._slot, packer.rows)
     values = open_row(packer, batch, node, names)
     if values is NULL:
         return UNFIT
@@ -154,7 +139,7 @@ cdef int put_row(RowPacker packer, StreamBatch batch, Names* names) except -1:
         step = 2
         values += 1
     for i in range(packer.count):
-        outcome = put_value(&packer.columns[i], batch, values, within, &packer._slot, packer.rows)
+        outcome = put_value(&packer.columns[i], &batch.machine, values, within, &packer._slot, packer.rows)
         if outcome != OK:
             return outcome
         within += 1
@@ -327,254 +312,10 @@ cdef int put_alike(RowPacker packer, StreamBatch batch, const uint8_t* at) noexc
             else:
                 number.kind = TRUE if at[0] == NEWTRUE else FALSE
                 at += 1
-            if not put_numbers(column.code, out, field.index, batch, &number, 0, 1, column.takes):
+            if not put_numbers(column.code, out, field.index, batch.machine.bytes, &number, 0, 1, column.takes):
                 return UNFIT
         field += 1
     for i in range(packer.count):
         if packer.columns[i].mask is not NULL:
             packer.columns[i].mask[row] = 1
     return OK
-
-
-# ---- values ------------------------------------------------------------------------------------------------------------------
-
-cdef int put_value(ColumnState* column, StreamBatch batch, Node* node, Py_ssize_t within, Slot* slot, Py_ssize_t row) except -1:
-    cdef int outcome
-    if column.nulls and node.kind == NOTHING:
-        return put_null(column, slot, row)
-    outcome = put_something(column, batch, node, within, slot, row)
-    if column.mask is not NULL:
-        column.mask[row] = 1
-    return outcome
-
-
-cdef int put_something(
-    ColumnState* column, StreamBatch batch, Node* node, Py_ssize_t within, Slot* slot, Py_ssize_t row
-) except -1:
-    cdef char* out = column.region + row * column.row_bytes
-    cdef int kind = column.kind
-    cdef Array* array
-    if column.raw:
-        if (node.kind != BYTES and node.kind != BYTEARRAY) or <Py_ssize_t>node.count != column.row_bytes:
-            return UNFIT
-        memcpy(out, batch.machine.bytes + node.at, column.row_bytes)
-        return OK
-    if kind == ANY or kind == NUMBER or kind == NESTED:
-        if node.kind == ARRAY:
-            return OK if kind == ANY and put_array(column, batch, node, out) else UNFIT
-        if column.dims == 0:
-            if node.kind == SCALAR:
-                return OK if kind == ANY and put_scalar(column, batch, node, out) else UNFIT
-            return OK if put_numbers(column.code, out, 0, batch, node, within, 1, column.takes) else UNFIT
-        return OK if column.dims <= MAX_DIMS and put_nested(column, batch, node, 0, out) else UNFIT
-    if kind == ARRAY_COLUMN:
-        return OK if node.kind == ARRAY and put_array(column, batch, node, out) else UNFIT
-    if kind == SCALAR_COLUMN:
-        return OK if node.kind == SCALAR and put_scalar(column, batch, node, out) else UNFIT
-    if kind == RAGGED_COLUMN:
-        return put_ragged(column, batch, node, slot, <uint32_t*>out)
-    if kind == STRING:
-        if node.kind != TEXT or not is_utf8(batch, node):
-            return UNFIT
-    elif kind == BYTES_COLUMN:
-        if node.kind != BYTES and (column.exact or node.kind != BYTEARRAY):
-            return UNFIT
-    elif kind != BYTEARRAY_COLUMN or node.kind != BYTEARRAY:
-        return UNFIT
-    return put_bytes(<uint32_t*>out, <const char*>batch.machine.bytes + node.at, node.count, slot)
-
-
-cdef bint is_utf8(StreamBatch batch, Node* node) except -1:
-    """Whether it is text that has a UTF-8 form: pickle also writes lone surrogates."""
-    cdef const uint8_t* text = batch.machine.bytes + node.at
-    cdef uint8_t any_high = 0
-    cdef Py_ssize_t i
-    for i in range(node.count):
-        any_high |= text[i]
-    if any_high < 128:
-        return True
-    try:
-        PyUnicode_DecodeUTF8(<const char*>text, node.count, NULL)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-cdef bint put_nested(ColumnState* column, StreamBatch batch, Node* node, int level, char* out) noexcept nogil:
-    """Nested lists and tuples of numbers of the column's shape; 0 when they are anything else."""
-    cdef Chunk* chunk
-    cdef Node* child
-    cdef Py_ssize_t i, at = 0
-    if node.kind != LIST and node.kind != TUPLE:
-        return 0
-    if column.levels[level] is not NULL and column.levels[level] is not (&PyList_Type if node.kind == LIST else &PyTuple_Type):
-        return 0
-    chunk = chunk_of(&batch.machine, node)
-    if chunk.items != column.shape[level]:
-        return 0
-    if level == column.dims - 1:
-        return put_items(column, batch, chunk, out)
-    while True:
-        child = children_of(&batch.machine, chunk)
-        for i in range(chunk.nodes):
-            if child[i].kind == FLOATS or not put_nested(column, batch, &child[i], level + 1, out + at * column.steps[level]):
-                return 0
-            at += 1
-        if chunk.next < 0:
-            return 1
-        chunk = <Chunk*>batch.machine.chunks.data + chunk.next
-
-
-cdef bint put_items(ColumnState* column, StreamBatch batch, Chunk* chunk, char* out) noexcept nogil:
-    """The numbers of one list, one behind the other; 0 when they are anything else."""
-    cdef Node* child
-    cdef Py_ssize_t i, at = 0, count
-    while True:
-        child = children_of(&batch.machine, chunk)
-        for i in range(chunk.nodes):
-            count = child[i].count if child[i].kind == FLOATS else 1
-            if not put_numbers(column.code, out, at, batch, &child[i], 0, count, column.takes):
-                return 0
-            at += count
-        if chunk.next < 0:
-            return 1
-        chunk = <Chunk*>batch.machine.chunks.data + chunk.next
-
-
-cdef int put_ragged(ColumnState* column, StreamBatch batch, Node* node, Slot* slot, uint32_t* entry) noexcept:
-    """A list or array of numbers of one dimension, as ``_column.put_ragged`` writes it; deeper ones are unpickled."""
-    cdef Py_ssize_t top = (slot.top + 7) & ~<Py_ssize_t>7
-    cdef Py_ssize_t count
-    cdef Chunk* chunk = NULL
-    cdef Array* array = NULL
-    if column.inner != 1 or column.dims != 1:
-        return UNFIT
-    if node.kind == LIST or node.kind == TUPLE:
-        chunk = chunk_of(&batch.machine, node)
-        count = chunk.items
-    elif node.kind == ARRAY:
-        array = <Array*>batch.machine.arrays.data + node.at
-        if not array.whole or array.dims != 1 or array.code != column.code:
-            return UNFIT
-        count = array.shape[0]
-    else:
-        return UNFIT
-    if count * column.itemsize > slot.size - top:
-        return NO_ROOM
-    if array is not NULL:
-        memcpy(slot.start + top, batch.machine.bytes + array.data, array.size)
-    elif not put_items(column, batch, chunk, slot.start + top):
-        return UNFIT
-    entry[0] = <uint32_t>top
-    entry[1] = <uint32_t>(count * column.itemsize)
-    slot.top = top + count * column.itemsize
-    return OK
-
-
-cdef bint put_numbers(
-    int code, char* out, Py_ssize_t at, StreamBatch batch, Node* node, Py_ssize_t first, Py_ssize_t count, int takes
-) noexcept nogil:
-    """One number, or so many of a run of floats, as the loops of ``_values.pxd`` write them; 0 when the column does not take it."""
-    if node.kind == FLOATS:
-        return takes & TAKES_FLOAT and put_floats(code, out, at, batch.machine.bytes + node.at + 9 * first, count)
-    if node.kind == INT:
-        return takes & TAKES_INT and code != BOOL and put_int(code, out, at, node.at)
-    if node.kind == TRUE or node.kind == FALSE:
-        if code == BOOL:
-            (<uint8_t*>out)[at] = node.kind == TRUE
-            return 1
-        return takes & TAKES_BOOL and put_int(code, out, at, node.kind == TRUE)
-    return 0
-
-
-cdef bint put_floats(int code, char* out, Py_ssize_t at, const uint8_t* source, Py_ssize_t count) noexcept nogil:
-    """Floats that lie side by side in the stream, the first one's opcode at `source`; 0 when the column is no float32 or float64."""
-    if code == FLOAT32:
-        to_float32(source, <float*>out + at, count)
-    elif code == FLOAT64:
-        to_float64(source, <double*>out + at, count)
-    else:
-        return 0
-    return 1
-
-
-cdef bint put_int(int code, char* out, Py_ssize_t at, int64_t value) noexcept nogil:
-    if code == INT64:
-        (<int64_t*>out)[at] = value
-    elif code == FLOAT32:
-        (<float*>out)[at] = <float>value
-    elif code == FLOAT64:
-        (<double*>out)[at] = <double>value
-    elif code == UINT8:
-        (<uint8_t*>out)[at] = <uint8_t>value
-        return 0 <= value <= 0xFF
-    elif code == INT32:
-        (<int32_t*>out)[at] = <int32_t>value
-        return -0x80000000 <= value <= 0x7FFFFFFF
-    elif code == INT8:
-        (<int8_t*>out)[at] = <int8_t>value
-        return -0x80 <= value <= 0x7F
-    elif code == INT16:
-        (<int16_t*>out)[at] = <int16_t>value
-        return -0x8000 <= value <= 0x7FFF
-    elif code == UINT16:
-        (<uint16_t*>out)[at] = <uint16_t>value
-        return 0 <= value <= 0xFFFF
-    elif code == UINT32:
-        (<uint32_t*>out)[at] = <uint32_t>value
-        return 0 <= value <= <int64_t>0xFFFFFFFF
-    elif code == UINT64:
-        (<uint64_t*>out)[at] = <uint64_t>value
-        return value >= 0
-    else:
-        return 0
-    return 1
-
-
-cdef bint put_array(ColumnState* column, StreamBatch batch, Node* node, char* out) noexcept nogil:
-    """An array of just this shape: copied, or cast to floats; 0 when that is not done here."""
-    cdef Array* array = <Array*>batch.machine.arrays.data + node.at
-    cdef int i
-    if not array.whole or column.dims > MAX_DIMS or array.dims != column.dims:
-        return 0
-    for i in range(column.dims):
-        if array.shape[i] != column.shape[i]:
-            return 0
-    if array.code == column.code:
-        memcpy(out, batch.machine.bytes + array.data, array.size)
-        return 1
-    if not column.casts >> array.code & 1:
-        return 0
-    return cast_bytes(array.code, batch.machine.bytes + array.data, array.size, out, column.code == FLOAT32)
-
-
-cdef bint cast_bytes(int code, const uint8_t* source, Py_ssize_t size, char* out, bint single) noexcept nogil:
-    """``cast_any`` for values at any address: by way of aligned pieces."""
-    cdef double piece[512]
-    cdef Py_ssize_t item = item_size(code), room = sizeof(piece), done = 0, part, count
-    while done < size:
-        part = min(room, size - done)
-        count = part // item
-        memcpy(piece, source + done, part)
-        if not cast_any(code, piece, out, count, single):
-            return 0
-        out += count * (4 if single else 8)
-        done += part
-    return 1
-
-
-cdef Py_ssize_t item_size(int code) noexcept nogil:
-    if code == INT64 or code == UINT64 or code == FLOAT64:
-        return 8
-    if code == INT32 or code == UINT32 or code == FLOAT32:
-        return 4
-    return 2 if code == INT16 or code == UINT16 else 1
-
-
-cdef bint put_scalar(ColumnState* column, StreamBatch batch, Node* node, char* out) noexcept nogil:
-    """A numpy scalar of just this type; 0 when it is another."""
-    cdef Array* array = <Array*>batch.machine.arrays.data + node.at
-    if array.code != column.code or array.size != column.row_bytes:
-        return 0
-    memcpy(out, batch.machine.bytes + array.data, array.size)
-    return 1

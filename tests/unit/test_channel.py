@@ -474,7 +474,7 @@ def test_newer_attempt_fences_the_older():
             for _ in range(100):
                 old.write_rows([(2,)] * 1000)
         new.write_rows([(1,)])
-        old._stream = None
+        old._partition.stream = None
 
 
 def test_terminate_ends_writers_quickly():

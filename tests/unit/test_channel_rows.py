@@ -114,7 +114,7 @@ def test_an_attempt_that_goes_on_keeps_the_order_of_the_partition():
         reader.open_columns(64, wait=False)
         old.open_partition("p", 0)
         old.write_rows(range(100))
-        old._publish(whole=True)
+        old._slots.publish(whole=True)
         old._conn.status()  # the broker has it
         skip = new.open_partition("p", 1)
         assert skip == 100

@@ -86,7 +86,7 @@ def test_a_repeated_attempt_is_compared(channel, form, what):
     first = channel.writer()
     first.open_partition("p", 1)
     first.write_rows(rows[:2000])
-    first._publish(whole=True)
+    first._slots.publish(whole=True)
     second = channel.writer()
     skip = second.open_partition("p", 2)
     assert 1000 < skip <= 2000
@@ -113,7 +113,7 @@ def test_record_batches_are_compared(channel):
     first = channel.writer()
     first.open_partition("p", 1)
     first.write_batch(batch.slice(0, 3000))
-    first._publish(whole=True)
+    first._slots.publish(whole=True)
     second = channel.writer()
     skip = second.open_partition("p", 2)
     assert skip > 1000

@@ -148,9 +148,9 @@ def test_a_batch_is_filled_across_partition_ends_and_cut_when_all_have_ended(mod
             return values * 2
 
         second, others = in_thread(lambda: exchange(writers[1], slow()))
-        wait_for(lambda: writers[1]._stream is not None)  # it is open, and has nothing yet
+        wait_for(lambda: writers[1]._partition.stream is not None)  # it is open, and has nothing yet
         first, mine = in_thread(lambda: exchange(writers[0], iter(range(10))))
-        wait_for(lambda: channel.status()["rows_published"] == 10 and writers[0]._stream is None)  # it waits for results
+        wait_for(lambda: channel.status()["rows_published"] == 10 and writers[0]._partition.stream is None)  # it waits for results
         first_ended.set()
         with reader:
             while sum(sizes) < 25:

@@ -1,0 +1,1 @@
+# Compiled modules alone call this one.

@@ -1,0 +1,152 @@
+"""Arrow record batches into a writer's slots, buffer by buffer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tfos_fast._pack import RowPacker
+from tfos_fast.channel.lattice import join
+from tfos_fast.channel.layout import Layout
+from tfos_fast.channel.proposals import Proposals
+from tfos_fast.channel.results import ResultReader
+from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.slotwriter import SlotWriter
+from tfos_fast.errors import SchemaMismatch
+
+
+class BatchPacker:
+    """Copies record batches into the slot that it is bound to; for batches what RowPacker is for rows.
+
+    Parameters
+    ----------
+    columns : Proposals
+    """
+
+    def __init__(self, columns: Proposals) -> None:
+        self.layout: Layout | None = None
+        self.rows = self.heap_used = 0
+        self._columns = columns
+        self._window: Any = None
+
+    @property
+    def schema(self) -> Schema:
+        """The feed's columns."""
+        assert self._columns.agreed is not None
+        return self._columns.agreed
+
+    @property
+    def is_full(self) -> bool:
+        """No further row is to be packed into this slot."""
+        return self.layout is not None and self.rows == self.layout.capacity
+
+    def bind(self, buffer: Any, layout: Layout, rows: int = 0, heap_used: int | None = None) -> None:
+        """Go on in this slot, which has so many rows already."""
+        self.layout, self._window = layout, buffer
+        self.rows, self.heap_used = rows, heap_used or 0
+
+    def unbind(self) -> None:
+        """Let go of the slot, if there is one."""
+        self._window, self.rows = None, 0
+
+    def pack(self, batch: Any, start: int, found: Schema) -> int:
+        """Copy rows of the batch from ``start`` on, as many as there is room for; returns how many.
+
+        0: the slot, still empty, is laid out anew with more heap.
+
+        Raises
+        ------
+        SchemaMismatch, RowTooLarge
+        """
+        from tfos_fast.channel.arrow import pack_batch
+
+        assert self.layout is not None
+        into = (self.layout, self._window, self.rows, self.heap_used)
+        done, self.heap_used = pack_batch(*into, batch, start, exact=self._columns.form.exact, found=found)
+        if done == 0 and self.rows == 0:
+            self.layout = self.layout.roomier()
+        self.rows += done
+        return done
+
+
+class BatchWriter:
+    """Packs record batches of a writer's open partition.
+
+    Parameters
+    ----------
+    slots : SlotWriter
+    columns : Proposals
+    results : ResultReader
+    """
+
+    def __init__(self, slots: SlotWriter, columns: Proposals, results: ResultReader) -> None:
+        self._slots = slots
+        self._columns = columns
+        self._results = results
+
+    def pack(self, batch: Any) -> Iterator[None]:
+        """Pack a batch; yields whenever a slot is needed and none is granted, and when results have come."""
+        from tfos_fast.channel.arrow import from_arrow, is_fitting
+        from tfos_fast.channel.arrow_types import flatten_batch
+
+        if batch.num_rows == 0:
+            return
+        slots, exact = self._slots, self._columns.form.exact
+        if not exact:
+            batch = flatten_batch(batch)
+        if isinstance(slots.packer, RowPacker):
+            slots.publish(whole=True)
+            slots.forget()
+        found = from_arrow(batch.schema, batch, exact=exact)
+        self._agree(batch, found)
+        if slots.packer is None:
+            slots.packer = BatchPacker(self._columns)
+        packer = slots.packer
+        assert isinstance(packer, BatchPacker)
+        start = 0
+        while start < batch.num_rows and not slots.terminated:
+            if not slots.open():
+                yield
+                continue
+            try:
+                done = packer.pack(batch, start, found)
+            except SchemaMismatch as error:
+                fits = functools.partial(is_fitting, packer.layout.schema, exact=exact)  # type: ignore[union-attr]
+                raise self._located(error, batch, start, fits) from None
+            if done == 0 and packer.rows == 0:
+                continue
+            start += done
+            slots.serve(full=start < batch.num_rows or packer.is_full)
+            if self._results.ready:
+                yield
+
+    def _agree(self, batch: Any, found: Schema) -> None:
+        """Propose columns that take the batch, unless these do."""
+        from tfos_fast.channel.arrow import from_arrow
+
+        columns, exact = self._columns, self._columns.form.exact
+        wanted, known = found, columns.inferred
+        if known is not None and wanted != known:
+            try:
+                wanted = join(known, wanted, exact=exact)
+            except SchemaMismatch as error:
+                raise self._slots.located(error) from None
+        if wanted == known:
+            return
+        self._slots.publish(whole=True)
+        self._slots.unbind()
+        try:
+            columns.propose(wanted)
+        except SchemaMismatch as error:
+            if known is None:  # the types of the columns alone
+                raise self._slots.located(error) from None
+            same = lambda part: join(known, from_arrow(part.schema, part, exact=exact), exact=exact) == known  # noqa: E731
+            raise self._located(error, batch, 0, same) from None
+
+    def _located(self, error: SchemaMismatch, batch: Any, start: int, fits: Callable[[Any], bool]) -> SchemaMismatch:
+        """The error with the first row, from ``start`` on, that brings it; ``fits`` says whether some rows do not."""
+        from tfos_fast.channel.arrow import first_misfit
+
+        ahead = first_misfit(batch, start, fits)
+        return self._slots.located(error, batch.slice(start + ahead, 1).to_pylist()[0], ahead=ahead)
