@@ -72,3 +72,12 @@ def zeros(column: Column, rows: int) -> Values:
 def with_weight(batch: Any, weight: Any) -> Any:
     """A tuple such as ``(x, y)`` gets one more element, as Keras wants it; anything else becomes ``(batch, weight)``."""
     return (*batch, weight) if isinstance(batch, tuple) else (batch, weight)
+
+
+def weighted(arrange: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+    """The function that arranges a batch's values by column name, for batches that have the column of weights besides."""
+
+    def arranged(values: dict[str, Any]) -> Any:
+        return with_weight(arrange({k: v for k, v in values.items() if k != WEIGHT}), values[WEIGHT])
+
+    return arranged

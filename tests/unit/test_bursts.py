@@ -32,7 +32,7 @@ def counted(broker):
 def test_slots_that_come_quickly_share_messages(monkeypatch):
     # However slow the machine is: these slots come quickly.
     monkeypatch.setattr("tfos_fast.channel.slotwriter._HOLD_S", 60.0)
-    monkeypatch.setattr("tfos_fast.channel.reader._TELL_S", 60.0)
+    monkeypatch.setattr("tfos_fast.channel.acks._TELL_S", 60.0)
     values = np.arange(ROWS * WIDTH, dtype=np.float64).reshape(ROWS, WIDTH)
     together = []
     with broker_here("8m", "64k") as broker:

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pytest
 
 from tests.unit.helpers import broker_here, child, ended, in_thread, wait_for
-from tfos_fast.channel import Channel
+from tfos_fast.channel import Channel, columnreader, rowreader
 from tfos_fast.channel import messages as m
-from tfos_fast.channel import reader as reader_module
 from tfos_fast.channel.arrow_out import slot_to_arrow
 from tfos_fast.channel.blocks import Block, to_results
 from tfos_fast.channel.table import INPUT, OUTPUT
@@ -126,7 +125,7 @@ def test_pickled_rows_are_exchanged():
 
 @pytest.mark.parametrize("mode", ["rows", "columns"])
 def test_a_batch_is_filled_across_partition_ends_and_cut_when_all_have_ended(mode: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader_module, "_LINGER_S", 10_000.0)  # only knowledge ends the wait
+    monkeypatch.setattr(rowreader if mode == "rows" else columnreader, "LINGER_S", 10_000.0)  # only knowledge ends the wait
     sizes: list[int] = []
     first_ended = threading.Event()
 

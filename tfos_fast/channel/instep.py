@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tfos_fast.channel import messages as m
+from tfos_fast.channel.acks import Acks
+from tfos_fast.channel.columnreader import ColumnReader
+from tfos_fast.channel.inbox import Inbox
 from tfos_fast.channel.pace import Gate, Pace
-from tfos_fast.channel.replay import Piece
+from tfos_fast.channel.replay import Keeper, Piece
 from tfos_fast.channel.trail import Trail
 from tfos_fast.errors import FormError
 
@@ -16,29 +19,20 @@ class InStep:
 
     if TYPE_CHECKING:
         _lock: Any
-        _inbox: Any
         _conn: Any
         _form: Any
         _train: bool
-        _current: Any
-        _assembler: Any
-        _keeper: Any
-        _taken: list[int]
-        _ended: list[int]
         _terminated: bool
-        _leaving: bool
+        _acks: Acks
+        _inbox: Inbox
+        _column_reader: ColumnReader
+        _keeper: Keeper
         _check_open: Any
-        _finish: Any
-        _next_item: Any
-        _open: Any
-        _send_done: Any
-        _starve: Any
         trail: Trail
 
     gate: Gate | None = None
     at_end = False  # the mark that ends the epoch was read
     _skipping = False  # what comes before that mark is not wanted
-    _settled = False
 
     def go_in_step(self, pace: Pace) -> None:
         """Hand out batches only as all nodes agree. To be said before anything else.
@@ -72,31 +66,28 @@ class InStep:
         with self._lock:
             self._check_open()
             self._drop(wait=True)
-            return not (self._terminated or self._leaving)
+            return not (self._terminated or self._inbox.leaving)
 
     def wait_steps(self, seen: tuple[int, int, bool], *, rows: bool) -> None:
         """Wait until the gate's state is not ``seen``, or until more has come."""
         with self._lock:
-            gate, have = self.gate, len(self._inbox)
+            gate, inbox, have = self.gate, self._inbox, len(self._inbox.items)
             assert gate is not None
-            self._send_done()
+            self._acks.send()
 
             def ready() -> bool | None:
-                return True if gate.state != seen or self._leaving or (rows and len(self._inbox) > have) else None
+                return True if gate.state != seen or inbox.leaving or (rows and len(inbox.items) > have) else None
 
             what = f"step {gate.done + 1} of the epoch, which not all nodes can do yet" if not rows else "rows"
-            self._conn.wait(ready, what, starve=self._starve if rows else None)
+            self._conn.wait(ready, what, starve=inbox.starve if rows else None)
 
     def end_steps(self) -> None:
         """All steps of the epoch are done: drop what is left of it. Waits for its end."""
         with self._lock:
             gate = self.gate
-            if self._terminated or self._leaving or gate is None:
+            if self._terminated or self._inbox.leaving or gate is None:
                 return
-            if self._current is not None:
-                self._finish(self._current)
-                self._current = None
-            self._assembler.clear()
+            self._column_reader.drop()
             if self.at_end:
                 self._begin_epoch()
             else:
@@ -104,21 +95,21 @@ class InStep:
                 self._skipping = True
                 # The next epoch cannot begin before that anyway; and if the program left now, what is dropped would not be counted.
                 self._drop(wait=True)
-            self._send_done()
+            self._acks.send()
 
     def settle(self) -> bool:
         """Whether a mark says since the last call that nothing more is in sight, for who cuts batches by himself."""
-        settled, self._settled = self._settled, False
+        settled, self._column_reader.settled = self._column_reader.settled, False
         return settled
 
     def _begin_epoch(self) -> None:
         assert self.gate is not None
         self.gate.next_epoch()
-        self.at_end = self._skipping = self._settled = False
+        self.at_end = self._skipping = self._column_reader.settled = False
 
     def _drop(self, *, wait: bool) -> None:
-        while self._skipping and not self._leaving:
-            item = self._next_item(wait=wait)
+        while self._skipping and not self._inbox.leaving:
+            item = self._inbox.next(wait=wait)
             if item is None:
                 return
             if isinstance(item, m.EpochEnd | m.FeedEnd):
@@ -126,11 +117,11 @@ class InStep:
                     self.trail.end_epoch()
                 self._begin_epoch()
             elif isinstance(item, Piece):
-                self._keeper.finish(item.rows)
+                self._acks.finish(item)
             elif isinstance(item, m.Deliver):
-                self._taken.append(item.slot)
                 if self._keeper.keeps:
-                    self._open(item)  # later epochs may have more steps
+                    self._inbox.open(item)  # later epochs may have more steps
+                    self._acks.finish(item.slot)
                 else:
-                    self._ended.append(item.slot)
-                self._send_done()
+                    self._acks.skip(item.slot)
+                self._acks.send()

@@ -7,32 +7,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tfos_fast._segment import ReleaseSet
 from tfos_fast.channel import messages as m
-from tfos_fast.channel.assembler import Assembler, Batch, Columns, Slot
+from tfos_fast.channel.acks import Acks
+from tfos_fast.channel.assembler import Batch, Columns
 from tfos_fast.channel.blocks import Block
-from tfos_fast.channel.connection import STARVE_AFTER_MS, LocalConnection, to_exception
-from tfos_fast.channel.cutter import Cutter
+from tfos_fast.channel.checkpoints import Checkpoints
+from tfos_fast.channel.columnreader import ColumnReader, Spec
+from tfos_fast.channel.connection import LocalConnection, to_exception
+from tfos_fast.channel.inbox import Inbox
 from tfos_fast.channel.instep import InStep
-from tfos_fast.channel.lattice import Declared, Nulls, apply_spec
-from tfos_fast.channel.layout import Layout, layout
-from tfos_fast.channel.replay import Keeper, Piece
+from tfos_fast.channel.lattice import Nulls
+from tfos_fast.channel.replay import Keeper
 from tfos_fast.channel.results import ResultWriter
 from tfos_fast.channel.rowbuffer import RowBuffer
+from tfos_fast.channel.rowreader import RowReader
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.trail import Trail
-from tfos_fast.errors import ChannelError, FormError, TfosError
-
-_KEEP_FREE = 2  # slots that a hoarding reader must leave in motion
-_PATIENCE_MS = 40  # at most: see _patience
-_TELL_S = 0.02  # what was taken and which leases ended is told so long after the last message,
-_TOLD_AT_ONCE = 8  # or when there are so many slots to tell of
-_LINGER_S = 0.02  # inference: a short batch goes out when some writer is there and nothing came for so long
-Spec = dict[str, Declared]
+from tfos_fast.errors import FormError
 
 
 class Reader(InStep):
@@ -48,50 +42,30 @@ class Reader(InStep):
 
     Attributes
     ----------
-    schema : Schema or None
-        What column batches look like; known once the first rows came.
+    trail : Trail
+        How far the program has come.
+    on_close : callable, optional
+        Called once, by ``close``.
     """
 
     def __init__(self, address: str, *, train: bool = True, stall_timeout: float = 86400.0) -> None:
-        self.schema: Schema | None = None
-        self.spec: Spec = {}
         self._train = train
         self._lock = threading.RLock()
         self._form: m.Form | None = None
-        self._inbox: deque[Any] = deque()  # Deliver, StreamEnd, EpochEnd, FeedEnd in order
-        self._schemas: dict[int, Schema] = {}
-        self._current: int | Piece | None = None  # the slot that the assembler cuts
-        self._epoch_ends = False  # epochs matter to who reads
-        self._epoch = 0  # ends of an epoch that have come
-        self._assembler = Assembler()
-        self._rows = RowBuffer(origins=not train)
-        self.trail = Trail()
-        self._address = address
-        self._aside: LocalConnection | None = None  # for what is said while another thread waits for rows
-        self._aside_lock = threading.Lock()
-        self._row_slot: int | Piece = -1  # the slot that rows are made from
-        self._keeper = Keeper()
-        self._origin: deque[tuple[int, int]] = deque()  # whose rows were handed out and have no result yet
-        self._leased: set[int] = set()  # slots delivered and not released
-        self._taken: list[int] = []  # slots whose rows were all handed out, and
-        self._early: set[int] = set()  # slots told as taken before the schema was fixed
-        self._told = 0.0  # when the last Done was sent
-        self._ended: list[int] = []  # slots whose leases have ended, both not yet told
-        self._delivered = 0.0  # when the last slot came, and
-        self._interval = 0.0  # how long after the one before; 0: the first one of an epoch
-        self._feed_ended = False
         self._terminated = False
-        self._leaving = False  # terminate() or close() was called, perhaps while another thread waits for rows
-        self._hoarded = 0
+        self.on_close: Callable[[], None] | None = None
+        self.trail = Trail()
+        self._rows = RowBuffer(origins=not train)
+        self._checkpoints = Checkpoints(address, self.trail, self._rows, train=train)
+        self._keeper = Keeper()
+        # None of these knows the reader: one that is dropped without close() must go at once, not with the garbage collector.
         self._conn = LocalConnection(address, "reader", self._handle, stall_timeout=stall_timeout)
-        self._quota = self._conn.segment.n_slots  # of slots for rows; less when some are kept for results
-        self._told_at_once = 1
-        self._stream_ended = False
-        self._released = ReleaseSet(self._conn.segment.n_slots)
-        self._conn.wake_on(self._released.fd, self._send_done)
+        self._acks = Acks(self._conn, self._keeper)
         self._results = ResultWriter(self._conn)
-        self._all_ended = False  # inference: no writer is left that could fill up a batch
-        self.on_close: Callable[[], None] | None = None  # called once, by close
+        self._inbox = Inbox(self._conn, self._keeper, self._acks, self._results, train=train)
+        self._row_reader = RowReader(self._inbox, self._acks, self._rows, self.trail, train=train)
+        self._column_reader = ColumnReader(self._conn, self._inbox, self._acks, self.trail, train=train)
+        self._assembler = self._column_reader.assembler  # at hand for next_batch
 
     # ---- state ---------------------------------------------------------------------------------------------------------------
 
@@ -105,19 +79,29 @@ class Reader(InStep):
         try:
             if self._terminated:
                 return True
-            if not self._feed_ended:
+            if not self._inbox.feed_ended:
                 self._conn.pump()
                 self._drop(wait=False)
-                self._drain_marks()
+                self._take_marks()
             left = len(self._rows) or not self._rows.wants_slot or self._assembler.waiting_rows or not self._assembler.wants_slot
-            return self._feed_ended and not left
+            return self._inbox.feed_ended and not left
         finally:
             self._lock.release()
 
     @property
     def summary(self) -> dict[str, int]:
         """Counts so far: batches ``aliased`` and ``copied``, and slots ``hoarded``: given back early, the reader kept too many."""
-        return {"aliased": self._assembler.aliased, "copied": self._assembler.copied, "hoarded": self._hoarded}
+        return {"aliased": self._assembler.aliased, "copied": self._assembler.copied, "hoarded": self._column_reader.hoarded}
+
+    @property
+    def schema(self) -> Schema | None:
+        """What column batches look like; None before the first rows came."""
+        return self._column_reader.schema
+
+    @property
+    def spec(self) -> Spec:
+        """What the program declared of the columns."""
+        return self._column_reader.spec
 
     @property
     def train(self) -> bool:
@@ -142,43 +126,12 @@ class Reader(InStep):
                 self._check_open()
                 if not self._terminated:
                     self._declare(m.Form("rows"))
-                    self._fill_rows(n)
-                self._send_done()
+                    self._row_reader.fill(n)
+                self._acks.send()
             rows, origin = self._rows.take(n)
             if origin:
-                self._origin.extend(origin)
+                self._results.owe(origin)
             return rows
-
-    def _fill_rows(self, n: int) -> None:
-        quiet_since: float | None = None
-        while len(self._rows) < n and not self._leaving:
-            if not self._rows.wants_slot:
-                stream, have = self._rows.stream, len(self._rows)
-                if self._rows.make():
-                    self._finish(self._row_slot)
-                self.trail.note(stream, len(self._rows) - have)
-                continue
-            item = self._next_item(wait=not (len(self._rows) and not self._train))
-            if item is None:
-                if self._all_ended:
-                    return
-                # Inference: rows of a partition whose feeder waits for their results must not wait for company.
-                quiet_since = quiet_since or time.monotonic()
-                if time.monotonic() - quiet_since > _LINGER_S:
-                    return
-                self._pause(_LINGER_S)
-            elif isinstance(item, m.Deliver):
-                quiet_since = None
-                self._row_slot = item.slot
-                where, lease = self._open(item)
-                self._rows.push(where, lease, item.stream, item.rows)
-            elif isinstance(item, Piece):
-                self._row_slot = item
-                self._rows.push(item.layout, item.buffer, item.stream, item.rows, item.start)
-            elif isinstance(item, m.EpochEnd):
-                self.trail.end_epoch()
-            elif isinstance(item, m.FeedEnd):
-                return
 
     # ---- columns -------------------------------------------------------------------------------------------------------------
 
@@ -241,7 +194,7 @@ class Reader(InStep):
                 return self.schema
             self._declare(m.Form("columns", n, spec or {}, nulls or {}, tensors))
             if wait and self.schema is None:
-                self._pin(n, None)
+                self._column_reader.pin(n)
             return self.schema
 
     def next_batch(
@@ -277,152 +230,36 @@ class Reader(InStep):
         if n < 1:
             raise ValueError(f"a batch needs at least one row, not {n}")
         with self._lock:
-            self._epoch_ends = self._epoch_ends or epoch_ends
-            if self._train and most == 1 and not (runs or self._leaving or self._conn.failure):
+            inbox, acks = self._inbox, self._acks
+            if epoch_ends:
+                inbox.epoch_ends = True
+            if self._train and most == 1 and not (runs or inbox.leaving or self._conn.failure):
                 batch = self._assembler.inside(n)
                 if batch is not None:
                     self.trail.note(*batch.origin[0])
-                    if (self._taken or self._released.pending) and self._done_is_due():
-                        self._send_done()
+                    if (acks.taken or acks.released.pending) and acks.is_due():
+                        acks.send()
                     return batch
             self._check_open()
             if self._conn.failure is not None:
                 self._conn.check()
             if self._terminated:
                 return None
-            if self.schema is None or self._form is None or self._form.mode != "columns":
+            columns = self._column_reader
+            if columns.schema is None or self._form is None or self._form.mode != "columns":
                 self._declare(m.Form("columns", n, spec or {}))
             deadline = None if timeout is None else time.monotonic() + timeout
-            if self.schema is None and not self._pin(n, deadline):
-                return Batch({}, 0) if epoch_ends and not self._leaving else None
-            batch = self._next_columns(n, epoch_ends, deadline, most, runs)
+            if columns.schema is None and not columns.pin(n, deadline):
+                return columns.late(epoch_ends)
+            batch = columns.next(n, epoch_ends, deadline, most, runs)
             if batch is not None:
                 if not self._train:
-                    self._origin.extend(batch.origin)
+                    self._results.owe(batch.origin)
                 for part in batch.origin:
                     self.trail.note(*part)
-            if self._keeper.untold or batch is None or self._done_is_due():
-                self._send_done()
+            if self._keeper.untold or batch is None or acks.is_due():
+                acks.send()
             return batch
-
-    def _next_columns(self, n: int, epoch_ends: bool, deadline: float | None, most: int, runs: bool) -> Batch | None:
-        quiet_since: float | None = None
-        while not self._leaving:
-            batch = self._assembler.run() if runs else self._assembler.take(n, most)
-            if batch is not None:
-                self._retire()
-                return batch
-            self._retire()
-            if not self._assembler.wants_slot:
-                continue
-            impatient = not self._train and self._assembler.waiting_rows > 0
-            item = self._next_item(wait=deadline is None and not impatient)
-            if item is None:
-                now = time.monotonic()
-                quiet_since = quiet_since or now
-                if impatient and (self._all_ended or now - quiet_since > _LINGER_S):
-                    return self._assembler.rest(n)
-                if deadline is not None and now >= deadline:
-                    return Batch({}, 0) if epoch_ends else None
-                self._pause(_LINGER_S if deadline is None else min(_LINGER_S if impatient else 0.1, deadline - now))
-            elif isinstance(item, m.Deliver):
-                quiet_since = None
-                if self.schema is None:  # an epoch without rows came before
-                    self._inbox.appendleft(item)
-                    if not self._pin(n, deadline):
-                        return Batch({}, 0) if epoch_ends and not self._leaving else None
-                else:
-                    self._push(item)
-            elif isinstance(item, Piece):
-                self._push(item)
-            elif isinstance(item, m.StreamEnd):
-                self._assembler.end_stream(item.stream)
-            elif isinstance(item, m.Settle) and runs:
-                self._settled = True
-                return Batch({}, 0)
-            elif isinstance(item, m.Settle):
-                rest = self._assembler.rest(n)
-                if rest is not None:
-                    self._inbox.appendleft(item)
-                    return rest
-            elif isinstance(item, m.FeedEnd) or epoch_ends:
-                rest = self._assembler.rest(n)
-                if rest is not None:
-                    self._inbox.appendleft(item)  # once more, until nothing is left
-                elif isinstance(item, m.EpochEnd):
-                    self.trail.end_epoch()
-                return rest
-            elif isinstance(item, m.EpochEnd):
-                self.trail.end_epoch()
-        return None
-
-    def _open(self, message: m.Deliver) -> tuple[Layout, Any]:
-        """Where the slot's columns lie, and its lease. What is to be kept is kept now: later the program may change it."""
-        where = layout(self._schemas[message.schema_id], message.capacity, self._conn.segment.slot_bytes)
-        lease = self._lease(message)
-        if self._keeper.keeps:
-            self._failing(lambda: self._keeper.add(where, lease, message.rows, message.stream))
-        return where, lease
-
-    def _push(self, item: m.Deliver | Piece) -> None:
-        self._collect()
-        if isinstance(item, Piece):
-            self._current = item
-            where, lease, alias, first = item.layout, item.buffer, True, item.start
-        else:
-            self._current = item.slot
-            (where, lease), first = self._open(item), 0
-            # Leases never stop progress: who keeps all but two slots gets copies from then on. Slots in the hands of writers that
-            # wait for their rows do not move either, so one more than these must stay.
-            alias = len(self._leased) <= self._quota - max(_KEEP_FREE, item.granted + 1)
-            if not alias:
-                self._hoarded += 1
-        assert self.schema is not None
-        cut = Cutter(where, lease, first + item.rows, self.schema)
-        self._assembler.push(Slot(item.stream, first + item.rows, cut, alias, cut.grain, first))
-
-    def _pin(self, n: int, deadline: float | None) -> bool:
-        """Fix the schema once the first batch lies in the inbox; False when the deadline came first.
-
-        Not at the first slot: a partition's first batches may hold one row, and a column that begins with an int may go on with
-        floats. Half of all slots is as long as it can wait.
-        """
-        while True:
-            slots = [item for item in self._inbox if isinstance(item, m.Deliver)]
-            if self._leaving:
-                return False
-            if slots and (not self._train or len(slots) >= self._quota // 2 or sum(item.rows for item in slots) >= n):
-                break
-            if any(isinstance(item, m.Settle | m.EpochEnd | m.FeedEnd) for item in self._inbox):
-                if slots:
-                    break
-                return True
-            # Fewer rows than a batch may be all that a feed has: they are here, so the feed must not wait for us to cut them.
-            early = [item.slot for item in slots if item.slot not in self._early]
-            if early:
-                self._early.update(early)
-                self._conn.send(m.Done(early, []))
-            have = len(self._inbox)
-            if deadline is None:
-                self._conn.wait(
-                    lambda have=have: True if len(self._inbox) > have or self._leaving else None,  # type: ignore[misc]
-                    "rows (a feed, or the end of the feed)",
-                    starve=self._starve,
-                )
-            elif time.monotonic() >= deadline:
-                return False
-            else:
-                self._pause(min(0.1, deadline - time.monotonic()))
-        self._conn.send(m.Pin())
-        pinned = self._conn.ask(m.Pinned, "the broker to fix the schema").schema
-        # Writers that came before the spec was known packed without it; what they packed is cast here.
-        self.schema = apply_spec(pinned, self.spec) if self.spec else pinned
-        return True
-
-    def _retire(self) -> None:
-        if self._assembler.wants_slot and self._current is not None:
-            slot, self._current = self._current, None
-            self._finish(slot)
 
     # ---- what a checkpoint covers --------------------------------------------------------------------------------------------
 
@@ -443,10 +280,7 @@ class Reader(InStep):
         FormError
             It is an inference; or the rows behind these were handed out too long ago to be told apart.
         """
-        with self._aside_lock:
-            rows, counts = self._handed(rows)
-            self._ask_aside(m.Commit, m.Committed, epoch, counts)
-            self.trail.committed(rows)
+        self._checkpoints.commit(rows, epoch, ends=self._inbox.epoch_ends)
 
     def position(self, rows: int | None = None, epoch: int | None = None) -> tuple[int, dict[int, dict[str, list[Any]]]]:
         """What ``commit`` with the same arguments would cover, as partitions and rows.
@@ -460,26 +294,7 @@ class Reader(InStep):
         ------
         FormError
         """
-        with self._aside_lock:
-            _, counts = self._handed(rows)
-            answer = self._ask_aside(m.AskPosition, m.Position, epoch, counts)
-            return answer.epoch, answer.rows
-
-    def _handed(self, rows: int | None) -> tuple[int, dict[int, int]]:
-        if not self._train:
-            raise FormError("a commit is for training: an inference has its results")
-        rows = self.trail.total - len(self._rows) if rows is None else rows
-        try:
-            return rows, self.trail.counts(rows)
-        except ValueError as error:
-            raise FormError(f"no checkpoint of so long ago can be committed: {error}") from None
-
-    def _ask_aside(self, ask: Any, answer: type[Any], epoch: int | None, counts: dict[int, int]) -> Any:
-        if self._aside is None:
-            self._aside = LocalConnection(self._address, "control", None, stall_timeout=86400.0)
-        epoch = self.trail.epoch if epoch is None else epoch
-        self._aside.send(ask(epoch, self._epoch_ends, list(counts.items())))
-        return self._aside.ask(answer, "the broker to note what a checkpoint covers")
+        return self._checkpoints.position(rows, epoch, ends=self._inbox.epoch_ends)
 
     # ---- results -------------------------------------------------------------------------------------------------------------
 
@@ -501,32 +316,22 @@ class Reader(InStep):
         with self._lock:
             if self._train:
                 raise FormError("results belong to inference; open the feed with train_mode=False")
-            waiting = sum(rows for _, rows in self._origin)
-            if len(results) > waiting:
-                raise ValueError(f"{len(results)} results for {waiting} rows that have none yet; give one result per row")
-            at = 0
-            while at < len(results):
-                stream, rows = self._origin.popleft()
-                used = min(rows, len(results) - at)
-                if used < rows:
-                    self._origin.appendleft((stream, rows - used))
-                self._results.add(stream, results[at : at + used])
-                at += used
+            self._results.answer(results)
 
     # ---- end -----------------------------------------------------------------------------------------------------------------
 
     def terminate(self) -> None:
         """Want no more rows: writers end quickly, what is queued is dropped. A thread that waits for rows gets the end."""
-        self._leaving = True
+        self._inbox.leaving = True
         with self._lock:
             if not self._terminated:
                 self._terminated = True
                 self._results.flush()
-                self._send_done()
+                self._acks.send()
                 self._conn.send(m.Terminate())
-                queued = [item.slot for item in self._inbox if isinstance(item, m.Deliver)]
+                queued = [item.slot for item in self._inbox.items if isinstance(item, m.Deliver)]
                 self._forget()
-                self._send_done()
+                self._acks.send()
                 self._conn.send(m.Done([], queued))
 
     def close(self) -> None:
@@ -546,27 +351,26 @@ class Reader(InStep):
         """Stop reading because the program has failed. Unlike ``close`` this is no orderly end of the feed: writers get an error
         when this process ends. Does not wait for a thread that reads.
         """
-        self._leaving = True
+        self._inbox.leaving = True
         self._conn.abandon()
 
     def _close(self, *, flush: bool) -> None:
-        self._leaving = True
+        self._inbox.leaving = True
         with self._lock:
             try:
                 if flush and self._conn.failure is None:
                     self._results.flush()
-                    self._send_done()
+                    self._acks.send()
             finally:
                 self._forget()
                 if self.on_close is not None:
                     self.on_close()
-                if self._aside is not None:
-                    self._aside.close()
+                self._checkpoints.close()
                 self._conn.close()
 
     def _check_answered(self) -> None:
-        missing = sum(rows for _, rows in self._origin)
-        self._origin.clear()
+        missing = self._results.owed
+        self._results.forgive()
         if missing and not self._terminated:
             raise FormError(f"{missing} rows of an inference were read and got no result; give batch_results() one for each row")
 
@@ -574,8 +378,7 @@ class Reader(InStep):
         self._inbox.clear()
         self._keeper.clear()
         self._rows.clear()
-        self._current = None
-        self._assembler.clear()
+        self._column_reader.clear()
 
     def __enter__(self) -> Reader:
         return self
@@ -588,7 +391,7 @@ class Reader(InStep):
     # ---- messages ------------------------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
-        if self._leaving:
+        if self._inbox.leaving:
             self._conn.check()  # closed, or only terminated
 
     def _declare(self, form: m.Form) -> None:
@@ -600,10 +403,11 @@ class Reader(InStep):
             return
         self._conn.send(m.OpenReader(form, self._train))
         answer = self._conn.ask(m.FormSet, "the broker to take the form")
-        self._quota, self.trail.keep = answer.quota, answer.recovers
-        self._told_at_once = max(1, min(_TOLD_AT_ONCE, self._quota // 8))
+        self._acks.limit(answer.quota)
+        self.trail.keep = answer.recovers
         self._form = form
-        self.spec = form.spec
+        self._inbox.batch = form.batch
+        self._column_reader.spec = form.spec
 
     def _handle(self, message: Any) -> None:
         if isinstance(message, m.Granted):
@@ -613,173 +417,14 @@ class Reader(InStep):
         elif isinstance(message, m.Steps):
             if self.gate is not None:
                 self.gate.agree(message.epoch, message.steps, message.end)
-        else:
-            if isinstance(message, m.Deliver) and message.schema is not None:
-                self._schemas[message.schema_id] = message.schema
-            if self._terminated:
-                if isinstance(message, m.Deliver):
-                    self._conn.send(m.Done([], [message.slot]))
-                return
-            self._pace(message)
-            self._inbox.append(message)
+        elif not self._terminated:
+            self._inbox.put(message)
+        elif isinstance(message, m.Deliver):
+            self._conn.send(m.Done([], [message.slot]))
 
-    def _pace(self, message: Any) -> None:
-        if isinstance(message, m.Deliver):
-            now = time.monotonic()
-            self._interval = now - self._delivered if self._delivered else 0.0
-            self._delivered = now
-        elif isinstance(message, m.EpochEnd):
-            self._epoch += 1
-            self._delivered = self._interval = 0.0
-
-    def _patience(self) -> int:
-        """Milliseconds without a slot after which writers are asked for what they have.
-
-        Twice what lay between the last two slots: a writer in full swing, which the reader outruns, is to fill its slots.
-        """
-        return max(STARVE_AFTER_MS, min(_PATIENCE_MS, int(2000 * self._interval)))
-
-    def _next_item(self, *, wait: bool) -> Any:
-        while True:
-            if self._keeper.ahead is not None:
-                return self._keeper.next()
-            item = self._next_message(wait=wait)
-            if isinstance(item, m.Keep | m.Replay):
-                self._obey(item)
-                continue
-            if isinstance(item, m.StreamEnd):
-                self._keeper.end_lane(item.stream)
-                self._stream_ended = True
-            if isinstance(item, m.FeedEnd):
-                if item.kind:
-                    self._conn.failure = to_exception(m.Failed(item.kind, item.text))
-                    raise self._conn.failure
-                self._feed_ended = True
-            return item
-
-    def _next_message(self, *, wait: bool) -> Any:
-        if not self._inbox:
-            self._conn.pump()
-        if not self._inbox and wait and not self._feed_ended:
-            self._results.flush()
-            self._collect()
-            self._tell_replayed()
-            if self._done_is_due():  # a reader that starves sends it anyway
-                self._send_done()
-            self._conn.wait(
-                lambda: True if self._inbox or self._leaving else None,
-                "rows (a feed, or the end of the feed)",
-                starve=self._starve,
-                starve_ms=self._patience(),
-            )
-        if not self._inbox:
-            return m.FeedEnd() if self._feed_ended else None
-        item = self._inbox.popleft()
-        self._note_open(item)
-        return item
-
-    def _note_open(self, item: Any) -> None:
-        """A writer that has ended its partition waits for results; when all do, nobody will fill up a batch."""
-        if isinstance(item, m.StreamEnd):
-            self._all_ended = not self._train and item.open == 0
-        elif isinstance(item, m.Deliver):
-            self._all_ended = False
-
-    def _drain_marks(self) -> None:
-        """Take marks at the head of the inbox, so that ``ended`` can be known without reading a row."""
-        while isinstance(self._keeper.ahead, m.StreamEnd):
-            self._assembler.end_stream(self._keeper.ahead.stream)
-            self._keeper.next()
-        while self._inbox and self._keeper.ahead is None and not isinstance(self._inbox[0], m.Deliver | m.Replay):
-            item = self._inbox[0]
-            if (
-                isinstance(item, m.Settle)
-                or (isinstance(item, m.EpochEnd) and self._epoch_ends)
-                or (isinstance(item, m.FeedEnd) and item.kind)
-            ):
-                return
-            self._inbox.popleft()
-            self._note_open(item)
-            if isinstance(item, m.StreamEnd):
-                self._keeper.end_lane(item.stream)
-                self._assembler.end_stream(item.stream)
-                self._stream_ended = True
-            elif isinstance(item, m.Keep):
-                self._obey(item)
-            elif isinstance(item, m.EpochEnd):
+    def _take_marks(self) -> None:
+        for mark in self._inbox.marks():
+            if isinstance(mark, m.StreamEnd):
+                self._assembler.end_stream(mark.stream)
+            else:
                 self.trail.end_epoch()
-            elif isinstance(item, m.FeedEnd):
-                self._feed_ended = True
-
-    def _obey(self, order: m.Keep | m.Replay) -> None:
-        if isinstance(order, m.Keep):
-            self._failing(lambda: self._keeper.begin(order))
-        else:
-            self._keeper.replay(order.seed, self._form.batch if self._form else 0)
-
-    def _failing(self, keep: Callable[[], None]) -> None:
-        """What cannot be kept is missing in every later epoch: no row is handed out any more."""
-        try:
-            keep()
-        except (TfosError, OSError, ValueError) as error:
-            self._conn.failure = error if isinstance(error, TfosError) else ChannelError(f"rows could not be kept: {error!r}")
-            raise self._conn.failure from error
-
-    def _starve(self) -> None:
-        self._results.flush()
-        self._send_done()
-        self._conn.send(m.Starving(self._epoch, self._epoch_ends))
-
-    def _lease(self, message: m.Deliver) -> Any:
-        self._leased.add(message.slot)
-        return self._conn.segment.lease(message.slot, self._released)
-
-    def _finish(self, slot: int | Piece) -> None:
-        if isinstance(slot, Piece):
-            self._keeper.finish(slot.rows)
-        else:
-            self._taken.append(slot)  # told with the next Done: one message for a slot, not two
-
-    def _done_is_due(self) -> bool:
-        """Whether slots that were taken or are free again must be told of now: one message for several, while slots abound."""
-        if self._stream_ended:  # its writer waits for the last slot to be taken
-            return True
-        if not (self._taken or self._ended or self._released.pending):
-            return False
-        if len(self._taken) >= self._told_at_once or len(self._ended) >= self._told_at_once:
-            return True
-        return len(self._leased) > self._quota // 2 or time.monotonic() - self._told > _TELL_S
-
-    def _collect(self) -> None:
-        """Note the leases that have ended."""
-        ended = self._released.drain()
-        if ended:
-            self._leased.difference_update(ended)
-            self._ended.extend(ended)
-
-    def _tell_replayed(self) -> None:
-        rows = self._keeper.told()
-        if rows:
-            self._conn.send(m.Replayed(rows))
-
-    def _send_done(self) -> None:
-        self._collect()
-        self._tell_replayed()
-        if self._ended or self._taken:
-            taken, self._taken = self._taken, []
-            ended, self._ended = self._ended, []
-            self._conn.send(m.Done(taken, ended))
-            self._told = time.monotonic()
-        self._stream_ended = False
-
-    def _pause(self, seconds: float) -> None:
-        """Handle messages for up to so long; writers are asked for what they have when nothing comes at once."""
-        have = len(self._inbox)
-        self._results.flush()
-        self._send_done()
-        # Results may have waited for a slot, and what came meanwhile lies in the inbox: no other message need follow it.
-        if len(self._inbox) > have or self._conn.pump(max(1, min(STARVE_AFTER_MS, int(seconds * 1000)))):
-            return
-        self._starve()
-        if len(self._inbox) == have:
-            self._conn.pump(max(1, int(seconds * 1000) - STARVE_AFTER_MS))

@@ -83,6 +83,40 @@ class ResultWriter:
         self._schema_id = -1
         self._block_ids: dict[Schema, int] = {}
         self._granted: deque[int] = deque()
+        self._owed: deque[tuple[int, int]] = deque()  # whose rows were handed out and have no result yet: (stream, rows)
+
+    @property
+    def owed(self) -> int:
+        """Rows that were handed out and have no result yet."""
+        return sum(rows for _, rows in self._owed)
+
+    def owe(self, origin: list[tuple[int, int]]) -> None:
+        """Rows were handed out: (stream, rows) in order."""
+        self._owed.extend(origin)
+
+    def forgive(self) -> None:
+        """No more results are expected."""
+        self._owed.clear()
+
+    def answer(self, results: list[Any] | Block) -> None:
+        """Take results of the rows that were handed out, in their order.
+
+        Raises
+        ------
+        ValueError
+            There are more of them than rows without a result.
+        """
+        waiting = self.owed
+        if len(results) > waiting:
+            raise ValueError(f"{len(results)} results for {waiting} rows that have none yet; give one result per row")
+        at = 0
+        while at < len(results):
+            stream, rows = self._owed.popleft()
+            used = min(rows, len(results) - at)
+            if used < rows:
+                self._owed.appendleft((stream, rows - used))
+            self.add(stream, results[at : at + used])
+            at += used
 
     def granted(self, slots: list[int]) -> None:
         """Slots of the output pool arrived."""

@@ -1,0 +1,139 @@
+"""Where a feed's batches come from: its reader's in their order, drawn from a shuffle window, or in step with other nodes.
+
+What lives longer than one iterator is kept here: the window, the steps, and which batches the program was handed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from tfos_fast import padding
+from tfos_fast.channel.assembler import Columns
+from tfos_fast.channel.pace import Pace
+from tfos_fast.channel.reader import Reader
+from tfos_fast.channel.schema import Column
+from tfos_fast.channel.stepper import Stepper
+from tfos_fast.datasets import Shuffled, Source
+from tfos_fast.declarations import column, is_whole, not_whole, row_spec
+from tfos_fast.errors import FormError
+from tfos_fast.handed import Handed
+
+Uneven = Literal["stop", "pad"] | None
+
+
+class BatchSources:
+    """The sources of one feed.
+
+    Parameters
+    ----------
+    reader : Reader
+
+    Attributes
+    ----------
+    handed : Handed or None
+        None: the program has what the reader has handed out.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.handed: Handed | None = None
+        self._shuffled: Shuffled | None = None
+        self._stepper: Stepper | None = None
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that lie in the shuffle window."""
+        return 0 if self._shuffled is None else self._shuffled.waiting_rows
+
+    def clear(self) -> None:
+        """Drop the window's rows."""
+        if self._shuffled is not None:
+            self._shuffled.clear()
+
+    def begin(self, *, ordered: bool) -> Handed:
+        """What a new dataset hands out is counted from here on."""
+        self.handed = Handed(self._reader.trail, ahead=True, ordered=ordered)
+        return self.handed
+
+    def source(self, n: int, shuffle: int, seed: int | None, timeout: float | None) -> Source:
+        """Batches of ``n`` rows of one epoch after the other, in order or from a window of ``shuffle`` rows.
+
+        With a timeout there are no rows in what is given when none came for so many seconds.
+        """
+        if shuffle:
+            self._shuffled = self._shuffled or Shuffled(self._reader)
+            return self._shuffled.source(n, shuffle, seed, timeout)
+
+        def in_order(most: int) -> tuple[Columns, int] | None:
+            batch = self._reader.next_batch(n, epoch_ends=True, timeout=timeout, most=most)
+            return None if batch is None else (batch.columns, batch.rows)
+
+        return in_order
+
+    def in_step(
+        self,
+        uneven: Uneven,
+        n: int,
+        spec: Any,
+        nulls: Any,
+        group: int = 1,
+        shuffle: int = 0,
+        seed: int | None = None,
+        drop_remainder: bool = False,
+        *,
+        known: bool = False,
+    ) -> tuple[Source, list[Column]]:
+        """A source of batches in step with other nodes, and the columns that the spec declares.
+
+        Parameters
+        ----------
+        uneven : {"stop", "pad"}
+        n, spec, nulls
+            Of the batches.
+        group : int
+            Batches of a step.
+        shuffle, seed, drop_remainder
+            As for ``DataFeed.dataset``.
+        known : bool
+            It is for a dataset, for which ``begin`` was called: its elements must be known beforehand.
+
+        Raises
+        ------
+        ValueError
+            ``uneven`` is neither.
+        FormError
+            The spec leaves something to the rows, where it may not.
+        """
+        if uneven not in ("stop", "pad"):
+            raise ValueError(f"uneven={uneven!r} is none of 'stop', 'pad' and None")
+        declared = row_spec(spec)
+        if (known or uneven == "pad") and not is_whole(declared, nulls):
+            raise not_whole(spec)
+        if uneven == "pad" and padding.WEIGHT in declared:
+            raise FormError(f'a column is called {padding.WEIGHT!r}, as that of the weights of uneven="pad"; rename it')
+        self._reader.go_in_step(Pace(uneven, n, group, shuffle, drop_remainder and uneven == "stop"))
+        if self._stepper is None:
+            source = self.source(n, shuffle, seed, 0.0)
+            self._stepper = Stepper(self._reader, source, self.clear)
+        if not known:  # the generator is the program's own
+            self.handed = Handed(self._reader.trail, ahead=False, ordered=True)
+        assert self.handed is not None
+        steps = self.handed.of(self._stepper)
+        columns = [column(name, *part) for name, part in declared.items()]
+        return (padding.Padded(steps, columns, n) if uneven == "pad" else steps), columns
+
+    def covered(self, batches: int | None) -> tuple[int | None, int | None]:
+        """The rows and the ends of an epoch that a checkpoint covers, made behind so many batches; None: all that was handed out.
+
+        Raises
+        ------
+        FormError
+        """
+        if self.handed is not None:
+            return self.handed.covered(batches)
+        if batches is not None:
+            raise FormError("commit(batches=) is for dataset(), which reads ahead; other ways of reading need no number")
+        return None, None
+
+
+__all__ = ["BatchSources", "Uneven"]

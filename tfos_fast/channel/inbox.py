@@ -1,0 +1,244 @@
+"""The reader's inbox: slots and marks in the order of their coming, and the wait for more of them.
+
+Kept rows that are dealt out again come through it as well, in the place of the order to replay them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.acks import Acks
+from tfos_fast.channel.connection import STARVE_AFTER_MS, LocalConnection, to_exception
+from tfos_fast.channel.layout import Layout, layout
+from tfos_fast.channel.replay import Keeper, Piece
+from tfos_fast.channel.results import ResultWriter
+from tfos_fast.channel.schema import Schema
+from tfos_fast.errors import ChannelError, TfosError
+
+LINGER_S = 0.02  # inference: a short batch goes out when some writer is there and nothing came for so long
+_PATIENCE_MS = 40  # at most: see _patience
+
+
+class Inbox:
+    """What has come from the broker and was not read yet.
+
+    Parameters
+    ----------
+    connection : LocalConnection
+        The reader's. Who handles its messages puts them here.
+    keeper : Keeper
+    acks : Acks
+        Told before a wait, as are results: nobody else must wait for what the reader could say.
+    results : ResultWriter
+    train : bool
+
+    Attributes
+    ----------
+    items : deque
+        Messages ``Deliver``, ``StreamEnd``, ``EpochEnd``, ``FeedEnd``, ``Settle``, ``Keep`` and ``Replay``.
+    batch : int
+        Rows in a batch, where that is known.
+    epoch_ends : bool
+        Epochs matter to who reads.
+    feed_ended : bool
+        The end of the feed was read.
+    all_ended : bool
+        Inference: no writer is left that could fill up a batch.
+    leaving : bool
+        Nothing more is wanted. Set by any thread; a wait on another one ends then.
+    """
+
+    def __init__(
+        self, connection: LocalConnection, keeper: Keeper, acks: Acks, results: ResultWriter, *, train: bool
+    ) -> None:
+        self._conn = connection
+        self._keeper = keeper
+        self._acks = acks
+        self._results = results
+        self._train = train
+        self.items: deque[Any] = deque()
+        self.batch = 0
+        self.epoch_ends = False
+        self.feed_ended = False
+        self.all_ended = False
+        self.leaving = False
+        self._schemas: dict[int, Schema] = {}
+        self._epoch = 0  # ends of an epoch that have come
+        self._delivered = 0.0  # when the last slot came, and
+        self._interval = 0.0  # how long after the one before; 0: the first one of an epoch
+
+    # ---- coming in -----------------------------------------------------------------------------------------------------------
+
+    def put(self, message: Any) -> None:
+        """A message has come."""
+        if isinstance(message, m.Deliver):
+            if message.schema is not None:
+                self._schemas[message.schema_id] = message.schema
+            now = time.monotonic()
+            self._interval = now - self._delivered if self._delivered else 0.0
+            self._delivered = now
+        elif isinstance(message, m.EpochEnd):
+            self._epoch += 1
+            self._delivered = self._interval = 0.0
+        self.items.append(message)
+
+    def put_back(self, item: Any) -> None:
+        """The item is to come once more, as the next one."""
+        self.items.appendleft(item)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self.items.clear()
+
+    # ---- reading -------------------------------------------------------------------------------------------------------------
+
+    def next(self, *, wait: bool) -> Any:
+        """The next slot, piece of kept rows, or mark.
+
+        Parameters
+        ----------
+        wait : bool
+            Wait for it.
+
+        Returns
+        -------
+        Deliver, Piece, StreamEnd, EpochEnd, FeedEnd, Settle or None
+            ``FeedEnd`` again and again when the feed has ended. None: there is nothing now.
+
+        Raises
+        ------
+        TfosError
+            The feed has failed, or rows cannot be kept.
+        """
+        while True:
+            if self._keeper.ahead is not None:
+                return self._keeper.next()
+            item = self._next_message(wait=wait)
+            if isinstance(item, m.Keep | m.Replay):
+                self._obey(item)
+                continue
+            if isinstance(item, m.StreamEnd):
+                self._keeper.end_lane(item.stream)
+                self._acks.stream_ended = True
+            if isinstance(item, m.FeedEnd):
+                if item.kind:
+                    self._conn.failure = to_exception(m.Failed(item.kind, item.text))
+                    raise self._conn.failure
+                self.feed_ended = True
+            return item
+
+    def marks(self) -> Iterator[m.StreamEnd | m.EpochEnd]:
+        """Take the marks at the head, so that the feed's end can be known without reading a row. Does not wait."""
+        while isinstance(self._keeper.ahead, m.StreamEnd):
+            yield self._keeper.ahead
+            self._keeper.next()
+        while self.items and self._keeper.ahead is None and not isinstance(self.items[0], m.Deliver | m.Replay):
+            item = self.items[0]
+            if (
+                isinstance(item, m.Settle)
+                or (isinstance(item, m.EpochEnd) and self.epoch_ends)
+                or (isinstance(item, m.FeedEnd) and item.kind)
+            ):
+                return
+            self.items.popleft()
+            self._note_open(item)
+            if isinstance(item, m.StreamEnd):
+                self._keeper.end_lane(item.stream)
+                self._acks.stream_ended = True
+                yield item
+            elif isinstance(item, m.Keep):
+                self._obey(item)
+            elif isinstance(item, m.EpochEnd):
+                yield item
+            elif isinstance(item, m.FeedEnd):
+                self.feed_ended = True
+
+    def open(self, item: m.Deliver | Piece) -> tuple[Layout, Any]:
+        """Where the columns of a slot or piece lie, and its memory, of a slot the lease.
+
+        What is to be kept of a slot is kept now: later the program may change it.
+        """
+        if isinstance(item, Piece):
+            return item.layout, item.buffer
+        where = layout(self._schemas[item.schema_id], item.capacity, self._conn.segment.slot_bytes)
+        lease = self._acks.lease(item.slot)
+        if self._keeper.keeps:
+            self._failing(lambda: self._keeper.add(where, lease, item.rows, item.stream))
+        return where, lease
+
+    def _next_message(self, *, wait: bool) -> Any:
+        if not self.items:
+            self._conn.pump()
+        if not self.items and wait and not self.feed_ended:
+            self._results.flush()
+            self._acks.collect()
+            self._acks.send_replayed()
+            if self._acks.is_due():  # a reader that starves sends it anyway
+                self._acks.send()
+            self.wait(starve_ms=self._patience())
+        if not self.items:
+            return m.FeedEnd() if self.feed_ended else None
+        item = self.items.popleft()
+        self._note_open(item)
+        return item
+
+    def _note_open(self, item: Any) -> None:
+        """A writer that has ended its partition waits for results; when all do, nobody will fill up a batch."""
+        if isinstance(item, m.StreamEnd):
+            self.all_ended = not self._train and item.open == 0
+        elif isinstance(item, m.Deliver):
+            self.all_ended = False
+
+    def _obey(self, order: m.Keep | m.Replay) -> None:
+        if isinstance(order, m.Keep):
+            self._failing(lambda: self._keeper.begin(order))
+        else:
+            self._keeper.replay(order.seed, self.batch)
+
+    def _failing(self, keep: Callable[[], None]) -> None:
+        """What cannot be kept is missing in every later epoch: no row is handed out any more."""
+        try:
+            keep()
+        except (TfosError, OSError, ValueError) as error:
+            self._conn.failure = error if isinstance(error, TfosError) else ChannelError(f"rows could not be kept: {error!r}")
+            raise self._conn.failure from error
+
+    # ---- waiting -------------------------------------------------------------------------------------------------------------
+
+    def wait(self, have: int = 0, *, starve_ms: int = STARVE_AFTER_MS) -> None:
+        """Wait for more than ``have`` items; writers are asked for what they have when nothing comes for ``starve_ms``."""
+        self._conn.wait(
+            lambda: True if len(self.items) > have or self.leaving else None,
+            "rows (a feed, or the end of the feed)",
+            starve=self.starve,
+            starve_ms=starve_ms,
+        )
+
+    def pause(self, seconds: float) -> None:
+        """Handle messages for up to so long; writers are asked for what they have when nothing comes at once."""
+        have = len(self.items)
+        self._results.flush()
+        self._acks.send()
+        # Results may have waited for a slot, and what came meanwhile lies here: no other message need follow it.
+        if len(self.items) > have or self._conn.pump(max(1, min(STARVE_AFTER_MS, int(seconds * 1000)))):
+            return
+        self.starve()
+        if len(self.items) == have:
+            self._conn.pump(max(1, int(seconds * 1000) - STARVE_AFTER_MS))
+
+    def starve(self) -> None:
+        """Ask writers for what they have."""
+        self._results.flush()
+        self._acks.send()
+        self._conn.send(m.Starving(self._epoch, self.epoch_ends))
+
+    def _patience(self) -> int:
+        """Milliseconds without a slot after which writers are asked for what they have.
+
+        Twice what lay between the last two slots: a writer in full swing, which the reader outruns, is to fill its slots.
+        """
+        return max(STARVE_AFTER_MS, min(_PATIENCE_MS, int(2000 * self._interval)))

@@ -1,0 +1,66 @@
+"""Row mode: slots are taken from the inbox until so many rows are ready."""
+
+from __future__ import annotations
+
+import time
+
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.acks import Acks
+from tfos_fast.channel.inbox import LINGER_S, Inbox
+from tfos_fast.channel.replay import Piece
+from tfos_fast.channel.rowbuffer import RowBuffer
+from tfos_fast.channel.trail import Trail
+
+
+class RowReader:
+    """Fills the buffer that rows are handed out from.
+
+    Parameters
+    ----------
+    inbox : Inbox
+    acks : Acks
+    rows : RowBuffer
+    trail : Trail
+        Is told whose rows were made.
+    train : bool
+    """
+
+    def __init__(self, inbox: Inbox, acks: Acks, rows: RowBuffer, trail: Trail, *, train: bool) -> None:
+        self._inbox = inbox
+        self._acks = acks
+        self._rows = rows
+        self._trail = trail
+        self._train = train
+        self._slot: int | Piece = -1  # that rows are made from
+
+    def fill(self, n: int) -> None:
+        """Wait until there are ``n`` rows, or as many as there will be; in inference as many as have come."""
+        rows, inbox = self._rows, self._inbox
+        quiet_since: float | None = None
+        while len(rows) < n and not inbox.leaving:
+            if not rows.wants_slot:
+                stream, have = rows.stream, len(rows)
+                if rows.make():
+                    self._acks.finish(self._slot)
+                self._trail.note(stream, len(rows) - have)
+                continue
+            item = inbox.next(wait=not (len(rows) and not self._train))
+            if item is None:
+                if inbox.all_ended:
+                    return
+                # Inference: rows of a partition whose feeder waits for their results must not wait for company.
+                quiet_since = quiet_since or time.monotonic()
+                if time.monotonic() - quiet_since > LINGER_S:
+                    return
+                inbox.pause(LINGER_S)
+            elif isinstance(item, m.Deliver):
+                quiet_since = None
+                self._slot = item.slot
+                rows.push(*inbox.open(item), item.stream, item.rows)
+            elif isinstance(item, Piece):
+                self._slot = item
+                rows.push(*inbox.open(item), item.stream, item.rows, item.start)
+            elif isinstance(item, m.EpochEnd):
+                self._trail.end_epoch()
+            elif isinstance(item, m.FeedEnd):
+                return

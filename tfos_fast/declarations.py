@@ -1,0 +1,150 @@
+"""What a program declares of columns: their types and shapes by ``spec=``, what becomes of None by ``nulls=``.
+
+Nothing here needs TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfos_fast import specs
+from tfos_fast._convert import dtype_of
+from tfos_fast._nested import ANY_LENGTH, TEXTS
+from tfos_fast.channel.lattice import EVERY, Declared, Nulls
+from tfos_fast.channel.schema import Column
+from tfos_fast.errors import FormError
+
+
+class _Mask:
+    """The policy for nulls that keeps them: zeros, and a column of bools that says which rows have a value."""
+
+    def __repr__(self) -> str:
+        return "MASK"
+
+
+#: For ``nulls=``: a column of bools, called ``<name>_mask``, says which rows have a value; the others hold zeros.
+MASK = _Mask()
+
+
+def row_spec(spec: Any) -> dict[str, Declared]:
+    """Read a spec.
+
+    Parameters
+    ----------
+    spec : None, dict or tuple
+        Column name -> what one row's value is: a ``tf.TensorSpec``, a dtype, or (dtype, shape), where None is the length of a
+        dimension that differs from row to row. A ``tf.RaggedTensorSpec`` is that of a whole batch: its first dimension is the rows.
+        In a tuple the n-th entry is for column ``c<n>``. Nested: see :mod:`tfos_fast.specs`.
+
+    Returns
+    -------
+    dict
+        Column name -> (dtype name, shape or None: any).
+
+    Raises
+    ------
+    FormError
+    """
+    return {name: _one_spec(name, part) for name, part in specs.leaves(spec).items()}
+
+
+def _one_spec(name: str, part: Any) -> tuple[str, tuple[int, ...] | None]:
+    shape: Any = None
+    dtype = part
+    if hasattr(part, "ragged_rank"):  # a tf.RaggedTensorSpec
+        dtype, shape = part.dtype, _ragged_shape(name, part)
+    elif hasattr(part, "dtype") and hasattr(part, "shape") and not isinstance(part, np.generic | type):  # a tf.TensorSpec
+        dtype, shape = part.dtype, part.shape
+        shape = None if getattr(shape, "rank", 0) is None else tuple(shape)
+        if shape is not None and None in shape:
+            raise FormError(
+                f"column {name!r}: the spec says {part!r}, and rows of different lengths make no tensor: give one row's shape, "
+                "or a tf.RaggedTensorSpec"
+            )
+    elif isinstance(part, tuple):
+        dtype, shape = part
+    if getattr(dtype, "name", "") == "string" or dtype is str or dtype is bytes:
+        kind = dtype.__name__ if isinstance(dtype, type) else "string"
+    elif hasattr(dtype, "as_numpy_dtype"):
+        kind = np.dtype(dtype.as_numpy_dtype).name
+    elif dtype in TEXTS:
+        kind = dtype
+    else:
+        try:
+            kind = dtype_of(dtype).name if isinstance(dtype, str) else np.dtype(dtype).name
+        except TypeError as error:
+            raise FormError(f"column {name!r}: the spec says {dtype!r}, which is no type of numpy or TensorFlow") from error
+    if shape is None:
+        return kind, None
+    lengths = (shape,) if isinstance(shape, int) or shape is None else tuple(shape)
+    return kind, tuple(ANY_LENGTH if length is None else int(length) for length in lengths)
+
+
+def _ragged_shape(name: str, spec: Any) -> tuple[int | None, ...]:
+    lengths = spec.shape
+    if lengths.rank is None or lengths.rank < 2 or spec.ragged_rank < 1:
+        raise FormError(f"column {name!r}: the spec says {spec!r}; it is that of a batch: give it a shape of [None, None] or more")
+    inner = tuple(lengths)[1 + spec.ragged_rank :]
+    if None in inner:
+        raise FormError(f"column {name!r}: the spec says {spec!r}, whose last dimensions have no length")
+    return (None,) * spec.ragged_rank + inner
+
+
+def null_policies(nulls: Any) -> dict[str, Nulls]:
+    """Read what becomes of None.
+
+    Parameters
+    ----------
+    nulls : None, dict, MASK or a value
+        Column name -> a number or text that stands for None, or :data:`MASK`. What is no dict is meant for every column.
+
+    Returns
+    -------
+    dict
+        Column name, or ``"*"`` for every other column -> policy.
+
+    Raises
+    ------
+    FormError
+    """
+    if nulls is None:
+        return {}
+    return {name: _policy(name, value) for name, value in (nulls if isinstance(nulls, dict) else {EVERY: nulls}).items()}
+
+
+def _policy(name: str, value: Any) -> Nulls:
+    if value is MASK:
+        return Nulls(mask=True)
+    if isinstance(value, bytes):
+        return Nulls(fill=value.decode("latin-1"))
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool | int | float | str):
+        return Nulls(fill=value)
+    raise FormError(f"column {name!r}: nulls can become a number, a text or tfos_fast.MASK, not {value!r}")
+
+
+def is_whole(declared: dict[str, Declared], nulls: Any) -> bool:
+    """Whether batches can be told from what is declared, without a row."""
+    return bool(declared) and not nulls and all(shape is not None for _, shape in declared.values())
+
+
+def not_whole(spec: Any) -> FormError:
+    """The error for a spec that leaves something to the rows."""
+    return FormError(
+        "nodes in step need a spec with every dtype and shape, and no nulls, since one of them may have no rows: "
+        f"such as {{'x': ('float32', (784,)), 'y': ('int32', ())}}, not {spec!r}"
+    )
+
+
+def column(name: str, dtype: str, shape: tuple[int, ...] | None) -> Column:
+    """The column that an entry of :func:`row_spec` declares, where it says the shape."""
+    shape = shape or ()
+    if dtype in ("object", "str", *TEXTS) and not shape:
+        return Column(name, {"str": "string"}.get(dtype, dtype))  # type: ignore[arg-type]
+    return Column(name, "ragged" if ANY_LENGTH in shape else "fixed", dtype, shape)
+
+
+__all__ = ["MASK", "column", "is_whole", "not_whole", "null_policies", "row_spec"]
