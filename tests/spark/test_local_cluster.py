@@ -193,7 +193,7 @@ def test_failures_of_several_nodes_are_all_told(sc, out):
     cluster = tfos_fast.run(sc, mains.fail_everywhere, {"go": str(go)}, 2, **SMALL)
     go.touch()
     # The end of one node ends the others: what is told of is what has been heard of before that.
-    wait_for(lambda: len(cluster._coordinator._failures) == 2, "the failures of both nodes")
+    wait_for(lambda: len(cluster._coordinator.failures) == 2, "the failures of both nodes")
     with pytest.raises(NodeFailed, match=r"(?s)LookupError: the model of \d .*And then: worker:\d.*LookupError") as caught:
         cluster.shutdown()
     assert {caught.value.node, *(other.node for other in caught.value.others)} == {"worker:0", "worker:1"}

@@ -19,6 +19,7 @@ from tests.unit import attack
 from tests.unit.test_coordinator import WAIT, agent
 from tfos_fast.cluster import coordinator as coordinator_module
 from tfos_fast.cluster import entrance as module
+from tfos_fast.cluster import membership
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.machine import this_process
@@ -198,7 +199,7 @@ def test_any_message_of_a_node(coordinator):
             tries()
         serves(a)
     assert coordinator._thread.is_alive()
-    coordinator._failures.clear()
+    coordinator._members.failures.clear()
 
 
 def test_nobody_speaks_for_a_node_without_its_token(coordinator):
@@ -218,7 +219,7 @@ def test_nobody_speaks_for_a_node_without_its_token(coordinator):
 
 
 def test_what_a_node_can_make_grow_is_bounded(coordinator, monkeypatch):
-    monkeypatch.setattr(coordinator_module, "MOST_NODES", 5)
+    monkeypatch.setattr(membership, "MOST_NODES", 5)
     monkeypatch.setattr(coordinator_module, "MOST_FEEDS", 5)
     monkeypatch.setattr("tfos_fast.cluster.ledger.MOST_PARTITIONS", 5)
     before = len(os.listdir("/proc/self/fd"))
@@ -233,7 +234,7 @@ def test_what_a_node_can_make_grow_is_bounded(coordinator, monkeypatch):
         assert (len(node.acks), len(node.demands)) == (0, 5)
         for i in range(20):  # one after the other takes the place of the same node
             others.enter_context(agent(coordinator, "worker:1", f"token{i}"))
-        assert len(coordinator._watched) == 2
+        assert len(coordinator._local) == 2
         for i in range(20):
             others.enter_context(agent(coordinator, f"worker:{i + 2}", hello=False)).send(
                 m.Hello(f"worker:{i + 2}", "t", "here", this_process())
