@@ -115,6 +115,8 @@ def check_form(form: Form) -> None:
 
 def is_sound(schema: Schema) -> bool:
     """Whether a schema from a socket says something that could be laid out."""
+    if schema.structure == "bare" and len(schema.columns) != 1:
+        return False
     return all(map(_is_sound, schema.columns))
 
 
