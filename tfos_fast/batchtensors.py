@@ -17,7 +17,7 @@ from tfos_fast._nested import ANY_LENGTH, TEXTS
 from tfos_fast.channel.aligned import Values, is_aligned
 from tfos_fast.channel.assembler import Batch
 from tfos_fast.channel.ragged import Ragged
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.schema import WHY_OBJECTS, Column, Schema
 from tfos_fast.errors import MissingDependency, SchemaMismatch
 
 
@@ -102,10 +102,7 @@ def to_tensor(name: str, array: Values) -> Any:
         kinds = {type(value) for value in array}
         if not kinds <= {str, bytes}:
             found = ", ".join(sorted(kind.__name__ for kind in kinds))
-            raise SchemaMismatch(
-                f"column {name!r} holds Python objects ({found}), which are no tensor: None without a policy (nulls=...), values "
-                "of a type without one, or of differing types; feed values of one type, or use next_batch() or batches()"
-            )
+            raise SchemaMismatch(f"column {name!r} holds Python objects ({found}), {WHY_OBJECTS}")
         return tf.constant(array, tf.string)
     if array.size and is_aligned(array):
         if _aliasable(array.dtype.name):
@@ -159,10 +156,7 @@ def tensor_spec(column: Column) -> Any:
     """
     tf = tensorflow()
     if column.kind == "object":
-        raise SchemaMismatch(
-            f"column {column.name!r} holds Python objects, which are no tensor: None without a policy (nulls=...), values of a "
-            "type without one, or of differing types; feed values of one type, or use next_batch() or batches()"
-        )
+        raise SchemaMismatch(f"column {column.name!r} holds Python objects, {WHY_OBJECTS}")
     if column.kind in TEXTS:
         return tf.TensorSpec((None,), tf.string)
     dtype = tf.string if column.dtype in TEXTS else tf.as_dtype(dtype_of(column.dtype))

@@ -238,3 +238,12 @@ def test_pickled_batches_and_rows_of_one_partition():
             writer.write_rows([(4, "d")])
         with channel.reader() as reader:
             assert reader.next_rows(4) == [(1, "a"), (2, "b"), (3, None), (4, "d")]
+
+
+def test_rows_taken_are_counted_in_each_partition():
+    """A call that opened a partition by itself, after another one, gave the difference to that one's count."""
+    with broker_here(form=Form("rows")) as broker, Channel.attach(broker.address).writer() as writer:
+        assert writer.write_rows(range(3)) == 3
+        assert writer.write_rows(range(2)) == 2
+        writer.end_partition()
+        assert writer.write_pickled([pickle.dumps([1, 2, 3, 4])]) == 4

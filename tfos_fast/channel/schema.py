@@ -40,6 +40,11 @@ ENTRY_BYTES = 8
 MAX_DIMS = 16
 #: A dimension of a ragged column whose length differs from row to row.
 ANY_LENGTH = -1
+#: For errors: what makes a column hold Python objects, and what helps.
+WHY_OBJECTS = (
+    "which are no tensor: None without a policy (nulls=...), None inside a list, a type without a tensor, or values of differing "
+    "types; feed values of one type, or use next_batch() or batches()"
+)
 
 
 class Column(msgspec.Struct, frozen=True):

@@ -187,7 +187,7 @@ class Writer:
         return self._write(PickledRows(batches, loads, skip))
 
     def _write(self, source: Source) -> int:
-        before = self.rows
+        before = self.rows if self._partition.stream is not None else 0  # a partition that is opened by this begins anew
         for _ in self._pack(source):
             self._wait_slot()
         return self.rows - before
