@@ -99,7 +99,12 @@ class Broker:
         self._socket.setsockopt(zmq.RCVHWM, 10_000)  # the rest waits at the sender
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.bind(f"ipc://{path}")
+        try:
+            self._socket.bind(f"ipc://{path}")
+        except zmq.ZMQError:
+            self._context.destroy(linger=0)  # not left to the garbage collector, which may take the sockets' registry first
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._watched: dict[Any, Callable[[], None]] = {}

@@ -15,6 +15,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ class Agent:
     link: DriverLink
 
     def __init__(self, config: m.AgentConfig) -> None:
+        # Sockets of an agent that comes to nothing are closed here: the garbage collector may take a context before its sockets,
+        # and would then wait for them for ever.
+        with ExitStack() as undo:
+            self._begin(config, undo)
+            undo.pop_all()
+
+    def _begin(self, config: m.AgentConfig, undo: ExitStack) -> None:
         self.config = config
         self.name = config.name
         self.host = host_name()
@@ -71,6 +79,7 @@ class Agent:
         endpoint = f"{self.ip}:{self._port.port}"
         segment = Segment.create(config.memory, config.slot_bytes)
         self.broker = Broker(segment, on_open=self._on_open)
+        undo.callback(self.broker.close)
         self.broker.on_control = self._on_control
         self.broker.on_terminated = lambda asked: self._state(m.Terminated(asked))
         self.broker.on_partition_done = self._on_partition_done
@@ -87,6 +96,7 @@ class Agent:
             self._tell,
         )
         self.door = Door(config, self.broker, self.ip)
+        undo.callback(self.door.close)
         self._board: TensorBoard | None = None
         self._bye = m.Bye()
         self._ends: dict[str, int] = {}  # feed -> number of the last EndEpoch
@@ -102,6 +112,7 @@ class Agent:
         )  # fmt: skip
         hello = m.Hello(self.name, config.token, self.host, me)
         self.link = DriverLink(config, self.broker, hello, lambda: self.named.demands.values(), self._on_message, self._give_up)
+        undo.callback(self.link.close)
         self._watch_processes()
         self.broker.feed.steps.alone = False
         self.broker.feed.steps.on_pace = lambda pace: self._state(m.Join(pace))

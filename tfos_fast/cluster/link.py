@@ -142,9 +142,10 @@ class DriverLink:
         if self._driver_deadline is not None and time.monotonic() > self._driver_deadline:
             self._on_end("the driver is gone")
 
-    def close(self, bye: m.Bye) -> None:
-        """Say goodbye."""
-        self.send(bye)
+    def close(self, bye: m.Bye | None = None) -> None:
+        """Say goodbye, if there is something to say."""
+        if bye is not None:
+            self.send(bye)
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close()
