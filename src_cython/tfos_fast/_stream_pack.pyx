@@ -23,10 +23,17 @@ from tfos_fast._stream_values cimport put_value
 from tfos_fast._values cimport FLOAT32, PyList_Type, PyTuple_Type, TAKES_FLOAT
 
 cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+
+cdef extern from "_past.h" nogil:
+    void tfos_past(char* to, const char* source, size_t size)
+    void tfos_past_done()
 
 cdef enum:
     MAX_INT = 10  # bytes of an int with its opcode
+    PAST = 512  # bytes of a value from which on it is written past the caches (see _copy.pyx),
+    LARGE_SLOT = 1 << 20  # into slots that have left this core's caches before they are written again
 
 cdef struct Names:
     int64_t* at     # where each name was last found to be right, in the stream
@@ -87,6 +94,7 @@ def pack_stream(RowPacker packer, StreamBatch batch, double tick_seconds):
                 return _FULL if packer.rows >= packer._capacity else _TICK
         return event
     finally:
+        tfos_past_done()
         packer._busy = False
         PyMem_Free(names.at)
 
@@ -283,13 +291,17 @@ cdef int put_alike(RowPacker packer, StreamBatch batch, const uint8_t* at) noexc
     cdef ColumnState* column
     cdef char* out
     cdef Node number
+    cdef Py_ssize_t past = PAST if packer._slot.size >= LARGE_SLOT else PY_SSIZE_T_MAX
     for i in range(pattern.fields):
         at += field.literal
         column = &packer.columns[field.column]
         out = column.region + row * column.row_bytes
         if field.kind == DATA:
             if pattern.part[field.column].array.code == column.code:
-                memcpy(out, at, field.count)
+                if field.count >= past:
+                    tfos_past(out, <const char*>at, field.count)
+                else:
+                    memcpy(out, at, field.count)
             elif not cast_bytes(pattern.part[field.column].array.code, at, field.count, out, column.code == FLOAT32):
                 return UNFIT
             at += field.count

@@ -48,7 +48,7 @@ def sc(network):
 
 
 def rows(sc, sizes, pause=0.0, *, again=False):
-    """(partition, row, host that made it), in partitions of these sizes; ``again``: no host, they come out the same on another one."""
+    """(partition, row, host that made it), in partitions of these sizes; ``again``: no host, as they are to come out the same."""
 
     def make(p):
         for row in range(sizes[p]):

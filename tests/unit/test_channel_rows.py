@@ -247,3 +247,21 @@ def test_rows_taken_are_counted_in_each_partition():
         assert writer.write_rows(range(2)) == 2
         writer.end_partition()
         assert writer.write_pickled([pickle.dumps([1, 2, 3, 4])]) == 4
+
+
+@pytest.mark.parametrize("size", [511, 512, 513, 784, 1000, 4099])
+@pytest.mark.parametrize("slot", ["64k", "1m"])
+def test_arrays_of_any_size_lie_whole_in_small_and_large_slots(size: int, slot: str):
+    """Large values in large slots are written past the caches, by stores that want aligned addresses."""
+    values = np.random.default_rng(size).integers(0, 256, (300, size), np.uint8)
+    with Channel.create(memory="8m", slot_bytes=slot) as channel, channel.reader() as reader:
+
+        def write() -> None:
+            with channel.writer() as writer:
+                writer.write_pickled([pickle.dumps([(row, i) for i, row in enumerate(values)])])
+
+        thread, _ = in_thread(write)
+        found = list(reader.batches(64))
+        ended(thread)
+    assert np.array_equal(np.concatenate([batch["c0"] for batch in found]), values)
+    assert np.concatenate([batch["c1"] for batch in found]).tolist() == list(range(300))
