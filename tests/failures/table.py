@@ -64,8 +64,9 @@ def _rows() -> list[Row]:
             Row("trainer", EXCEPTION, when, None, restarts=1),
             Row("trainer", KILL, when, None, restarts=1),
         ]
-    for when in FEEDING:
+    for when in ("start", *FEEDING):
         rows.append(Row("executor", STOP, when, errors.StallTimeout, r"executor of {node} .*\(process {pid}\).*is stopped"))
+    rows.append(Row("executor", STOP, "shutdown", None))  # nothing is left to be done there
     for when in FEEDING:
         rows += [
             Row("feeder", EXCEPTION, when, None),
