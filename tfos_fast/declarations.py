@@ -23,6 +23,9 @@ class _Mask:
     def __repr__(self) -> str:
         return "MASK"
 
+    def __reduce__(self) -> str:
+        return "MASK"  # there is one: it goes to ``main`` in its arguments, too
+
 
 #: For ``nulls=``: a column of bools, called ``<name>_mask``, says which rows have a value; the others hold zeros.
 MASK = _Mask()

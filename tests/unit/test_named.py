@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+import tfos_fast
 from tests.unit.helpers import ended, in_thread
 from tfos_fast.channel import Channel
 from tfos_fast.channel import messages as m
@@ -118,3 +119,8 @@ def test_names():
     for bad in ("", "a/b", "x" * 65, "a b"):
         with pytest.raises(ValueError, match="name"):
             check_name(bad)
+
+
+def test_the_memory_of_feeds_is_said_by_name():
+    with pytest.raises(ValueError, match=r"feeds=\['validation'\] is no mapping"):
+        tfos_fast.reserve(None, 2, feeds=["validation"])

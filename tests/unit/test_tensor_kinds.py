@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -135,3 +136,8 @@ def test_policies_for_nulls_are_read():
     }  # fmt: skip
     with pytest.raises(FormError, match=r"column 'a': nulls can become a number, a text or tfos_fast.MASK, not \[1\]"):
         null_policies({"a": [1]})
+
+
+def test_the_mask_is_the_same_in_another_process():
+    """It goes to ``main`` in its arguments; it was refused there as another one."""
+    assert pickle.loads(pickle.dumps({"age": tfos_fast.MASK}))["age"] is tfos_fast.MASK

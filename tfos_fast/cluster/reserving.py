@@ -126,6 +126,8 @@ def reserve(
     roles = assign(num_executors, num_ps, master_node, eval_node)
     on_driver, on_executors = (roles[:num_ps], roles[num_ps:]) if driver_ps_nodes else ((), roles)
     parse_ports(tensorflow_port, "tensorflow_port")
+    if feeds is not None and not isinstance(feeds, Mapping):
+        raise ValueError(f"feeds={feeds!r} is no mapping: it says the memory of each named feed, such as {{'validation': '64m'}}")
     engine = engine_of(sc)
     wanted = parse_bytes(memory)  # said here rather than by each node
     if slot_bytes is not None:
