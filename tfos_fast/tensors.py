@@ -216,8 +216,8 @@ class DataFeed:
         tf = tensorflow()
         declared = row_spec(spec)
         arrange: Callable[[dict[str, Any]], Any] = functools.partial(specs.arrange, specs.outline(spec))
-        if shuffle < 0:
-            raise ValueError(f"shuffle={shuffle}: a window has some rows, or 0 for none")
+        if shuffle is True or shuffle < 0:  # True would be a window of one row
+            raise ValueError(f"shuffle={shuffle}: give the rows of the window to draw from, such as 10000, or 0 for none")
         if shuffle and not self.reader.train:
             raise FormError("rows of an inference are not shuffled: results go back in their order")
         known = is_whole(declared, nulls)

@@ -11,9 +11,11 @@ import pytest
 import zmq
 
 from tfos_fast.channel import Channel
+from tfos_fast.channel import broker as module
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.address import Address
 from tfos_fast.channel.processes import started
+from tfos_fast.channel.segment import Segment
 from tfos_fast.errors import FormError, TfosError
 
 HELLO = {role: m.Hello(role, os.getpid(), started(os.getpid())) for role in ("writer", "reader", "control")}  # type: ignore[arg-type]
@@ -89,3 +91,15 @@ def test_a_spec_that_names_no_type():
         with pytest.raises(FormError, match="no type of numpy"):
             reader.next_batch(1, spec={"x": ("(2,", None)})
         assert channel.status()["reader"] is False
+
+
+def test_a_broker_that_cannot_bind_leaves_nothing(tmp_path, monkeypatch):
+    """Its context was left to the garbage collector, which waited for the socket for ever where it came by the registry first."""
+    folder = tmp_path / ("x" * 120)  # longer than the path of a socket may be
+    folder.mkdir()
+    monkeypatch.setattr(module, "make_runtime_directory", lambda: folder)
+    segment = Segment.create("64k", "4k")
+    with pytest.raises(zmq.ZMQError):
+        module.Broker(segment)
+    segment.close()
+    assert not folder.exists()

@@ -241,6 +241,8 @@ def test_rows_of_an_inference_are_read_in_order_and_not_ahead():
             feed.dataset(8, ("int64",), shuffle=10)
         with pytest.raises(ValueError, match="shuffle=-1"):
             feed.dataset(8, ("int64",), shuffle=-1)
+        with pytest.raises(ValueError, match="shuffle=True: give the rows of the window"):
+            feed.dataset(8, ("int64",), shuffle=True)
 
         def ask() -> list[Any]:
             with channel.writer() as writer:

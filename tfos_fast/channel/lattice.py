@@ -157,7 +157,7 @@ def _declare(column: Column, declared: Declared | None) -> Column:
         return msgspec.structs.replace(target, python="bytes")  # raw images, say: the memory of so many numbers
     if column.kind not in ("fixed", "ragged") or not _holds(target.shape, column.shape):
         hint = "; tf.RaggedTensorSpec, or a length of None, takes lists of any length" if column.kind == "ragged" else ""
-        hint = " (of several kinds, or with None inside a list, say)" if column.kind == "object" else hint
+        hint = " (of several kinds, or with None inside a list: replace it before it is fed)" if column.kind == "object" else hint
         hint = "; with a shape, byte strings are the memory of so many numbers" if column.kind == "bytes" else hint
         raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}{hint}")
     if dtype != column.dtype and 0 not in column.shape and (dtype in _nested.TEXTS or column.dtype in _nested.TEXTS):

@@ -17,7 +17,7 @@ class FeedReport:
     ----------
     rows : int
         Rows that the trainers' processes took, over all epochs. They are counted slot by slot: one that is left in the middle
-        counts as not taken.
+        counts as not taken. After a restart of a trainer they are not the rows that programs got (docs/failures.md).
     seconds : float
         How long the feed took.
     epochs : int
@@ -68,7 +68,7 @@ class NodeReport:
     status : int or None
         Exit status of its trainer, negative when a signal ended it; None when it was not started, or nobody could tell.
     rows : int
-        Rows that its trainer took.
+        Rows that its trainer took, counted as in ``FeedReport``.
     bytes : int
         Of shared memory that was filled for it.
     waited_for_data : float
