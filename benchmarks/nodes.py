@@ -96,7 +96,7 @@ class Nodes:
                     if self._storm_ends:
                         self._open(socket)
                 case m.EndEpoch():
-                    self._send(socket, m.Ack(message.request, 1000, 0))
+                    self._send(socket, m.Ack(message.request, 1000))
                 case m.Stop():
                     self._left -= 1
                     self._send(socket, m.Bye())

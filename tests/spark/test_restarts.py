@@ -59,6 +59,15 @@ def everything(out):
     return Counter(row for lives in lives_of(out).values() for row in trained(lives))
 
 
+def check_counts(out, fed, end, rows, partitions):
+    """The reports of a feed and of shutdown, against what the programs noted: each row of every epoch once."""
+    had = {name: len(trained(lives)) for name, lives in lives_of(out).items()}
+    assert sum(had.values()) == rows
+    assert (fed.rows, fed.partitions, fed.rows_of_node) == (rows, partitions, had)
+    assert (fed.rows_left, fed.rows_unused) == ({}, {})
+    assert {name: node.rows for name, node in end.nodes.items()} == had
+
+
 def numbered(sc, sizes):
     return sc.parallelize(list(enumerate(sizes)), len(sizes)).flatMap(lambda part: [(part[0], i) for i in range(part[1])])
 
@@ -76,14 +85,16 @@ def by_rows(args, ctx):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("nodes", "every"), [(2, 400), pytest.param(2, 0, marks=pytest.mark.long)])
-def test_no_row_is_lost_and_none_before_a_commit_comes_again(sc, out, caplog, nodes, every):
+@pytest.mark.parametrize("every", [400, 0])
+@pytest.mark.parametrize("kind", ["node", "group"])
+def test_no_row_is_lost_and_none_before_a_commit_comes_again(sc, out, caplog, kind, every):
     sizes = [900, 0, 1500, 700, 1, 1200]
     args = {"out": out, "every": every, "deaths": {0: [450, 1150]}}
-    with tfos_fast.run(sc, by_rows, args, nodes, max_restarts=2, **SMALL) as cluster:
-        cluster.feed(numbered(sc, sizes), epochs=2)
+    with tfos_fast.run(sc, by_rows, args, 2, max_restarts=2, restart=kind, **SMALL) as cluster:
+        fed = cluster.feed(numbered(sc, sizes), epochs=2)
         report = cluster.shutdown()
     assert everything(out) == {(part, i): 2 for part, size in enumerate(sizes) for i in range(size)}
+    check_counts(out, fed, report, 2 * sum(sizes), 2 * 5)
     assert len(lives_of(out)["worker:0"]) == 3
     assert len(report.nodes["worker:0"].restarts) == 2
     assert "SIGKILL" in str(report)
@@ -110,13 +121,17 @@ def test_a_death_after_the_feed(sc, tmp_path, feeds):
     out.mkdir()
     args = {"out": str(out), "commit": 300, "die": 2000}
     with tfos_fast.run(sc, late, args, 1, max_restarts=1, **SMALL) as cluster:
-        cluster.feed(numbered(sc, [1000, 1000]))
+        first = cluster.feed(numbered(sc, [1000, 1000]))
         (tmp_path / "now").touch()
         if feeds == 2:
             cluster._coordinator.wait(lambda: cluster._coordinator.restarts.life("worker:0") == 1, 30.0, "a test")
-            cluster.feed(numbered(sc, [10]))
-    first = {(part, i): 1 for part in range(2) for i in range(1000)}
-    assert everything(str(out)) == first | ({(0, i): 2 for i in range(10)} if feeds == 2 else {})
+            second = cluster.feed(numbered(sc, [10]))
+            assert (second.rows, second.partitions, second.rows_of_node) == (10, 1, {"worker:0": 10})
+        report = cluster.shutdown()
+    assert (first.rows, first.partitions) == (2000, 2)
+    assert report.nodes["worker:0"].rows == (2010 if feeds == 2 else 2000)
+    rows = {(part, i): 1 for part in range(2) for i in range(1000)}
+    assert everything(str(out)) == rows | ({(0, i): 2 for i in range(10)} if feeds == 2 else {})
 
 
 def by_epochs(args, ctx):
@@ -142,8 +157,9 @@ def test_a_node_goes_back_to_the_epoch_of_its_last_commit_while_others_stay(sc, 
     args = {"out": str(out), "epochs": 4, "commit": [0], "die": 2, "at": 1500}
     sizes = [700, 600, 500]
     with tfos_fast.run(sc, by_epochs, args, 2, max_restarts=1, **SMALL) as cluster:
-        cluster.feed(numbered(sc, sizes), epochs=4)
+        fed = cluster.feed(numbered(sc, sizes), epochs=4)
         report = cluster.shutdown()
+    check_counts(str(out), fed, report, 4 * sum(sizes), 4 * 3)
     assert "as was asked for" in report.nodes["worker:0"].restarts[0]
     assert not report.nodes["worker:1"].restarts
     lives = lives_of(str(out))
@@ -159,8 +175,9 @@ def test_a_group_ends_together_and_begins_together(sc, tmp_path):
     args = {"out": str(out), "epochs": 3, "commit": [0], "die": 1, "at": 600}
     sizes = [700, 600, 500, 400]
     with tfos_fast.run(sc, by_epochs, args, 2, max_restarts=1, restart="group", **SMALL) as cluster:
-        cluster.feed(numbered(sc, sizes), epochs=3)
+        fed = cluster.feed(numbered(sc, sizes), epochs=3)
         report = cluster.shutdown()
+    check_counts(str(out), fed, report, 3 * sum(sizes), 3 * 4)
     assert all("as was asked for" in node.restarts[0] for node in report.nodes.values())
     lives = lives_of(str(out))
     assert all(len(parts) == 2 for parts in lives.values())
@@ -196,8 +213,9 @@ def test_nodes_in_step_are_a_group(sc, tmp_path):
     out.mkdir()
     sizes = [900, 40, 0, 1, 300]
     with tfos_fast.run(sc, in_step, {"out": str(out), "epochs": 3, "at": 900}, 2, max_restarts=1, **SMALL) as cluster:
-        cluster.feed(partitions(sc, *sizes), epochs=3)
+        fed = cluster.feed(partitions(sc, *sizes), epochs=3)
         report = cluster.shutdown()
+    check_counts(str(out), fed, report, 3 * sum(sizes), 3 * 4)
     assert all("SIGKILL" in node.restarts[0] for node in report.nodes.values())
     rows = Counter(row for parts in lives_of(str(out)).values() for row in trained(parts))
     assert rows == {(epoch, i): 1 for epoch in range(3) for i in range(sum(sizes))}

@@ -118,7 +118,7 @@ def nodes(request):
 def test_nodes_end_at_the_same_step_and_every_row_is_accounted_for(nodes, uneven):
     unused = dict.fromkeys(nodes.infos, 0)
     for epoch, sizes in enumerate([UNEVEN, FEW, UNEVEN]):
-        seen = nodes.epoch(f"f/{epoch}", sizes, uneven)
+        seen = nodes.epoch(f"feed1/{epoch}", sizes, uneven)
         assert not [error for error in seen.values() if isinstance(error, BaseException)], seen
         (steps,) = {steps for steps, _ in seen.values()}
         rows = [row for _, rows in seen.values() for row in rows]
@@ -128,7 +128,7 @@ def test_nodes_end_at_the_same_step_and_every_row_is_accounted_for(nodes, uneven
             assert steps >= max(sizes) / 32
         elif sizes is FEW:
             assert steps == 0
-        before, unused = unused, {name: node.rows_unused for name, node in nodes.coordinator.nodes.items()}
+        before, unused = unused, {name: node.had(1).unused for name, node in nodes.coordinator.nodes.items()}
         assert sum(unused.values()) - sum(before.values()) == sum(sizes) - len(rows)
 
 

@@ -129,7 +129,7 @@ def test_order_waits_for_every_answer(coordinator):
         for it in (a, b):
             a_order = it.receive()
             assert isinstance(a_order, m.EndEpoch)
-            it.send(m.Ack(a_order.request, 5, 0))
+            it.send(m.Ack(a_order.request, 5))
         coordinator.wait(lambda: all(n.rows_taken == 5 for n in coordinator.nodes.values()), WAIT, "the test")
 
 
@@ -190,12 +190,13 @@ def test_agent_of_an_abandoned_try_is_stopped(coordinator):
 
 def test_failure_travels_and_the_first_one_stays(coordinator):
     with agent(coordinator, "worker:0") as a, agent(coordinator, "worker:1") as b:
-        a.send(m.Ended(m.Failure("NodeFailed", "boom", "worker:0", "here", "Traceback ..."), 3, 4))
+        a.send(m.Ended(m.Failure("NodeFailed", "boom", "worker:0", "here", "Traceback ..."), 3, m.Fed(1, 3, 4)))
         coordinator.wait(lambda: coordinator.failure is not None, WAIT, "the test")
-        b.send(m.Ended(m.Failure("NodeFailed", "later", "worker:1", "here"), 0, 0))
+        b.send(m.Ended(m.Failure("NodeFailed", "later", "worker:1", "here"), 0))
         coordinator.wait(lambda: coordinator.nodes["worker:1"].ended, WAIT, "the test")
     assert coordinator.failure.summary == "boom"
-    assert (coordinator.nodes["worker:0"].rows_taken, coordinator.nodes["worker:0"].rows_left) == (3, 4)
+    assert (coordinator.nodes["worker:0"].rows_taken, coordinator.nodes["worker:0"].had(1).left) == (3, 4)
+    assert coordinator.nodes["worker:0"].had(2) == m.Fed(2)
 
 
 def test_death_of_an_agent_on_this_host_is_seen(coordinator):
@@ -232,7 +233,7 @@ def test_what_cannot_be_read_ends_nothing(coordinator):
         bad.socket.send(b"\xc1" * 100)
         number = coordinator.post(["worker:0", "worker:1"], m.EndEpoch)
         for one in (good, bad):
-            one.send(m.Ack(one.receive().request, 0, 0))
+            one.send(m.Ack(one.receive().request, 0))
         coordinator.wait(lambda: all(number in node.acks for node in coordinator.nodes.values()), WAIT, "the answers")
         assert coordinator.failure is None
 
@@ -243,7 +244,7 @@ def test_a_number_that_is_no_process_ends_nothing(coordinator, pid):
     with agent(coordinator, "worker:1", "u", hello=False) as bad, agent(coordinator) as good:
         bad.send(m.Hello("worker:1", "u", "here", m.Process(pid, me.started, me.machine)))
         number = coordinator.post(["worker:0"], m.EndEpoch)
-        good.send(m.Ack(good.receive().request, 0, 0))
+        good.send(m.Ack(good.receive().request, 0))
         coordinator.wait(lambda: number in coordinator.nodes["worker:0"].acks, WAIT, "the answer")
         assert coordinator.failure is None
         assert set(coordinator.nodes) == {"worker:0"}, "a hello that is out of bounds is none"

@@ -12,10 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.feed import Feed
+from tfos_fast.channel.pace import Pace
 from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.channel.spans import NOWHERE
 from tfos_fast.channel.table import INPUT, OUTPUT, State, TableError
 
+NUMBERS = {"p": 1, "q": 1, "r": 2}  # of the feeds that partitions belong to
 INTS = Schema("bare", (Column("c0", "fixed", "int64"),))
 FLOATS = Schema("bare", (Column("c0", "fixed", "float64"),))
 
@@ -44,6 +46,11 @@ class FeedMachine(RuleBasedStateMachine):
     @initialize(n=st.integers(4, 8), form=st.booleans())
     def make(self, n: int, form: bool) -> None:
         self.feed = Feed(n, form=m.Form("columns", 8) if form else None)
+        self.feed.recovers = True
+        self.feed.number_of = NUMBERS.__getitem__
+        self.settled = dict.fromkeys(NUMBERS, 0)  # rows that commits of all lives cover
+        self.before = dict.fromkeys(NUMBERS, 0)  # of these, those of lives that are over
+        self.handed: dict[int, int] = {}  # lane -> rows since the last commit
         self.n = n
         self.writers: dict[bytes, Writer] = {}
         self.reader: bytes | None = None
@@ -227,6 +234,7 @@ class FeedMachine(RuleBasedStateMachine):
         if not self.stopped:
             assert self.lanes[message.stream] == rows[0][0]
             self.delivered.setdefault(rows[0][0], []).extend(row for _, row in rows)
+            self.handed[message.stream] = self.handed.get(message.stream, 0) + len(rows)
         self.held[message.slot] = message
         self.say(self.reader, m.Done([message.slot], [message.slot] if release else []))
         if release:
@@ -239,6 +247,40 @@ class FeedMachine(RuleBasedStateMachine):
         del self.held[slot]
         assert self.reader is not None
         self.say(self.reader, m.Done([], [slot]))
+
+    @precondition(lambda self: self.reader is not None and self.handed)
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        """Of some rows that were handed out the program knows nothing yet."""
+        assert self.reader is not None
+        peer = b"c" + self.reader
+        if peer not in self.feed.peers:
+            self.feed.hello(peer, m.Hello("control", int(self.reader[1:]), 1))
+        covered = {lane: data.draw(st.integers(0, rows)) for lane, rows in sorted(self.handed.items())}
+        for lane, rows in covered.items():
+            self.handed[lane] -= rows
+            self.settled[self.lanes[lane]] += rows
+        self.say(peer, m.Commit(0, False, list(covered.items())))
+
+    @precondition(lambda self: self.reader is not None and not self.stopped and self.handed)
+    @rule()
+    def restart(self) -> None:
+        """The reader dies, and another one will come: what its commits do not cover does not count any more."""
+        assert self.reader is not None
+        for peer in (self.reader, b"c" + self.reader):
+            self.feed.leave(peer, died=True)
+        self.feed.restart()
+        self.reader = None
+        for forgotten in (self.held, self.handed, self.delivered, self.published, self.reader_inbox):
+            forgotten.clear()
+        self.before = dict(self.settled)
+        for writer in self.writers.values():
+            writer.agreed = None
+            writer.inbox = deque(message for message in writer.inbox if not isinstance(message, m.Agreed))
+            if writer.opening and any(isinstance(message, m.Opened) for message in writer.inbox):
+                writer.inbox = deque(message for message in writer.inbox if not isinstance(message, m.Opened))
+                writer.opening, writer.fenced = False, True
+        self.deliver()
 
     @precondition(lambda self: self.reader is not None and not self.stopped)
     @rule()
@@ -262,6 +304,7 @@ class FeedMachine(RuleBasedStateMachine):
         if how == "terminate":
             self.say(self.reader, m.Terminate())
         else:
+            self.feed.recovers = False
             self.feed.leave(self.reader, died=how == "die")
             self.reader = None
             self.deliver()
@@ -288,6 +331,15 @@ class FeedMachine(RuleBasedStateMachine):
             state, owner = table.state[slot], table.owner[slot]
             assert (owner is None) == (state in (State.FREE, State.READY))
             assert owner is None or owner in self.feed.peers
+        # What is counted are the rows of this life, and those of earlier ones that do not come again.
+        for tally, keys in (
+            (self.feed.total, list(NUMBERS)),
+            (self.feed.newest, [key for key in NUMBERS if NUMBERS[key] == self.feed.newest.number]),
+        ):
+            before = sum(self.before[key] for key in keys)
+            assert tally.published == before + sum(self.published.get(key, 0) for key in keys)
+            assert tally.taken == before + sum(len(self.delivered.get(key, [])) for key in keys)
+            assert tally.settled == sum(self.settled[key] for key in keys)
         # Every row that was published reaches the reader once and in its partition's order.
         for rows in self.delivered.values():
             assert rows == list(range(len(rows)))
@@ -314,7 +366,7 @@ class FeedMachine(RuleBasedStateMachine):
         assert self.reader is not None
         self.say(self.reader, m.Done([], sorted(self.held)))
         assert self.feed.table.counts()["free"] == self.n
-        assert self.feed.rows_taken == self.feed.rows_published == sum(self.published.values())
+        assert self.feed.rows_taken == self.feed.rows_published == sum(self.published.values()) + sum(self.before.values())
 
 
 TestFeed = FeedMachine.TestCase
@@ -475,3 +527,79 @@ def test_who_breaks_the_protocol_is_found_out(peer: bytes, message: Any):
         feed.handle(b"w", m.ClosePartition(0, 8))
     with pytest.raises(TableError):
         feed.handle(peer, message)
+
+
+def test_after_a_restart_those_rows_are_counted_that_do_not_come_again():
+    feed = a_feed(form=m.Form("columns", 8))
+    feed.recovers, feed.number_of = True, lambda key: int(key[0])
+    feed.deliveries.keep = True
+    feed.hello(b"c", m.Hello("control", 2, 1))
+    feed.handle(b"r", m.OpenReader(m.Form("columns", 8), True))
+    old = open_and_publish(feed, b"w", "1/0", 10)
+    feed.handle(b"w", m.ClosePartition(old.stream, 10))
+    feed.end_epoch()
+    new = open_and_publish(feed, b"v", "2/0", 16)
+    slots = [message.slot for message in told(feed, b"r") if isinstance(message, m.Deliver)]
+    feed.handle(b"r", m.Done(slots[:1], []))  # of the second slot the reader has but begun
+    feed.handle(b"c", m.Commit(1, True, [(old.stream, 8), (new.stream, 5)]))
+    assert (feed.total.taken, feed.newest.taken) == (10, 0)
+    assert feed.restart().rows == {"2/0": [(5, 16)]}
+    for tally, rows in ((feed.total, 15), (feed.newest, 5)):
+        assert tally.published == tally.taken == tally.settled == rows
+    # What comes again counts when it has come, and is lost with the next life when that commits nothing.
+    feed.hello(b"s", m.Hello("reader", 3, 1))
+    feed.handle(b"s", m.OpenReader(m.Form("columns", 8), True))
+    feed.hello(b"u", m.Hello("writer", 1, 1))
+    feed.outbox.clear()
+    open_and_publish(feed, b"u", "2/0", 11)
+    feed.handle(b"s", m.Done([message.slot for message in told(feed, b"s") if isinstance(message, m.Deliver)], []))
+    assert (feed.rows_published, feed.rows_taken, feed.newest.taken) == (26, 26, 16)
+    feed.restart()
+    assert (feed.rows_published, feed.rows_taken, feed.newest.taken) == (15, 15, 5)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_unused_rows_of_an_epoch_that_is_repeated_are_counted_once(whole):
+    feed = a_feed(form=m.Form("columns", 8))
+    feed.recovers = True
+    feed.hello(b"c", m.Hello("control", 2, 1))
+    feed.handle(b"r", m.OpenReader(m.Form("columns", 8), True))
+    feed.handle(b"r", m.SetPace(Pace("stop", 8)))
+    opened = open_and_publish(feed, b"w", "0/0", 14)
+    feed.handle(b"w", m.ClosePartition(opened.stream, 14))
+    feed.steps.alone = False
+    feed.steps.agree(0, 1, True)
+    feed.end_epoch()
+    slots = [message.slot for message in told(feed, b"r") if isinstance(message, m.Deliver)]
+    feed.handle(b"r", m.Done(slots, slots))
+    assert (feed.total.taken, feed.total.unused, feed.newest.unused) == (14, 6, 6)
+    if whole:
+        feed.handle(b"c", m.Commit(1, True, [(opened.stream, 8)]))
+    feed.restart()
+    assert (feed.total.taken, feed.total.unused, feed.newest.unused) == ((14, 6, 6) if whole else (0, 0, 0))
+
+
+def test_rows_that_a_reader_leaves_are_not_unused_too():
+    feed = a_feed(form=m.Form("columns", 8))
+    feed.handle(b"r", m.OpenReader(m.Form("columns", 8), True))
+    feed.handle(b"r", m.SetPace(Pace("stop", 8)))
+    feed.steps.alone = False
+    open_and_publish(feed, b"w", "0/0", 14)
+    feed.handle(b"r", m.Terminate())
+    feed.steps.agree(0, 1, True)
+    feed.end_epoch()
+    assert (feed.total.published, feed.total.taken, feed.total.unused) == (14, 0, 0)
+
+
+def test_results_that_were_given_outlive_their_reader():
+    feed = a_feed(form=m.Form("rows"))
+    feed.recovers = True
+    feed.handle(b"r", m.OpenReader(m.Form("rows"), False))
+    for peer, key in ((b"w", "p"), (b"v", "q")):
+        opened = open_and_publish(feed, peer, key, 3, exchange=True)
+        feed.handle(peer, m.ClosePartition(opened.stream, 3))
+    slots = [message.slot for message in told(feed, b"r") if isinstance(message, m.Deliver)]
+    feed.handle(b"r", m.Done(slots, slots))
+    feed.leave(b"w", died=False)
+    feed.restart()
+    assert feed.rows_published == feed.rows_taken == 3  # the other task is tried again

@@ -206,7 +206,7 @@ def test_nobody_speaks_for_a_node_without_its_token(coordinator):
     with agent(coordinator, token="right") as a, agent(coordinator, "worker:1") as b:
         coordinator.expect({"worker:0": "right", "worker:1": "t"})
         with agent(coordinator, "worker:0", "wrong", hello=False) as c:
-            c.send(m.Ended(m.Failure("NodeFailed", "I am not it", "worker:0", "here"), 0, 0))  # before a hello
+            c.send(m.Ended(m.Failure("NodeFailed", "I am not it", "worker:0", "here"), 0))  # before a hello
             c.send(m.Hello("worker:0", "wrong", "here", this_process()))
             assert isinstance(c.receive(), m.Stop)
         # A node of the cluster that speaks for another, even with its token, is not heard.
@@ -225,7 +225,7 @@ def test_what_a_node_can_make_grow_is_bounded(coordinator, monkeypatch):
     before = len(os.listdir("/proc/self/fd"))
     with agent(coordinator) as a, contextlib.ExitStack() as others:
         for i in range(20):
-            a.send(m.Ack(i, 0, 0))
+            a.send(m.Ack(i, 0))
             a.send(m.Demand(f"feed{i}", 0, True))
             a.send(m.OpenPartition(i, f"j/{i}", 1))
         answers = [type(a.receive()) for _ in range(20)]

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tfos_fast.channel.deliveries import Deliveries
 from tfos_fast.channel.spans import NOWHERE, OPEN, count, join, split, without
+from tfos_fast.channel.tally import Tally
 from tfos_fast.channel.trail import Trail
 from tfos_fast.cluster.ledger import AskFence, Grant, Ledger, Refuse, State
 from tfos_fast.cluster.restarts import Begin, Halt, Restarts
@@ -173,6 +174,22 @@ def test_the_end_of_an_epoch_covers_rows_that_were_left_unused():
     assert book.position(1, True, {1: 2}) == {0: {"f/0": [(0, 10)]}, 1: {"g/0": [(0, 5)]}}
 
 
+def test_commits_are_counted_row_by_row_and_by_feed():
+    total, old, new = Tally(), Tally(1), Tally(2)
+    book = Deliveries(keep=True, total=total)
+    book.opened(0, "f/0", 1, 0, old)
+    book.published(0, 10)
+    book.end_epoch()
+    book.opened(1, "g/0", 1, 50, new)
+    book.published(1, 10)
+    book.commit(0, True, {0: 4})
+    assert (total.settled, old.settled, new.settled) == (4, 4, 0)
+    book.commit(1, True, {0: 2, 1: 3, 7: 5})  # the end of the epoch covers what was left unused of it; lane 7 is unknown
+    assert (book.whole, total.settled, old.settled, new.settled) == (1, 13, 10, 3)
+    book.commit(1, True, {0: 4, 1: 100})  # more than there was is not counted
+    assert (total.settled, old.settled, new.settled) == (20, 10, 10)
+
+
 def test_a_lane_that_was_interrupted_has_several_spans():
     book = Deliveries(keep=True)
     book.opened(0, "f/0", 1, 0)
@@ -224,11 +241,13 @@ class Lives(RuleBasedStateMachine):
         self.clock = self.lanes = 0
         self.asked: dict[tuple[str, int], str] = {}  # (key, attempt) -> node, asked and not answered
         self.streams: dict[tuple[str, str], list] = {}  # (node, key) -> [attempt, lane, row, stop, whether it may publish]
-        self.books = {node: Deliveries(keep=True) for node in NODES}
+        self.tallies = {node: Tally() for node in NODES}
+        self.books = {node: Deliveries(keep=True, total=self.tallies[node]) for node in NODES}
         self.trails = {node: Trail() for node in NODES}
         self.queues: dict[str, list[tuple[str, int, int]]] = {node: [] for node in NODES}  # (key, lane, row), not handed out
         self.handed: dict[str, list[tuple[str, int]]] = {node: [] for node in NODES}  # and not committed
         self.safe: list[tuple[str, int]] = []  # committed
+        self.settled = dict.fromkeys(NODES, 0)  # how many of these at each node
         self.to_node: list[Grant | AskFence] = []
         self.to_ledger: list[tuple] = []
 
@@ -370,13 +389,14 @@ class Lives(RuleBasedStateMachine):
         self.books[node].commit(0, False, trail.counts(rows))
         trail.committed(rows)
         self.safe += self.handed[node][:kept]
+        self.settled[node] += kept
         del self.handed[node][:kept]
 
     @rule(node=st.sampled_from(NODES))
     def reader_dies(self, node):
         book = self.books[node]
         self.to_ledger.append(("lost", node, book.frontier(), book.lost()))
-        self.books[node], self.trails[node] = Deliveries(keep=True), Trail()
+        self.books[node], self.trails[node] = Deliveries(keep=True, total=self.tallies[node]), Trail()
         self.queues[node].clear()
         self.handed[node].clear()
         self.streams = {where: stream for where, stream in self.streams.items() if where[0] != node}
@@ -398,6 +418,10 @@ class Lives(RuleBasedStateMachine):
             rows += self.handed[node]
             rows += [(key, row) for key, _, row in self.queues[node]]
         assert max(Counter(rows).values(), default=1) == 1
+
+    @invariant()
+    def commits_are_counted(self):
+        assert {node: tally.settled for node, tally in self.tallies.items()} == self.settled
 
     def teardown(self):
         """Whatever happened, further attempts bring the rest."""

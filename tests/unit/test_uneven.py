@@ -70,7 +70,7 @@ def test_an_epoch_ends_where_the_nodes_agree_and_its_rest_is_dropped(shuffle: in
         ended(reading)
         first += rest[0]
         assert [len(batch) for batch in first] == [32] * 3
-        assert steps.unused == 5000 - 96
+        assert broker.feed.total.unused == 5000 - 96
         thread, _ = in_thread(lambda: write(channel, 40))
         ended(thread)
         broker.do(lambda: steps.settle(1, 1))

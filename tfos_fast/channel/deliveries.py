@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tfos_fast.channel.spans import Reached, Span, count, join, split
+from tfos_fast.channel.tally import Tally
 
 _LOOK_BACK = 1  # ended epochs whose rows a position still tells: nodes may be so far apart
 
@@ -18,6 +19,7 @@ _LOOK_BACK = 1  # ended epochs whose rows a position still tells: nodes may be s
 class _Lane:
     key: str
     epoch: int
+    tally: Tally  # of its feed
     spans: list[Span] = field(default_factory=list)
     committed: int = 0  # of its rows, the first ones
     attempt: int = -1  # that was opened last
@@ -34,22 +36,28 @@ class Deliveries:
     ----------
     keep : bool
         The rows that are not committed will be asked for (``lost``). False: of epochs that have long ended nothing is kept.
+    total : Tally, optional
+        Told, as the tally of each partition's feed is, which rows commits have covered.
 
     Attributes
     ----------
     epoch : int
         Ends of an epoch that the last commit covers.
+    whole : int
+        Epochs, from the first one on, that commits cover to their end, with rows that the program was not handed.
     """
 
-    def __init__(self, *, keep: bool) -> None:
+    def __init__(self, *, keep: bool, total: Tally | None = None) -> None:
         self.epoch = 0
+        self.whole = 0
         self.keep = keep
+        self._total = total or Tally()
         self._now = 0  # ends of an epoch that were put behind the rows so far
         self._lanes: dict[int, _Lane] = {}
 
-    def opened(self, lane: int, key: str, attempt: int, skip: int) -> None:
+    def opened(self, lane: int, key: str, attempt: int, skip: int, tally: Tally | None = None) -> None:
         """What is published in the lane from here on are the attempt's rows of the partition, from number ``skip`` on."""
-        entry = self._lanes.setdefault(lane, _Lane(key, self._now))
+        entry = self._lanes.setdefault(lane, _Lane(key, self._now, tally or Tally()))
         entry.attempt = attempt
         entry.spans.append((skip, skip))
 
@@ -82,11 +90,12 @@ class Deliveries:
         self.epoch = max(self.epoch, epoch)
         for number, rows in handed.items():
             if number in self._lanes:
-                self._lanes[number].committed += rows
-        if ends:
+                self._cover(self._lanes[number], rows)
+        if ends and epoch > self.whole:  # nothing was published behind the end of an epoch that belongs before it
+            self.whole = epoch
             for lane in self._lanes.values():
                 if lane.epoch < epoch:
-                    lane.committed = lane.rows
+                    self._cover(lane, lane.rows - lane.committed)
 
     def frontier(self) -> dict[str, Reached]:
         """Partition -> how far the attempt has come that was opened last, of those of the epoch that is under way."""
@@ -113,6 +122,12 @@ class Deliveries:
                 of_epoch = out.setdefault(lane.epoch, {})
                 of_epoch[lane.key] = join(of_epoch.get(lane.key, []), first)
         return out
+
+    def _cover(self, lane: _Lane, rows: int) -> None:
+        rows = min(rows, lane.rows - lane.committed)
+        lane.committed += rows
+        lane.tally.settled += rows
+        self._total.settled += rows
 
     def _covered(self, lane: _Lane) -> bool:
         return lane.committed >= lane.rows

@@ -21,6 +21,7 @@ from tfos_fast.channel.partitions import OnOpen, Partitions
 from tfos_fast.channel.slotqueue import Peer, SlotQueue
 from tfos_fast.channel.spans import Reached, Span
 from tfos_fast.channel.table import INPUT, OUTPUT, TableError
+from tfos_fast.channel.tally import Tally
 from tfos_fast.errors import TfosError
 
 
@@ -77,6 +78,7 @@ class Feed(Partitions):
         self.base = 0  # number of the epoch in which the reader began
         self._end_after = end_after
         self._writers_left = 0
+        self._unused: list[tuple[int, int, Tally]] = []  # epoch, rows of it in no step, of which feed; those not committed
 
     # ---- peers ---------------------------------------------------------------------------------------------------------------
 
@@ -110,6 +112,8 @@ class Feed(Partitions):
                 self._end_lane(gone.stream)
             gone.stream.writer = None
             if gone.stream.exchange:
+                if gone.stream.complete and not (died or gone.stream.in_flight):
+                    self.total.settled += gone.stream.published  # it has the results
                 self._streams.forget(gone.stream)  # another attempt is another stream, with results of its own
         self._grant()
         self._maybe_end()
@@ -187,6 +191,7 @@ class Feed(Partitions):
     def _commit(self, peer: bytes, message: m.Commit) -> None:
         if self._is_of_reader(peer):
             self.deliveries.commit(message.epoch, message.ends, dict(message.handed))
+            self._unused = [unused for unused in self._unused if unused[0] >= self.deliveries.whole]
             self._send(peer, m.Committed())
 
     def _ask_position(self, peer: bytes, message: m.AskPosition) -> None:
@@ -247,7 +252,8 @@ class Feed(Partitions):
             self._send(peer, failure)
 
     def restart(self) -> Loss:
-        """The reader's process is dead, and another one will read: begin anew. Only the counters and attached writers stay.
+        """The reader's process is dead, and another one will read: begin anew. Only attached writers stay, and the counts of what
+        does not come again.
 
         Writers leave their partitions as if another feed needed their place. ``base`` has to say in which epoch the reader begins.
         """
@@ -265,6 +271,10 @@ class Feed(Partitions):
             elif state.opening:
                 self.peers[name] = Peer(state.role, state.pid)  # the answer comes too late
                 self._send(name, m.Refused("Yielded", text.format("the node")))
+        for _, rows, tally in self._unused:
+            self.total.unused -= rows
+            tally.unused -= rows
+        self._unused.clear()
         self._begin_anew()
         self.ended = False
         self.progress += 1
@@ -275,10 +285,19 @@ class Feed(Partitions):
         """Put an end-of-epoch mark behind everything published. Complete partitions will not be tried again."""
         self._streams.forget_complete()
         self.deliveries.end_epoch()
-        self.steps.end_epoch()
+        self._count_unused(self.steps.end_epoch())
         self._epoch += 1
         self.demanded = False
         self._to_reader(m.EpochEnd(), None)
+
+    def _count_unused(self, rows: int) -> None:
+        if self.terminated:
+            rows -= self._fed.published - self._fed.taken  # these are told as left
+        if rows > 0:
+            self.total.unused += rows
+            self._fed.unused += rows
+            if self.recovers:
+                self._unused.append((self._epoch, rows, self._fed))
 
     def end_feed(self) -> None:
         """Put the end of the feed behind everything published."""

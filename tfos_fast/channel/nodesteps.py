@@ -28,8 +28,6 @@ class NodeSteps:
         The count is another than was told; whoever tells it takes this back.
     dropping : bool
         The reader wants no more rows of this epoch.
-    unused : int
-        Rows of past epochs that were in no step.
     """
 
     def __init__(self, to_reader: Callable[[m.Message], None]) -> None:
@@ -38,7 +36,6 @@ class NodeSteps:
         self.dropping = False
         self.epoch = 0
         self.turn = 0  # of the settle that was done last; 0: rows have come since, or may
-        self.unused = 0
         self.on_pace: Callable[[Pace], None] = lambda pace: None
         self._to_reader = to_reader
         self._count: StepCount | None = None
@@ -50,7 +47,7 @@ class NodeSteps:
     def successor(self) -> NodeSteps:
         """For the next reader: as at first."""
         other = NodeSteps(self._to_reader)
-        other.alone, other.on_pace, other.unused = self.alone, self.on_pace, self.unused
+        other.alone, other.on_pace = self.alone, self.on_pace
         return other
 
     @property
@@ -128,17 +125,19 @@ class NodeSteps:
         if epoch == self.epoch:
             self.dropping = True
 
-    def end_epoch(self) -> None:
-        """Before the mark that ends an epoch."""
+    def end_epoch(self) -> int:
+        """Before the mark that ends an epoch. How many of its rows were in no step."""
+        unused = 0
         self.end()
         if self._count is not None:
             if self._over:
-                self.unused += self._count.rows - self._count.used(self._agreed)
+                unused = self._count.rows - self._count.used(self._agreed)
             self._count.next_epoch()
             self.changed = True
         self.epoch += 1
         self.turn = self._agreed = 0
         self._over = self.dropping = self._ended = False
+        return unused
 
     def end(self) -> None:
         """Nothing more comes in this epoch."""

@@ -88,10 +88,13 @@ class Partitions(SlotQueue):
                 return
             assert self.form is not None
             self._told = True
-            state.stream = self._streams.open(message.key, message.attempt, peer, exchange=message.exchange, skip=skip, proof=proof)
+            tally = self._tally_of(message.key)
+            stream = state.stream = self._streams.open(
+                message.key, message.attempt, peer, tally, exchange=message.exchange, skip=skip, proof=proof
+            )
             if not message.exchange:
-                self.deliveries.opened(state.stream.lane, message.key, message.attempt, skip)
-            self._send(peer, m.Opened(state.stream.number, skip, self.form, proof, stop))
+                self.deliveries.opened(stream.lane, message.key, message.attempt, skip, tally)
+            self._send(peer, m.Opened(stream.number, skip, self.form, proof, stop))
             state.flushed = False
             if self._starving:
                 self._flush(peer, state)

@@ -21,6 +21,7 @@ from tfos_fast.channel.proof import mark
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.streams import Stream, Streams
 from tfos_fast.channel.table import INPUT, OUTPUT, SlotTable, State, TableError
+from tfos_fast.channel.tally import Tally
 
 
 @dataclass
@@ -44,6 +45,13 @@ class SlotQueue:
     n_slots : int
     clock : callable
         Gives seconds.
+
+    Attributes
+    ----------
+    total : Tally
+        Rows of everything.
+    newest : Tally
+        Rows of the newest of the feeds that partitions belong to, by ``number_of(key)``.
     """
 
     def __init__(self, n_slots: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,13 +62,14 @@ class SlotQueue:
         self.failure: m.Failed | None = None
         self.terminated = False
         self.progress = 0
-        self.rows_published = 0
-        self.rows_taken = 0
+        self.total = Tally()
+        self.newest = Tally()
+        self.number_of: Callable[[str], int] = lambda key: 0
         self.bytes = 0  # of slots that writers filled
         self.starved = 0.0  # seconds that the reader waited and there was nothing, until rows came
         self.on_demand: Callable[[int, bool], None] = lambda epoch, ends: None
         self.demanded = False  # its reader has nothing to read since it asked for this epoch
-        self.deliveries = Deliveries(keep=False)
+        self.deliveries = Deliveries(keep=False, total=self.total)
         self.steps = NodeSteps(lambda message: self._to_reader(message, None))
         self._epoch = 0  # ends of an epoch put behind the rows so far
         self._clock = clock
@@ -70,11 +79,22 @@ class SlotQueue:
         self._agreement = Agreement()
         self._keeping = False
         self._kept = 0  # rows that the reader keeps, or will when it comes to them
+        self._fed = self.newest  # the tally of the feed of which a partition was opened last
         self._replaying = 0  # of these, how many it has yet to take in a replay
         self._replayed: Callable[[], None] = lambda: None
         self._queue: deque[tuple[m.Message, int | None]] = deque()  # for a reader that is not there yet
         self._slot_rows: dict[int, tuple[Stream, int]] = {}  # published slot -> its stream and rows
         self._grants = Grants(self.table, lambda peer, slots, pool: self._send(peer, m.Granted(slots, pool)))
+
+    @property
+    def rows_published(self) -> int:
+        """Rows for the reader, over all its lives; see :class:`~tfos_fast.channel.tally.Tally`."""
+        return self.total.published
+
+    @property
+    def rows_taken(self) -> int:
+        """Rows that the reader's process took, over all its lives."""
+        return self.total.taken
 
     # ---- from writers to the reader ------------------------------------------------------------------------------------------
 
@@ -121,12 +141,14 @@ class SlotQueue:
         self.steps.published(stream.lane, message.rows)
         if self.steps.dropping and not self._keeping:
             self.table.discard(message.slot)
-            self.rows_published += message.rows
-            self.rows_taken += message.rows
+            for tally in (self.total, stream.tally):
+                tally.published += message.rows
+                tally.taken += message.rows
             self._grant()
             return
         stream.in_flight += 1
-        self.rows_published += message.rows
+        self.total.published += message.rows
+        stream.tally.published += message.rows
         self._kept += message.rows if self._keeping else 0
         self._slot_rows[message.slot] = (stream, message.rows)
         self._starving = self.demanded = False
@@ -186,7 +208,8 @@ class SlotQueue:
                 continue  # delivered before a terminate, which forgot it
             stream, rows = self._slot_rows.pop(slot)
             stream.in_flight -= 1
-            self.rows_taken += rows
+            self.total.taken += rows
+            stream.tally.taken += rows
             self._check_taken(stream)
         for slot in message.released:
             self.table.release(peer, slot)
@@ -240,7 +263,8 @@ class SlotQueue:
     def replay(self, seed: int | None, done: Callable[[], None]) -> None:
         """The reader gets the rows that it keeps once more; ``done()`` when it has taken them all (never when it leaves before)."""
         self.progress += 1
-        self.rows_published += self._kept
+        self.total.published += self._kept
+        self._fed.published += self._kept
         self._replaying, self._replayed = self._kept, done
         if not self._kept:
             done()
@@ -254,20 +278,30 @@ class SlotQueue:
         if peer != self.reader or message.rows > self._replaying:
             raise TableError(f"{message.rows} rows replayed, {self._replaying} are to come")
         self.progress += 1
-        self.rows_taken += message.rows
+        self.total.taken += message.rows
+        self._fed.taken += message.rows
         self._replaying -= message.rows
         if message.rows and not self._replaying:
             self._replayed()
 
+    def _tally_of(self, key: str) -> Tally:
+        """Of the feed that a partition belongs to. Of older ones than the newest nobody asks any more."""
+        number = self.number_of(key)
+        if number > self.newest.number:
+            self.newest = Tally(number)
+        self._fed = self.newest if number == self.newest.number else Tally(number)
+        return self._fed
+
     def _begin_anew(self) -> None:
-        """For another reader. Only the counters and attached writers stay."""
+        """For another reader. Only attached writers stay, and the count of what does not come again."""
         self._drop_queued()
         self.reader = None
         self.terminated = self.demanded = self._starving = False
         self._starving_since = None
-        self.rows_published = self.rows_taken
+        self.total.begin_anew()
+        self.newest.begin_anew()
         self._keeping, self._kept, self._replaying = False, 0, 0
         self._agreement = Agreement()
         self.steps = self.steps.successor()
-        self.deliveries = Deliveries(keep=self.deliveries.keep)
+        self.deliveries = Deliveries(keep=self.deliveries.keep, total=self.total)
         self._epoch = 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tfos_fast.channel.proof import Proof
+from tfos_fast.channel.tally import Tally
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Stream:
     writer: bytes | None
     exchange: bool  # results are wanted back
     lane: int  # what the reader knows it by: the number of the attempt that it goes on for, or its own
+    tally: Tally  # of its feed
     published: int = 0  # rows of the partition, those of earlier attempts included
     proof: Proof = field(default_factory=Proof)  # of these
     in_flight: int = 0  # slots published and not yet taken
@@ -50,14 +52,16 @@ class Streams:
         """The newest attempt at a partition."""
         return self._latest.get(key)
 
-    def open(self, key: str, attempt: int, writer: bytes, *, exchange: bool, skip: int, proof: Proof | None = None) -> Stream:
+    def open(
+        self, key: str, attempt: int, writer: bytes, tally: Tally, *, exchange: bool, skip: int, proof: Proof | None = None
+    ) -> Stream:
         """A new attempt. It goes on in the lane of an unfinished one, so that the reader keeps the partition's order."""
         number = self._opened
         self._opened += 1
         before = self._latest.get(key)
         goes_on = before is not None and skip and not (exchange or before.exchange or before.complete)
         lane = before.lane if before is not None and goes_on else number
-        stream = Stream(number, key, attempt, writer, exchange, lane, published=skip, proof=proof or Proof())
+        stream = Stream(number, key, attempt, writer, exchange, lane, tally, published=skip, proof=proof or Proof())
         self._all[number] = stream
         self._latest[key] = stream
         return stream

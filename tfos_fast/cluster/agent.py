@@ -31,7 +31,7 @@ from tfos_fast.cluster.detach import detach
 from tfos_fast.cluster.link import DriverLink
 from tfos_fast.cluster.listening import Door
 from tfos_fast.cluster.machine import address_towards, host_name, machine_id, this_process
-from tfos_fast.cluster.named import NamedFeeds, feed_of
+from tfos_fast.cluster.named import NamedFeeds, feed_number, feed_of
 from tfos_fast.cluster.ports import HeldPort, parse_ports
 from tfos_fast.cluster.states import STOPPED
 from tfos_fast.cluster.supervisor import Supervisor, watch_once
@@ -114,6 +114,7 @@ class Agent:
         self.link = DriverLink(config, self.broker, hello, lambda: self.named.demands.values(), self._on_message, self._give_up)
         undo.callback(self.link.close)
         self._watch_processes()
+        self.broker.feed.number_of = feed_number
         self.broker.feed.steps.alone = False
         self.broker.feed.steps.on_pace = lambda pace: self._state(m.Join(pace))
         self.broker.on_turn = self._tell_steps
@@ -192,7 +193,7 @@ class Agent:
                 some = keys[at : at + m.MOST_AT_ONCE]
                 frontier = {key: loss.frontier[key] for key in some if key in loss.frontier}
                 self._leaves.append(m.Lost(order.life, frontier, {key: loss.rows[key] for key in some if key in loss.rows}))
-            self._leaves.append(m.Halted(order.life, loss.epoch))
+            self._leaves.append(m.Halted(order.life, loss.epoch, self.broker.feed.rows_taken, self.named.newest))
         for message in self._leaves:
             self.link.send(message)
         self._acknowledge(order.request)
@@ -209,12 +210,7 @@ class Agent:
         self.broker.feed.replay(message.seed, done)
 
     def _acknowledge(self, request: int) -> None:
-        status = self.broker.status()
-        self.link.send(m.Ack(request, status["rows_taken"], status["rows_published"] - status["rows_taken"], self._unused))
-
-    @property
-    def _unused(self) -> int:
-        return self.broker.feed.steps.unused
+        self.link.send(m.Ack(request, self.broker.feed.rows_taken, self.named.newest))
 
     def _tell_steps(self) -> None:
         """Once a turn of the loop, however many slots came in it."""
@@ -232,7 +228,8 @@ class Agent:
         self.link.send(
             m.Beat(
                 status["progress"] + self.named.progress, status["rows_published"], status["rows_taken"],
-                status["writers"], status["waiting"], status["reader"], self.named.totals, self._stopped(),
+                status["writers"], status["waiting"], status["reader"], self.named.totals, self.named.newest,
+                self._stopped(),
             )
         )  # fmt: skip
         self.link.tick()

@@ -347,7 +347,7 @@ class Coordinator:
         node.connected = time.monotonic()
         if isinstance(message, m.Beat):
             node.beat = message
-            node.rows_taken, node.totals = message.rows_taken, message.totals
+            node.rows_taken, node.newest, node.totals = message.rows_taken, message.fed, message.totals
             node.stopped = {pid: node.stopped.get(pid, node.connected) for pid in message.stopped}
             return
         self._news = True
@@ -377,7 +377,7 @@ class Coordinator:
                     self._members.failed(node, m.Failure("NodeFailed", text, node.name, node.host, message.remote_traceback))
             case m.Ended():
                 node.ended = True
-                node.rows_taken, node.rows_left = message.rows_taken, message.rows_left
+                node.rows_taken, node.newest = message.rows_taken, message.fed
                 if message.failure is not None:
                     self._members.failed(node, message.failure)
             case m.Ack():
@@ -385,8 +385,7 @@ class Coordinator:
                     node.acks.add(message.request)
                 if len(node.acks) > MOST_ACKS:
                     node.acks = set(sorted(node.acks)[MOST_ACKS // 2 :])
-                node.rows_unused = message.rows_unused
-                node.rows_taken, node.rows_left = message.rows_taken, message.rows_left
+                node.rows_taken, node.newest = message.rows_taken, message.fed
             case m.Empty():
                 self.steps.done(message.key)
             case m.Join():

@@ -43,7 +43,7 @@ class Epoch:
     exactly_once: bool
     feed_timeout: float
     left: frozenset[int] | None = None  # partitions that tasks have left; None: no task has run
-    whole: set[int] = field(default_factory=set)  # partitions that were published whole
+    whole: set[int] = field(default_factory=set)  # partitions that were published whole, but for rows that are to come again
     round: int = -1  # of the nodes' agreement on steps, in which it was begun
     made_way: bool = False
 
@@ -76,6 +76,16 @@ class Epochs(Watching):
     def _behind(self, number: int) -> list[NodeState]:
         with self._coordinator.changed:
             return [state for state in self._coordinator.nodes.values() if state.eats and state.at < number]
+
+    def _lives(self, *, wait: bool = True) -> int:
+        """How often the trainers that Spark feeds were started again; ``wait``: until none is between two lives."""
+        coordinator = self._coordinator
+        states = [state for state in coordinator.nodes.values() if state.trains]
+        if wait:
+            settled = lambda: self._failed or not any(coordinator.between(state.name) for state in states)  # noqa: E731
+            coordinator.wait(settled, THREE_DAYS, "the driver waits for trainers to be started again")
+        with coordinator.changed:
+            return sum(len(state.restarts) for state in states)
 
     def _await(self, states: list[NodeState]) -> None:
         """Wait for trainers that are being started again."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tfos_fast.channel.writer import Writer
     from tfos_fast.cluster.splitreader import SplitReader
 
-Fed = tuple[int, bool, bool]  # partition, whether it was published whole, whether nothing of it is left to feed
+Fed = tuple[int, bool, bool]  # partition, whether all that was wanted of it was published, whether nothing of it is left to feed
 Write = Callable[["Writer", Iterator[Any], int, int], None]  # items of a partition, from one row to another
 PATIENCE = 0.3  # a task of a named feed waits so long for a slot, and then gives its place back to the default feed
 FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, rather than to fail and be tried again
@@ -223,7 +223,7 @@ class Feeder:
                             "are to come again, since a trainer was started again. Cache or checkpoint the data"
                         )
                     writer.end_partition()
-                    whole = not writer.terminated and writer.stop == OPEN
+                    whole = not writer.terminated
                 done = True
             finally:
                 writer.close(wait=done and not self.name)

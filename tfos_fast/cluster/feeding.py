@@ -11,7 +11,7 @@ from typing import Any
 from tfos_fast.cluster.epochs import ORDER_TIMEOUT, Epoch, Epochs
 from tfos_fast.cluster.frames import check_data, infer_frame, is_frame
 from tfos_fast.cluster.inferrer import Inferrer
-from tfos_fast.cluster.named import check_name
+from tfos_fast.cluster.named import check_name, job_of
 from tfos_fast.cluster.offers import Offer
 from tfos_fast.cluster.positions import start_of
 from tfos_fast.cluster.replay import EpochEnds, Replay, check_keep, epoch_seed
@@ -115,8 +115,6 @@ class Feeding(Epochs):
         self._feeds += 1
         begin = time.monotonic()
         states = self._coordinator.nodes
-        before = {name: state.rows_taken for name, state in states.items()}
-        unused = {name: state.rows_unused for name, state in states.items()}
         fed_epochs = 0
         taken = self._come_to(self._epochs)  # nodes that were started again since the last feed
         fed: list[Epoch] = []
@@ -140,7 +138,7 @@ class Feeding(Epochs):
                 else:
                     words = f"feed {self._feeds}, epoch {epoch + 1} of {epochs}"
                     order = Order(seed, epoch) if shuffle else None
-                    fed.append(Epoch(newest, f"feed{self._feeds}/{epoch}", words, source, order, exactly_once, feed_timeout))
+                    fed.append(Epoch(newest, job_of(self._feeds, epoch), words, source, order, exactly_once, feed_timeout))
                     self._coordinator.cover(fed[-1].job, start.rows.get(newest, {}))
                     self._history[newest] = fed[-1]
                     taken = self._come_to(self._epochs) or taken
@@ -153,23 +151,35 @@ class Feeding(Epochs):
                 break
         self._check()
         self._keep(None, 0)
-        if taken is not None and (any(part.made_way for part in fed) or self._coordinator.steps.wanted):
-            self._watch(taken, stall=feed_timeout)
-        unused = {node.name: states[node.name].rows_unused - unused[node.name] for node in self._fed_nodes}
-        used = {node.name: states[node.name].rows_taken - before[node.name] - unused[node.name] for node in self._fed_nodes}
-        report = FeedReport(
-            rows=sum(used.values()),
-            seconds=time.monotonic() - begin,
-            epochs=fed_epochs,
-            partitions=sum(len(part.whole) for part in fed),
-            rows_of_node=used,
-            ended_early={node.name: states[node.name].why_early for node in self._fed_nodes if not states[node.name].eats},
-            rows_left={node.name: states[node.name].rows_left for node in self._fed_nodes if states[node.name].rows_left},
-            rows_unused={name: rows for name, rows in unused.items() if rows},
-        )
+        while True:
+            lives = self._lives()
+            taken = self._come_to(self._epochs) or taken
+            if taken is not None and (any(part.made_way for part in fed) or self._coordinator.steps.wanted):
+                self._watch(taken, stall=feed_timeout)
+            self._check()
+            with self._coordinator.changed:
+                if lives == self._lives(wait=False):  # else a trainer has died: rows that were counted come again
+                    report = self._report_feed(fed, fed_epochs, time.monotonic() - begin)
+                    break
         if report.ended_early:
             log.warning("the feed ended early at some nodes: %s", report)
         return report
+
+    def _report_feed(self, fed: list[Epoch], epochs: int, seconds: float) -> FeedReport:
+        """Under the coordinator's lock."""
+        states = {node.name: self._coordinator.nodes[node.name] for node in self._fed_nodes}
+        had = {name: state.had(self._feeds) for name, state in states.items()}
+        rows = {name: counts.taken - counts.unused for name, counts in had.items()}
+        return FeedReport(
+            rows=sum(rows.values()),
+            seconds=seconds,
+            epochs=epochs,
+            partitions=sum(len(part.whole - self._coordinator.unfinished(part.job)) for part in fed),
+            rows_of_node=rows,
+            ended_early={name: state.why_early for name, state in states.items() if not state.eats},
+            rows_left={name: counts.left for name, counts in had.items() if counts.left},
+            rows_unused={name: counts.unused for name, counts in had.items() if counts.unused},
+        )
 
     def offer(
         self, data: Any, name: str, *, epochs: int | None = None, together: float = 30.0, feed_timeout: float = 600.0

@@ -107,6 +107,15 @@ class Counters(msgspec.Struct, frozen=True, array_like=True):
     totals: Totals = Totals()
 
 
+class Fed(msgspec.Struct, frozen=True, array_like=True):
+    """What a node had of the newest feed. A restart of its trainer takes away what comes again."""
+
+    number: Count = 0  # of the feed; 0: none yet
+    taken: Count = 0  # rows that its trainer took
+    left: Count = 0  # published to it, and not taken (yet)
+    unused: Count = 0  # taken, and in no step that all nodes could do
+
+
 MOST_AT_ONCE = 1000  # partitions in a message
 Reached = tuple[Annotated[int, msgspec.Meta(ge=-1, le=2**62)], Count]  # an attempt (-1: none), and the row that comes next
 Spans = Annotated[list[tuple[Count, Count]], msgspec.Meta(max_length=1000)]
@@ -151,6 +160,8 @@ class Halted(Message, frozen=True):
 
     life: Count
     epoch: Count
+    rows_taken: Count = 0  # by all lives, without what comes again
+    fed: Fed = Fed()
 
 
 class Ended(Message, frozen=True):
@@ -158,7 +169,7 @@ class Ended(Message, frozen=True):
 
     failure: Failure | None
     rows_taken: Count
-    rows_left: Count  # published to this node and never taken
+    fed: Fed = Fed()
 
 
 class Terminated(Message, frozen=True):
@@ -187,6 +198,7 @@ class Beat(Message, frozen=True):
     waiting: Count  # writers that wait for a slot
     reader: bool
     totals: Totals = Totals()
+    fed: Fed = Fed()
     stopped: Annotated[dict[Pid, Literal["trainer", "task", "executor"]], msgspec.Meta(max_length=4096)] = {}  # by SIGSTOP, say
 
 
@@ -241,8 +253,7 @@ class Ack(Message, frozen=True):
 
     request: Count
     rows_taken: Count
-    rows_left: Count
-    rows_unused: Count = 0  # taken, and in no step that all nodes could do
+    fed: Fed = Fed()
 
 
 LEFT = -1

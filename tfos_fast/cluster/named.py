@@ -8,7 +8,6 @@ from typing import Any
 
 from tfos_fast.channel import messages as channel_messages
 from tfos_fast.channel.broker import Broker
-from tfos_fast.channel.deliveries import Deliveries
 from tfos_fast.channel.feed import Loss
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment, parse_bytes
@@ -35,6 +34,17 @@ def check_name(name: str) -> str:
 def feed_of(key: str) -> str:
     """The name of the feed that a partition's key belongs to; empty for the default feed."""
     return key.split("/")[1] if key.startswith(OFFERED) else ""
+
+
+def job_of(feed: int, epoch: int) -> str:
+    """The prefix of the partitions' keys of one epoch of the default feed, when it is fed for the so manieth time."""
+    return f"feed{feed}/{epoch}"
+
+
+def feed_number(key: str) -> int:
+    """Which feed of the default one a partition's key belongs to; -1: none."""
+    found = re.match(r"feed(\d+)/", key)
+    return int(found[1]) if found else -1
 
 
 class NamedFeeds:
@@ -109,7 +119,7 @@ class NamedFeeds:
 
     def recover(self) -> None:
         """From now on a dead reader has a successor. The default feed remembers what it has delivered since the last commit."""
-        self._brokers[""].feed.deliveries = Deliveries(keep=True)
+        self._brokers[""].feed.deliveries.keep = True
         for broker in self.all():
             broker.feed.recovers = True
 
@@ -132,6 +142,12 @@ class NamedFeeds:
     def progress(self) -> int:
         """Of the named feeds together."""
         return sum(broker.feed.progress for name, broker in self._brokers.items() if name)
+
+    @property
+    def newest(self) -> m.Fed:
+        """What was had of the newest feed of the default one."""
+        tally = self._brokers[""].feed.newest
+        return m.Fed(tally.number, tally.taken, tally.published - tally.taken, tally.unused)
 
     @property
     def totals(self) -> m.Totals:

@@ -211,6 +211,7 @@ class Progress:
             return  # it tells again what is known
         lost = node.losing or m.Lost(message.life, {}, {})
         node.begin_anew()
+        node.rows_taken, node.newest = message.rows_taken, message.fed
         self._act(self.ledger.lost(node.name, lost.frontier, lost.rows))
         self._restart(self.restarts.halted(node.name, message.life, message.epoch))
 

@@ -17,13 +17,15 @@ class FeedReport:
     ----------
     rows : int
         Rows that the trainers' processes took, over all epochs. They are counted slot by slot: one that is left in the middle
-        counts as not taken. After a restart of a trainer they are not the rows that programs got (docs/failures.md).
+        counts as not taken. Of a trainer that was started again the rows count that its commits cover, and not those that came
+        again, or will.
     seconds : float
         How long the feed took.
     epochs : int
         Epochs that were fed whole or in part.
     partitions : int
-        Partitions that were published whole, over all epochs that Spark fed; a replay (``keep``) publishes none.
+        Partitions that were published whole, over all epochs that Spark fed; a replay (``keep``) publishes none. What comes again
+        after a restart counts once.
     rows_of_node : dict
         Node name -> rows it took.
     ended_early : dict
@@ -68,7 +70,7 @@ class NodeReport:
     status : int or None
         Exit status of its trainer, negative when a signal ended it; None when it was not started, or nobody could tell.
     rows : int
-        Rows that its trainer took, counted as in ``FeedReport``.
+        Rows that its trainer took, counted slot by slot as in ``FeedReport``, over all its lives; those in no step are among them.
     bytes : int
         Of shared memory that was filled for it.
     waited_for_data : float

@@ -27,9 +27,8 @@ class NodeState:
     tensorboard: str = ""
     asked: bool = False  # by terminate(): rather than by leaving
     failure: m.Failure | None = None
-    rows_taken: int = 0
-    rows_left: int = 0
-    rows_unused: int = 0
+    rows_taken: int = 0  # over all lives of its trainer, without what comes again
+    newest: m.Fed = m.Fed()  # noqa: RUF009  # of the feeds that it had rows of
     beat: m.Beat | None = None
     acks: set[int] = field(default_factory=set)
     orders: dict[int, m.Message] = field(default_factory=dict)  # sent and not acknowledged
@@ -66,6 +65,10 @@ class NodeState:
     def trains(self) -> bool:
         """Whether its role is one of those that Spark feeds."""
         return self.name.partition(":")[0] in FED
+
+    def had(self, feed: int) -> m.Fed:
+        """What it had of the feed of this number, behind which there is none."""
+        return self.newest if self.newest.number == feed else m.Fed(feed)
 
     @property
     def why_early(self) -> str:

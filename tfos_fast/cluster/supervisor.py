@@ -143,8 +143,6 @@ class Supervisor:
     def end(self, failure: m.Failure | None) -> None:
         """Tell everybody that the trainer has ended, and why."""
         self.ended = True
-        status = self.broker.status()
-        taken, left = status["rows_taken"], status["rows_published"] - status["rows_taken"]
         if failure is not None:
             for broker in self._feeds().all():
                 broker.fail(
@@ -153,7 +151,7 @@ class Supervisor:
         else:
             for broker in self._feeds().all():
                 broker.terminate()
-        self._state(m.Ended(failure, taken, left))
+        self._state(m.Ended(failure, self.broker.feed.rows_taken, self._feeds().newest))
 
     def explain_death(self, pid: int) -> channel_messages.Failed | None:
         """Words for a dead reader: if it was the trainer, its end is told by signal or traceback."""
