@@ -151,6 +151,37 @@ def test_node_that_ends_leaves_the_rest_to_the_other(sc, out):
     assert set(noted(out)) == {0, 1}
 
 
+def exactly(args, ctx):
+    """Takes so many rows, and returns, or terminates."""
+    feed, rows = ctx.get_data_feed(), 0
+    while rows < args["rows"]:
+        rows += len(feed.next_batch(min(50, args["rows"] - rows)))
+    if args["how"] == "terminate":
+        feed.terminate()
+
+
+@pytest.mark.parametrize(("nodes", "how", "kind"), [(1, "return", "rows"), (2, "return", "pickled"), (1, "terminate", "frame")])
+def test_who_takes_the_last_row_and_leaves_has_not_ended_early(sc, out, caplog, nodes, how, kind):
+    with tfos_fast.run(sc, exactly, {"rows": 2000 // nodes, "how": how}, nodes, **SMALL) as cluster:
+        data = sc.parallelize([(0, i) for i in range(2000)], 2) if kind == "pickled" else numbered(sc, [1000, 0, 1000])
+        if kind == "frame":
+            from pyspark.sql import SparkSession
+
+            data = SparkSession(sc).createDataFrame(data, "part int, i int")
+        report = cluster.feed(data)
+    assert (report.rows, report.partitions, report.rows_left, report.ended_early) == (2000, 2, {}, {})
+    assert "ended early" not in caplog.text
+
+
+@pytest.mark.parametrize("how", ["return", "terminate"])
+@pytest.mark.parametrize(("rows", "sizes", "epochs"), [(900, [10_000], 1), (1000, [5000, 0, 5000], 1), (1000, [1000], 2)])
+def test_who_leaves_rows_or_a_partition_or_an_epoch_has_ended_early(sc, out, caplog, how, rows, sizes, epochs):
+    with tfos_fast.run(sc, exactly, {"rows": rows, "how": how}, 1, **SMALL) as cluster:
+        report = cluster.feed(numbered(sc, sizes), epochs=epochs)
+    assert report.ended_early == {"worker:0": "returned from main" if how == "return" else "called terminate()"}
+    assert "ended early" in caplog.text
+
+
 def test_main_that_never_reads_does_not_hold_the_feed_up(sc, out):
     with tfos_fast.run(sc, mains.alone, {"out": out}, 2, **SMALL) as cluster:
         report = cluster.feed(numbered(sc, [1000] * 4), feed_timeout=30)

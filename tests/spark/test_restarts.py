@@ -64,7 +64,7 @@ def check_counts(out, fed, end, rows, partitions):
     had = {name: len(trained(lives)) for name, lives in lives_of(out).items()}
     assert sum(had.values()) == rows
     assert (fed.rows, fed.partitions, fed.rows_of_node) == (rows, partitions, had)
-    assert (fed.rows_left, fed.rows_unused) == ({}, {})
+    assert (fed.rows_left, fed.rows_unused, fed.ended_early) == ({}, {}, {})
     assert {name: node.rows for name, node in end.nodes.items()} == had
 
 

@@ -65,6 +65,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.attempts: dict[str, int] = {}
         self.count = 0
         self.stopped = False  # terminated
+        self.late = dict.fromkeys(NUMBERS, 0)  # rows that were published then
         self.dead = False  # the feed has failed
 
     def deliver(self) -> None:
@@ -140,6 +141,8 @@ class FeedMachine(RuleBasedStateMachine):
         writer.at += rows
         if counts:
             self.published[writer.key] = writer.at
+        elif not accepted.fenced:
+            self.late[writer.key] += rows
         self.say(writer.peer, m.Publish(slot, writer.stream, rows, 16, writer.agreed))
 
     @precondition(lambda self: self.writers)
@@ -337,7 +340,7 @@ class FeedMachine(RuleBasedStateMachine):
             (self.feed.newest, [key for key in NUMBERS if NUMBERS[key] == self.feed.newest.number]),
         ):
             before = sum(self.before[key] for key in keys)
-            assert tally.published == before + sum(self.published.get(key, 0) for key in keys)
+            assert tally.published == before + sum(self.published.get(key, 0) + self.late[key] for key in keys)
             assert tally.taken == before + sum(len(self.delivered.get(key, [])) for key in keys)
             assert tally.settled == sum(self.settled[key] for key in keys)
         # Every row that was published reaches the reader once and in its partition's order.

@@ -84,6 +84,7 @@ class BatchWriter:
         self._slots = slots
         self._columns = columns
         self._results = results
+        self.has_more = False  # rows are left of the batch that was packed last
 
     def pack(self, batch: Any) -> Iterator[None]:
         """Pack a batch; yields whenever a slot is needed and none is granted, and when results have come."""
@@ -92,6 +93,7 @@ class BatchWriter:
 
         if batch.num_rows == 0:
             return
+        self.has_more = True
         slots, exact = self._slots, self._columns.form.exact
         if not exact:
             batch = flatten_batch(batch)
@@ -120,6 +122,7 @@ class BatchWriter:
             slots.serve(full=start < batch.num_rows or packer.is_full)
             if self._results.ready:
                 yield
+        self.has_more = start < batch.num_rows
 
     def _agree(self, batch: Any, found: Schema) -> None:
         """Propose columns that take the batch, unless these do."""

@@ -35,10 +35,25 @@ class RowWriter:
         self._slots = slots
         self._columns = columns
         self._results = results
+        self._source: Source | None = None
+
+    def has_more(self) -> bool:
+        """Whether rows are left of what was packed last. Takes the next one from its source."""
+        if self._source is None:
+            return False
+        packer = self._slots.packer
+        if isinstance(packer, RowPacker) and packer.has_pending:
+            return True
+        try:
+            self._source.peek()
+        except StopIteration:
+            return False
+        return True
 
     def pack(self, source: Source) -> Iterator[None]:
         """Pack until the rows end; yields whenever a slot is needed and none is granted, and when results have come."""
         slots, columns = self._slots, self._columns
+        self._source = source
         if not isinstance(slots.packer, RowPacker):
             slots.publish(whole=True)
             slots.unbind()
@@ -49,12 +64,12 @@ class RowWriter:
             if columns.flat is None:
                 columns.flat = not columns.form.exact and has_structs(first)
             if columns.flat:
-                source = Rows(flatten(source.objects()))
+                source = self._source = Rows(flatten(source.objects()))
                 first = source.peek()
             self._agree(infer(first, exact=columns.form.exact), first)
             slots.packer = self._new_packer()
         elif columns.flat:
-            source = Rows(flatten(source.objects()))
+            source = self._source = Rows(flatten(source.objects()))
         while not slots.terminated:
             if not slots.open():
                 yield
@@ -72,6 +87,7 @@ class RowWriter:
                 raise
             slots.serve()
             if stopped == END:
+                self._source = None
                 return
             if self._results.ready:
                 yield  # an exchange hands its results on at once: they must not pile up here

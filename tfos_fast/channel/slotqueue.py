@@ -132,6 +132,9 @@ class SlotQueue:
             self._publish_results(stream, message)
             return
         if stream.fenced or self.terminated:
+            if not stream.fenced:  # it crossed the reader's word that it wants no more: rows that are left
+                self.total.published += message.rows
+                stream.tally.published += message.rows
             self.table.discard(message.slot)
             self._grant()
             return

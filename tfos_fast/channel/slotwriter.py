@@ -74,10 +74,13 @@ class SlotWriter:
     ----------
     packer : Packer or None
         Who packs into the slots; exchanged only while none is open.
+    dropped : bool
+        Rows of the open partition, or the last one, were packed and not published: the reader wants no more.
     """
 
     def __init__(self, connection: Connection, credits: Credits, partition: Partition, columns: Proposals) -> None:
         self.packer: Packer | None = None
+        self.dropped = False
         self._conn = connection
         self._credits = credits
         self._partition = partition
@@ -159,6 +162,7 @@ class SlotWriter:
         assert partition.stream is not None
         rows = packer.rows
         if rows == 0 or credits.terminated:
+            self.dropped = self.dropped or (rows > 0 and self._scratch is None)
             return
         hold = self._may_hold() and not whole
         if self._scratch is None:

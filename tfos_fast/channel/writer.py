@@ -72,6 +72,15 @@ class Writer:
         return self._slots.position
 
     @property
+    def dropped(self) -> bool:
+        """The reader wants no more rows, and some of the open partition, or the one ended last, were packed and not published."""
+        return self._slots.dropped
+
+    def has_more(self) -> bool:
+        """Whether the reader's word that it wants no more has cut short what was written last. Takes a row from its source."""
+        return self.terminated and (self._batch_writer.has_more or self._row_writer.has_more())
+
+    @property
     def slot_bytes(self) -> int:
         """Bytes of a slot."""
         return self._conn.segment.slot_bytes
@@ -104,6 +113,7 @@ class Writer:
         self._credits.granted.clear()
         self._credits.wanted = False
         partition.stream, partition.rows = opened.stream, opened.skip
+        self._slots.dropped = False
         partition.proof, partition.exchange = opened.proof, exchange
         self.stop = opened.stop
         if opened.form != self._columns.form:

@@ -160,6 +160,11 @@ class Coordinator:
         with self.changed:
             self._progress.begin_job(job, epoch)
 
+    def node_of(self, job: str, number: int) -> str:
+        """Where a partition of a job was fed last; empty: nowhere."""
+        with self.changed:
+            return self.ledger.node_of(f"{job}/{number}")
+
     def unfinished(self, job: str) -> frozenset[int]:
         """The numbers of the job's partitions of which rows have to come again."""
         with self.changed:
@@ -362,6 +367,7 @@ class Coordinator:
                 self._progress.halted(node, message)
             case m.Terminated():
                 node.terminated, node.asked = True, message.asked
+                node.stops(self.nodes.values())
             case m.TensorBoard():
                 node.tensorboard, self._board = message.url, node.name
             case m.Holding():
@@ -371,12 +377,14 @@ class Coordinator:
                     node.demands[message.feed] = message
             case m.Bye():
                 node.gone, node.said_bye = True, True
+                node.stops(self.nodes.values())
                 node.status, node.totals = message.status, message.totals
                 if message.why:
                     text = f"{node.name} on {node.host}: its agent (process {node.agent.pid}) {message.why}"
                     self._members.failed(node, m.Failure("NodeFailed", text, node.name, node.host, message.remote_traceback))
             case m.Ended():
                 node.ended = True
+                node.stops(self.nodes.values())
                 node.rows_taken, node.newest = message.rows_taken, message.fed
                 if message.failure is not None:
                     self._members.failed(node, message.failure)

@@ -44,6 +44,8 @@ class Epoch:
     feed_timeout: float
     left: frozenset[int] | None = None  # partitions that tasks have left; None: no task has run
     whole: set[int] = field(default_factory=set)  # partitions that were published whole, but for rows that are to come again
+    missed: set[str] = field(default_factory=set)  # nodes that wanted no more in the middle of a partition; "": one came to none
+    cut_off: bool = False  # the job was ended before all its tasks had
     round: int = -1  # of the nodes' agreement on steps, in which it was begun
     made_way: bool = False
 
@@ -76,6 +78,10 @@ class Epochs(Watching):
     def _behind(self, number: int) -> list[NodeState]:
         with self._coordinator.changed:
             return [state for state in self._coordinator.nodes.values() if state.eats and state.at < number]
+
+    def _is_whole(self, epoch: Epoch) -> bool:
+        """Whether all its tasks came to their end, and nothing of it is left to feed."""
+        return not (epoch.left is None or epoch.left or epoch.cut_off or self._coordinator.unfinished(epoch.job))
 
     def _lives(self, *, wait: bool = True) -> int:
         """How often the trainers that Spark feeds were started again; ``wait``: until none is between two lives."""
@@ -117,8 +123,10 @@ class Epochs(Watching):
             job = SparkJob(epoch.source.engine, epoch.words, epoch.source.action(feeder, epoch.order), coordinator.changed)
             self._watch(job, stall=epoch.feed_timeout)
             results = job.result or ()
-            epoch.whole.update(number for number, whole, _ in results if whole)
-            epoch.left = frozenset(number for number, _, over in results if not over)
+            epoch.cut_off = job.result is None
+            epoch.whole.update(number for number, whole, _, _ in results if whole)
+            epoch.left = frozenset(number for number, _, over, _ in results if not over)
+            epoch.missed.update(coordinator.node_of(epoch.job, number) for number, _, _, missed in results if missed)
         if epoch.left and self._offers.busy:
             epoch.made_way = True
             self._wait(lambda: not self._offers.busy)

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from tfos_fast.channel.writer import Writer
     from tfos_fast.cluster.splitreader import SplitReader
 
-Fed = tuple[int, bool, bool]  # partition, whether all that was wanted of it was published, whether nothing of it is left to feed
-Write = Callable[["Writer", Iterator[Any], int, int], None]  # items of a partition, from one row to another
+# A partition, whether all that was wanted of it was published, whether nothing of it is left to feed, and whether rows of it were
+# left that no node wants.
+Fed = tuple[int, bool, bool, bool]
+Write = Callable[["Writer", Iterator[Any], int, int], bool]  # items of a partition, from one row to another; whether some are left
 PATIENCE = 0.3  # a task of a named feed waits so long for a slot, and then gives its place back to the default feed
 FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, rather than to fail and be tried again
 
@@ -43,21 +45,28 @@ def settle_worker() -> None:
     gc.freeze()
 
 
-def _write_rows(writer: Writer, rows: Iterator[Any], skip: int, stop: int) -> None:
+def _write_rows(writer: Writer, rows: Iterator[Any], skip: int, stop: int) -> bool:
     if skip:
         writer.compare_rows(itertools.islice(rows, skip))
     writer.write_rows(rows if stop == OPEN else itertools.islice(rows, stop - skip))
+    return _are_left(writer)
 
 
-def _write_batches(writer: Writer, batches: Iterator[pa.RecordBatch], most: int) -> None:
+def _write_batches(writer: Writer, batches: Iterator[pa.RecordBatch], most: int) -> bool:
     """Write so many rows at most."""
     if most <= 0:
-        return
+        return False
     for batch in batches:
         writer.write_batch(batch.slice(0, most) if batch.num_rows > most else batch)
         most -= batch.num_rows
         if writer.terminated or most <= 0:
             break
+    return _are_left(writer, batches if most > 0 else ())
+
+
+def _are_left(writer: Writer, batches: Iterable[pa.RecordBatch] = ()) -> bool:
+    """Whether the node wants no more rows, and there are some."""
+    return writer.terminated and (writer.has_more() or any(batch.num_rows for batch in batches))
 
 
 def attempt_here() -> tuple[int, int]:
@@ -110,13 +119,12 @@ class Feeder:
     def pickled(self, loads: Callable[[bytes], list[Any]]) -> Callable[[int, Iterable[bytes]], Iterator[Fed]]:
         """For ``mapPartitionsWithIndex`` over pickled batches: yields as ``rows``."""
 
-        def write(writer: Writer, batches: Iterator[bytes], skip: int, stop: int) -> None:
+        def write(writer: Writer, batches: Iterator[bytes], skip: int, stop: int) -> bool:
             if stop != OPEN:
-                _write_rows(writer, itertools.chain.from_iterable(map(loads, batches)), skip, stop)
-                return
+                return _write_rows(writer, itertools.chain.from_iterable(map(loads, batches)), skip, stop)
             if not skip:
                 writer.write_pickled(batches, loads)
-                return
+                return _are_left(writer)
             split: list[tuple[bytes, int]] = []  # the batch in which the skipped rows end, and how many of them it has
 
             def skipped() -> Iterator[Any]:
@@ -131,6 +139,7 @@ class Feeder:
             writer.compare_rows(skipped())
             first, begun = split[0] if split else (None, 0)
             writer.write_pickled(batches if first is None else itertools.chain([first], batches), loads, begun)
+            return _are_left(writer)
 
         def run(_: int, partition: Iterable[bytes]) -> Iterator[Fed]:
             yield self._feed(iter(partition), write)
@@ -141,7 +150,7 @@ class Feeder:
         """For ``mapInArrow``: yields one ``Fed`` as a record."""
         import pyarrow as pa
 
-        def write(writer: Writer, batches: Iterator[pa.RecordBatch], skip: int, stop: int) -> None:
+        def write(writer: Writer, batches: Iterator[pa.RecordBatch], skip: int, stop: int) -> bool:
             split: list[pa.RecordBatch] = []
 
             def skipped() -> Iterator[pa.RecordBatch]:
@@ -154,18 +163,17 @@ class Feeder:
 
             if skip:
                 writer.compare_batches(skipped())
-            _write_batches(writer, itertools.chain(split, batches), stop - skip)
+            return _write_batches(writer, itertools.chain(split, batches), stop - skip)
 
-        number, whole, over = self._feed((batch for batch in partition if batch.num_rows), write)
-        fields = {"partition": pa.array([number], pa.int32()), "whole": pa.array([whole]), "over": pa.array([over])}
-        yield pa.RecordBatch.from_pydict(fields)
+        number, *words = self._feed((batch for batch in partition if batch.num_rows), write)
+        fields = [pa.array([number], pa.int32()), *(pa.array([word]) for word in words)]
+        yield pa.RecordBatch.from_arrays(fields, ["partition", "whole", "over", "missed"])
 
     def files(self, reader: SplitReader) -> Callable[[int, Iterable[Any]], Iterator[Fed]]:
         """For ``mapPartitionsWithIndex`` over splits of files, one in a partition: yields as ``rows``."""
 
-        def write(writer: Writer, splits: Iterator[Any], skip: int, stop: int) -> None:
-            for split in splits:
-                _write_batches(writer, reader.batches(split, writer.slot_bytes, skip), stop - skip)
+        def write(writer: Writer, splits: Iterator[Any], skip: int, stop: int) -> bool:
+            return _write_batches(writer, reader.batches(next(splits), writer.slot_bytes, skip), stop - skip)
 
         def run(number: int, partition: Iterable[Any]) -> Iterator[Fed]:
             yield self._feed(iter(partition), write, number)
@@ -183,13 +191,13 @@ class Feeder:
         number, attempt = attempt_here()
         number = number if split is None else split  # a job for some of the splits may have numbers of its own
         if self.only is not None and number not in self.only:
-            return number, False, True
+            return number, False, True, False
         try:
             first = next(items)
         except StopIteration:
             if not self.name:
                 self._empty(number)
-            return number, False, True
+            return number, False, True, False
         items = itertools.chain([first], items)
         best = ""
         while True:
@@ -206,33 +214,33 @@ class Feeder:
         if channel is None and best:  # it wants no more rows by now
             channel = choose(self.nodes, self.keys, number, self.turn, self.name)
         if channel is None:
-            return number, False, True
+            return number, False, True, True
         try:
             writer = channel.writer(stall_timeout=self.stall_timeout)
             writer.patience = PATIENCE if self.name else None
-            done = whole = False
+            done, missed = False, True
             try:
                 skip = writer.open_partition(f"{self.job}/{number}", attempt)
                 if not self.exactly_once:
                     skip = 0
                 if not writer.terminated:
-                    write(writer, items, skip, writer.stop)
+                    missed = write(writer, items, skip, writer.stop)
                     if not writer.terminated and writer.rows < writer.stop < OPEN:
                         raise NonDeterministicPartition(
                             f"partition {self.job}/{number} has {writer.rows} rows now, and had {writer.stop} or more before: they "
                             "are to come again, since a trainer was started again. Cache or checkpoint the data"
                         )
                     writer.end_partition()
-                    whole = not writer.terminated
+                    missed = missed or writer.dropped
                 done = True
             finally:
                 writer.close(wait=done and not self.name)
         except Yielded:
-            return number, False, False  # the rows that were published stay; the next attempt begins behind them
+            return number, False, False, False  # the rows that were published stay; the next attempt begins behind them
         except Fenced:
             time.sleep(FENCED_WAIT)
             raise
         finally:
             channel.close()
             settle_worker()
-        return number, whole, True
+        return number, not missed, True, missed

@@ -18,6 +18,7 @@ from tfos_fast.cluster.replay import EpochEnds, Replay, check_keep, epoch_seed
 from tfos_fast.cluster.report import FeedReport
 from tfos_fast.cluster.source import check_engine, source_of
 from tfos_fast.cluster.splits import Order
+from tfos_fast.cluster.states import early_nodes
 from tfos_fast.cluster.stored import loads_of, pickled_batches
 
 log = logging.getLogger("tfos_fast.cluster")
@@ -115,7 +116,8 @@ class Feeding(Epochs):
         self._feeds += 1
         begin = time.monotonic()
         states = self._coordinator.nodes
-        fed_epochs = 0
+        fed_epochs, last = 0, self._epochs + epochs - 1
+        before = {name: state.begun for name, state in states.items()}
         taken = self._come_to(self._epochs)  # nodes that were started again since the last feed
         fed: list[Epoch] = []
         for epoch in range(epochs):
@@ -159,24 +161,42 @@ class Feeding(Epochs):
             self._check()
             with self._coordinator.changed:
                 if lives == self._lives(wait=False):  # else a trainer has died: rows that were counted come again
-                    report = self._report_feed(fed, fed_epochs, time.monotonic() - begin)
+                    report = self._report_feed(fed, fed_epochs, last, before, begin)
                     break
         if report.ended_early:
             log.warning("the feed ended early at some nodes: %s", report)
         return report
 
-    def _report_feed(self, fed: list[Epoch], epochs: int, seconds: float) -> FeedReport:
-        """Under the coordinator's lock."""
-        states = {node.name: self._coordinator.nodes[node.name] for node in self._fed_nodes}
+    def _report_feed(self, fed: list[Epoch], epochs: int, last: int, before: dict[str, int], begin: float) -> FeedReport:
+        """What came of a feed. Under the coordinator's lock.
+
+        Parameters
+        ----------
+        fed : list of Epoch
+            Those that Spark fed.
+        epochs : int
+            How many were fed, replayed ones included.
+        last : int
+            Number of the epoch that was to be the last one.
+        before : dict
+            Node -> how many partitions had come to it before.
+        begin : float
+            When it began.
+        """
+        coordinator = self._coordinator
+        states = {node.name: coordinator.nodes[node.name] for node in self._fed_nodes}
         had = {name: state.had(self._feeds) for name, state in states.items()}
         rows = {name: counts.taken - counts.unused for name, counts in had.items()}
+        whole = all(self._is_whole(part) for part in fed)
+        missed = {name for part in fed for name in part.missed}
+        early = early_nodes(states, self._feeds, last, before, whole=whole, missed=missed)
         return FeedReport(
             rows=sum(rows.values()),
-            seconds=seconds,
+            seconds=time.monotonic() - begin,
             epochs=epochs,
-            partitions=sum(len(part.whole - self._coordinator.unfinished(part.job)) for part in fed),
+            partitions=sum(len(part.whole - coordinator.unfinished(part.job)) for part in fed),
             rows_of_node=rows,
-            ended_early={name: state.why_early for name, state in states.items() if not state.eats},
+            ended_early={name: states[name].why_early for name in early},
             rows_left={name: counts.left for name, counts in had.items() if counts.left},
             rows_unused={name: counts.unused for name, counts in had.items() if counts.unused},
         )

@@ -216,6 +216,18 @@ class Ledger:
         """The numbers of the job's partitions of which rows were lost, and not all published since."""
         return frozenset(int(key.rpartition("/")[2]) for key in self._lost.get(prefix, ()))
 
+    def is_new(self, key: str) -> bool:
+        """Whether the partition is of a job that is not over, and no attempt at it has come yet."""
+        prefix, entry = key.rpartition("/")[0], self.entries.get(key)
+        if prefix in self.closed or prefix in self.reopened:
+            return False
+        return entry is None or entry.attempt < 0
+
+    def node_of(self, key: str) -> str:
+        """Where the last attempt at a partition was; empty: nowhere."""
+        entry = self.entries.get(key)
+        return entry.node if entry is not None else ""
+
     def cover(self, prefix: str, spans: dict[int, list[Span]]) -> None:
         """Of these partitions of a job that has not begun, these rows are not to be published: an earlier application had them."""
         for number, covered in spans.items():

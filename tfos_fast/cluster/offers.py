@@ -204,7 +204,7 @@ class Offers:
             if job.error is not None:
                 raise job.error
             self._forget(offer.name, demands)
-            offer.left = frozenset(number for number, _, over in job.result if not over)
+            offer.left = frozenset(number for number, _, over, _ in job.result if not over)
             if not offer.left:
                 self._coordinator.end_job(offer.job_name)
                 self._order(self._remaining(offer), lambda number: m.EndEpoch(number, offer.name))

@@ -118,6 +118,8 @@ class Progress:
         elif other := self.steps.better(node.name, message.key):
             self._members.answer(peer, m.Refused(message.request, other, "Elsewhere"))
         else:
+            if self.ledger.is_new(message.key) and message.key.rpartition("/")[0] in self._jobs:
+                node.begun += 1
             self._opening[message.key, message.attempt] = (peer, message.request)
             self._act(self.ledger.open(node.name, message.key, message.attempt))
 

@@ -29,7 +29,8 @@ class FeedReport:
     rows_of_node : dict
         Node name -> rows it took.
     ended_early : dict
-        Node name -> why it took no more rows (it called ``terminate()``, or its ``main`` returned).
+        Node name -> why it took no more rows (it called ``terminate()``, or its ``main`` returned) though there were some for it
+        or would have been: left rows, the rest of a partition, its share of the partitions that began later, further epochs.
     rows_left : dict
         Node name -> rows that were published to a node and never taken, because it ended early.
     rows_unused : dict

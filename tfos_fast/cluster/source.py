@@ -91,7 +91,7 @@ def source_of(engine: Engine, data: Any, *, shuffle: bool = False) -> Source:
         frame = engine.small_batches(data)
 
         def batches(feeder: Feeder, numbers: Callable[[int], list[int]] | None) -> Action:
-            tasks = frame.mapInArrow(feeder.batches, "partition int, whole boolean, over boolean")
+            tasks = frame.mapInArrow(feeder.batches, "partition int, whole boolean, over boolean, missed boolean")
             # Without an order tasks of partitions that are whole end at once.
             return lambda: engine.collect(tasks, numbers if shuffle else None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from tfos_fast.cluster import messages as m
@@ -40,6 +40,8 @@ class NodeState:
     said_bye: bool = False
     stopped: dict[int, float] = field(default_factory=dict)  # process that is stopped -> since when, by the driver's clock
     garbled: bool = False  # something came that could not be read
+    begun: int = 0  # partitions of the default feed that came to it, each in each epoch once
+    stopped_at: tuple[int, int] | None = None  # when it took no more: the epoch, and how many partitions of all had begun
     at: int = 0  # the epoch that it is in, by the count of all that were fed
     feed_ended: bool = False  # its program was told that no more rows come
     restarts: list[str] = field(default_factory=list)  # why its trainer was started again, each time
@@ -48,6 +50,7 @@ class NodeState:
     def begin_anew(self) -> None:
         """Its trainer is dead, and will be started again: forget what that one has said."""
         self.terminated = self.asked = self.holding = self.ended = self.feed_ended = False
+        self.stopped_at = None
         self.demands.clear()
         self.losing = None
 
@@ -66,6 +69,11 @@ class NodeState:
         """Whether its role is one of those that Spark feeds."""
         return self.name.partition(":")[0] in FED
 
+    def stops(self, everybody: Iterable[NodeState]) -> None:
+        """It takes no more rows."""
+        if self.stopped_at is None:
+            self.stopped_at = self.at, sum(state.begun for state in everybody)
+
     def had(self, feed: int) -> m.Fed:
         """What it had of the feed of this number, behind which there is none."""
         return self.newest if self.newest.number == feed else m.Fed(feed)
@@ -75,6 +83,40 @@ class NodeState:
         """Why it takes no more rows."""
         # A reader that leaves without terminate() does so because main returned; its process ends a moment later.
         return "called terminate()" if self.asked else "returned from main" if self.terminated or self.ended else "is gone"
+
+
+def early_nodes(
+    states: Mapping[str, NodeState], feed: int, last: int, before: Mapping[str, int], *, whole: bool, missed: Set[str]
+) -> list[str]:
+    """The nodes that took no more rows of a feed though there were some for them, or would have been.
+
+    Parameters
+    ----------
+    states : mapping
+        Of the nodes that are fed.
+    feed : int
+        Its number.
+    last : int
+        Number of the epoch that was to be its last one.
+    before : mapping
+        Node -> how many partitions had come to it when the feed began.
+    whole : bool
+        All tasks came to their end, and nothing is left to feed.
+    missed : set of str
+        Nodes that wanted no more in the middle of a partition; an empty name: some partition came to no node.
+    """
+    begun = {name: state.begun - before[name] for name, state in states.items()}
+    share = sum(begun.values()) // max(1, len(begun))
+    in_all = sum(state.begun for state in states.values())
+
+    def is_early(name: str, state: NodeState) -> bool:
+        if state.eats:
+            return False
+        at, then = state.stopped_at or (state.at, 0)
+        others = then < in_all and begun[name] < share  # partitions came to others that would have been its own
+        return not whole or at < last or others or state.had(feed).left > 0 or not missed.isdisjoint((name, ""))
+
+    return [name for name, state in states.items() if is_early(name, state)]
 
 
 SILENT = 2.5  # seconds; an agent tells once a second how things stand

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tfos_fast.cluster.epochs import Epoch
 
 THREE_DAYS = 259200.0
+LAST_TASKS = 2.0  # seconds in which tasks may end by themselves when no node takes rows any more
 TOGETHER = 0.2  # seconds in which failures of several nodes count as one event
 
 
@@ -106,6 +107,11 @@ class Watching:
         self._coordinator.order([node.name for node in self._fed_nodes], make, 60.0)
 
     @property
+    def takes_rows(self) -> bool:
+        """Whether rows that are fed would be taken by some node."""
+        return any(state.eats for state in self._coordinator.nodes.values())
+
+    @property
     def _fed_nodes(self) -> tuple[m.NodeInfo, ...]:
         """Those that Spark feeds now."""
         states = self._coordinator.nodes
@@ -121,7 +127,7 @@ class Watching:
         self, job: SparkJob | Replay | EpochEnds | RowsTaken, *, timeout: float | None = None, stall: float | None = None
     ) -> None:
         """Wait for a Spark job and look after the nodes; it is cancelled when one fails, all have ended, or nothing moves."""
-        begin = moved = time.monotonic()
+        begin = moved = eaten = time.monotonic()
         progress: list[int] = []
         changed = self._coordinator.changed
         states = self._coordinator.nodes
@@ -143,8 +149,12 @@ class Watching:
                 ):
                     self._coordinator.count_partitions(total)
                 if stall is not None and not any(state.eats for state in states.values()):
+                    # Behind the last row this takes a moment. Others would never end by themselves, and most have not begun.
+                    if isinstance(job, SparkJob) and (job.done or now - eaten < LAST_TASKS):
+                        continue
                     job.cancel()
                     return
+                eaten = now
                 beats = [state.beat for state in states.values() if state.beat is not None]
                 if [beat.progress for beat in beats] != progress:
                     progress, moved = [beat.progress for beat in beats], now

@@ -92,8 +92,8 @@ class TFCluster:
             self._feed(dataRDD, num_epochs or MANY, feed_timeout)
 
     def _feed(self, data: Any, epochs: int, feed_timeout: float) -> None:
-        report = self.cluster.feed(data, epochs, feed_timeout=feed_timeout)
-        if set(report.rows_of_node) <= set(report.ended_early):
+        self.cluster.feed(data, epochs, feed_timeout=feed_timeout)
+        if not self.cluster.takes_rows:
             self._over = self.server.done = True  # nobody takes rows any more: a stream ends
 
     def _feed_stream(self, rdd: Any, feed_timeout: float) -> None:
