@@ -217,6 +217,8 @@ class Membership:
             if node.pidfd is not None:
                 text += f"; it {STOPPED if self._local.is_stopped(node) else 'does not answer'} and was killed"
                 self._local.kill(node)
+            else:
+                text += ", nor how it ended: its host or the network is down, or it is stopped"
             node.gone = True
             self.failed(node, m.Failure("NodeLost", text, node.name, node.host))
         return found
