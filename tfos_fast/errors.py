@@ -11,7 +11,15 @@ from typing import Any
 
 
 class TfosError(Exception):
-    """Base of every exception of this library."""
+    """Base of every exception of this library.
+
+    Attributes
+    ----------
+    spark_error : Exception or None
+        Of an error that a Spark task met: Spark's own exception, which has the task's traceback and is long. It is not chained.
+    """
+
+    spark_error: Exception | None = None
 
 
 class MissingDependency(TfosError, ImportError):

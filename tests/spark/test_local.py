@@ -112,9 +112,11 @@ def test_killed_agent_is_named(sc, out, killed):
 
         thread = threading.Thread(target=kill)
         thread.start()
-        with pytest.raises(NodeKilled, match=rf"worker:1 on .* its agent \(process {agent}\) is gone"):
+        how = rf"was killed by signal {killed:d} \({killed.name}\)"
+        with pytest.raises(NodeKilled, match=rf"worker:1 on .* its agent \(process {agent}\) {how}") as caught:
             cluster.feed(numbered(sc, [100_000] * 4))
         thread.join()
+    assert caught.value.signal == killed
 
 
 def test_failure_between_feeds_is_raised_by_the_next(sc, out):

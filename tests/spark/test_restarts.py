@@ -134,6 +134,41 @@ def test_a_death_after_the_feed(sc, tmp_path, feeds):
     assert everything(str(out)) == rows | ({(0, i): 2 for i in range(10)} if feeds == 2 else {})
 
 
+def by_batches(args, ctx):
+    """Reads whole batches only: the last rows of an epoch wait while the next one's are handed out."""
+    notes, feed = Notes(args, ctx), ctx.get_data_feed()
+    for columns in feed.batches(64):
+        notes.got(list(zip(*(column.tolist() for column in columns.values()), strict=True)))
+        if notes.rows == args["stop"] and not ctx.restarts:
+            if args["dies"]:
+                feed.commit()
+                notes.say("commit")
+                os.kill(os.getpid(), signal.SIGKILL)
+            notes.say({"position": feed.position()})
+            return
+
+
+def test_rows_of_an_epoch_that_wait_while_the_next_is_handed_out_come_again(sc, out):
+    with tfos_fast.run(sc, by_batches, {"out": out, "stop": 768, "dies": True}, 1, max_restarts=1, **SMALL) as cluster:
+        fed = cluster.feed(numbered(sc, [646]), epochs=2)
+        report = cluster.shutdown()
+    assert everything(out) == {(0, i): 2 for i in range(646)}
+    check_counts(out, fed, report, 2 * 646, 2)
+
+
+def test_rows_of_an_epoch_that_wait_while_the_next_is_handed_out_are_not_in_a_position(sc, tmp_path):
+    got, position = Counter(), None
+    for life, stop in enumerate([768, 0]):
+        out = tmp_path / str(life)
+        out.mkdir()
+        with tfos_fast.run(sc, by_batches, {"out": str(out), "stop": stop, "dies": False}, 1, **SMALL) as cluster:
+            cluster.feed(numbered(sc, [646]), epochs=2, position=position)
+        [[life_of_node]] = lives_of(str(out)).values()
+        position = [what["position"] for what in life_of_node if isinstance(what, dict)] or None
+        got += Counter(tuple(what) for what in life_of_node if isinstance(what, list))
+    assert got == {(0, i): 2 for i in range(646)}
+
+
 def by_epochs(args, ctx):
     """Goes epoch by epoch, as ``dataset()`` does, and notes where each ends; a checkpoint says in which it goes on."""
     notes, reader = Notes(args, ctx), ctx.get_data_feed().reader

@@ -96,7 +96,14 @@ def read_tensors(args, ctx):
         Path(args["out"], "first batch").touch()
 
 
-@pytest.mark.parametrize(("bad", "found"), [((1.0, 2.0, 3.0), r"\(1.0, 2.0, 3.0\)"), ("text", "'text'")])
+BAD = [
+    ((1.0, 2.0, 3.0), r"expected float64\[2\], found .*\(1.0, 2.0, 3.0\)"),
+    ("text", r"expected float64\[2\], found .*'text'"),
+    ([1.0, None], r"None at index \[1\] inside its list"),
+]
+
+
+@pytest.mark.parametrize(("bad", "found"), BAD)
 def test_rows_that_change_in_mid_partition_are_named(sc, out, bad, found):
     def partition(p):
         for i in range(5000):
@@ -108,6 +115,12 @@ def test_rows_that_change_in_mid_partition_are_named(sc, out, bad, found):
     rows = sc.parallelize(range(1), 1).flatMap(partition)
     with (
         tfos_fast.run(sc, read_tensors, {"out": out}, 1, memory="1m", slot_bytes="16k") as cluster,
-        pytest.raises(SchemaMismatch, match=rf"partition .*, row 5000: column 'c0': expected float64\[2\], found .*{found}"),
+        pytest.raises(SchemaMismatch, match=rf"partition .*, row 5000: column 'c0': {found}") as caught,
     ):
         cluster.feed(rows)
+    error = caught.value
+    assert error.__cause__ is None  # the driver prints one short traceback
+    assert error.__context__ is None
+    assert len(str(error)) < 500
+    assert "in _feed_to" not in str(error.spark_error)  # nor do our frames go through Spark's log
+    assert str(error) in str(error.spark_error)

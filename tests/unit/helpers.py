@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import secrets
 import socket
 import threading
 import time
@@ -18,6 +19,8 @@ from tfos_fast.channel.broker import Broker
 from tfos_fast.channel.gateway import GatewayConfig, spawn
 from tfos_fast.channel.remote import RemoteAddress
 from tfos_fast.channel.segment import Segment
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.machine import this_process
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -145,3 +148,22 @@ def gateway(address: str) -> Iterator[RemoteAddress]:
     finally:
         process.kill()
         process.wait(10)
+
+
+def agent_config(coordinator, index, executor):
+    """Of an agent whose driver is this process."""
+    keys = coordinator.keys
+    return m.AgentConfig(
+        name=f"worker:{index}",
+        index=index,
+        token=secrets.token_hex(4),
+        memory="1m",
+        slot_bytes="64k",
+        endpoint=keys.endpoint,
+        server_public=keys.server_public.decode(),
+        client_public=keys.client_public.decode(),
+        client_secret=keys.client_secret.decode(),
+        driver=this_process(),
+        executor=executor,
+        log_level="WARNING",
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from tests.spark import mains
 from tests.spark.mains import noted
 from tests.unit import attack
+from tests.unit.helpers import agent_config
 from tfos_fast.channel import Channel
 from tfos_fast.channel.address import Address
 from tfos_fast.channel.processes import runtime_base
@@ -30,24 +30,6 @@ from tfos_fast.cluster.trainer import _report as trainer_report
 from tfos_fast.errors import ChannelClosed, ChannelError, ClusterError, Fenced, NodeFailed, NodeKilled, Yielded
 
 WAIT = 30.0
-
-
-def agent_config(coordinator, index, executor):
-    keys = coordinator.keys
-    return m.AgentConfig(
-        name=f"worker:{index}",
-        index=index,
-        token=secrets.token_hex(4),
-        memory="1m",
-        slot_bytes="64k",
-        endpoint=keys.endpoint,
-        server_public=keys.server_public.decode(),
-        client_public=keys.client_public.decode(),
-        client_secret=keys.client_secret.decode(),
-        driver=this_process(),
-        executor=executor,
-        log_level="WARNING",
-    )
 
 
 def reserve_agent(coordinator, index, executor):
@@ -201,6 +183,7 @@ def test_trainer_dies_with_its_agent(nodes, tmp_path):
     trainer = nodes.state(0).trainer
     os.kill(nodes.infos[0].agent.pid, signal.SIGKILL)
     nodes.wait(lambda: nodes.state(0).gone, "the agent's end")
+    assert "was killed by signal 9 (SIGKILL)" in nodes.state(0).failure.summary
     deadline = time.monotonic() + WAIT
     while this_process(trainer.pid).started == trainer.started:
         assert time.monotonic() < deadline

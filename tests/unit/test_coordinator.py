@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
 
+import msgspec
 import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from tests.unit.helpers import agent_config
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.link import tell_end
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.errors import ClusterTimeout
 
@@ -210,7 +214,32 @@ def test_death_of_an_agent_on_this_host_is_seen(coordinator):
         child.wait()
         child.stdin.close()
     assert coordinator.failure.kind == "NodeLost"
-    assert f"worker:0 on here: its agent (process {child.pid})" in coordinator.failure.summary
+    who = f"worker:0 on here: its agent (process {child.pid})"
+    assert coordinator.failure.summary.startswith(f"{who} is gone, and nobody is left who could tell how it ended")
+
+
+@pytest.mark.parametrize(("status", "how"), [(-9, r"was killed by signal 9 \(SIGKILL\)"), (3, "ended with status 3")])
+def test_how_an_agent_ended_is_told_by_its_parent(coordinator, status, how):
+    """From another host, too: its silence need not be waited for."""
+    config = agent_config(coordinator, 0, this_process())
+    elsewhere = m.Process(1, 1, "another machine")
+    with agent(coordinator, config.name, token=config.token, process=elsewhere):
+        tell_end(config, status)
+        coordinator.wait(lambda: coordinator.failure is not None, WAIT, "the test")
+        tell_end(config, -15)  # the first word counts
+        tell_end(msgspec.structs.replace(config, token="another"), -15)
+    failure = coordinator.failure
+    assert re.match(rf"worker:0 on here: its agent \(process 1\) {how}", failure.summary)
+    assert (failure.kind, failure.signal, len(coordinator.failures)) == ("NodeLost", max(0, -status), 1)
+
+
+def test_who_has_said_goodbye_has_not_died(coordinator):
+    config = agent_config(coordinator, 0, this_process())
+    with agent(coordinator, config.name, token=config.token) as it:
+        it.send(m.Bye("failed: ValueError: no"))
+        tell_end(config, 1)
+        coordinator.wait(lambda: coordinator.failure is not None, WAIT, "the test")
+    assert [failure.kind for failure in coordinator.failures] == ["NodeFailed"]
 
 
 def test_close_leaves_no_thread_and_no_descriptor():

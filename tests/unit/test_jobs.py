@@ -34,8 +34,10 @@ def test_an_exception_tells_all():
 
 
 def test_spark_errors_in_our_words():
-    ours = job_exception(Exception("Job aborted: ...\ntfos_fast.errors.RowTooLarge: row 7 is too large\n\n\tat org.apache"))
+    theirs = Exception("Job aborted: ...\ntfos_fast.errors.RowTooLarge: row 7 is too large\n\n\tat org.apache")
+    ours = job_exception(theirs)
     assert isinstance(ours, errors.RowTooLarge)
+    assert (ours.spark_error, ours.__cause__, ours.__context__) == (theirs, None, None)
     assert str(ours) == "row 7 is too large"
     crashed = job_exception(Exception("org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)\n\tat x"))
     assert isinstance(crashed, errors.TaskLost)

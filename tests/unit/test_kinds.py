@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -192,14 +193,17 @@ def test_a_damaged_ragged_slot_raises() -> None:
 # ---- structs, nulls, and what is refused --------------------------------------------------------------------------------------
 
 
-def through(rows: list[Any], n: int = 64, *, pickled: bool = False, spec: Any = None, **form: Any) -> list[dict[str, Any]]:
+def through(rows: list[Any], n: int = 64, *, source: str = "rows", spec: Any = None, **form: Any) -> list[dict[str, Any]]:
     """The rows of a channel's batches."""
     with Channel.create(memory="1m", form=None) as channel:
 
         def write() -> None:
             with channel.writer() as writer:
-                if pickled:
+                if source == "pickled":
                     writer.write_pickled([pickle.dumps(rows)])
+                elif source == "arrow":
+                    for some in (rows[:50], rows[50:]):
+                        writer.write_batch(pa.RecordBatch.from_pylist(some, pa.RecordBatch.from_pylist(rows).schema))
                 else:
                     writer.write_rows(rows)
 
@@ -216,9 +220,9 @@ def through(rows: list[Any], n: int = 64, *, pickled: bool = False, spec: Any = 
 @pytest.mark.parametrize("pickled", [False, True])
 def test_structs_become_columns_of_dotted_names(pickled: bool) -> None:
     rows = [{"a": i, "p": {"x": i / 2, "q": {"z": [i]}}} for i in range(200)]
-    assert through(rows, pickled=pickled) == [{"a": i, "p.x": i / 2, "p.q.z": [i]} for i in range(200)]
+    assert through(rows, source=("rows", "pickled")[pickled]) == [{"a": i, "p.x": i / 2, "p.q.z": [i]} for i in range(200)]
     mixed = [(1, {"x": 1}), (2, None), (3, {"x": 3})]
-    got = through(mixed, pickled=pickled, nulls={"c1.x": Nulls(fill=-1)})
+    got = through(mixed, source=("rows", "pickled")[pickled], nulls={"c1.x": Nulls(fill=-1)})
     assert got == [{"c0": 1, "c1.x": 1}, {"c0": 2, "c1.x": -1}, {"c0": 3, "c1.x": 3}]
 
 
@@ -238,8 +242,8 @@ def test_nulls_before_the_first_value_are_filled_when_the_type_is_known() -> Non
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([(1, None)], r"row 0: column 'c1': it holds values that only fit as Python objects.*nulls=.*the row is \(1, None\)"),
-        ([(1, 2), (1, None)], r"row 1: column 'c1': expected int64, found values that only fit as Python objects"),
+        ([(1, None)], r"row 0: column 'c1': it holds None, and nothing says.*nulls=\{'c1': 0\}.*the row is \(1, None\)"),
+        ([(1, 2), (1, None)], r"row 1: column 'c1': expected int64, found None, and nothing says"),
         ([(1, [1, 2]), (1, "x")], r"row 1: column 'c1': expected int64\[2\], found values"),
         ([(1, object)], r"row 0: column 'c1'"),
     ],
@@ -248,6 +252,33 @@ def test_nulls_before_the_first_value_are_filled_when_the_type_is_known() -> Non
 def test_objects_are_refused_where_rows_bring_them(rows: list[Any], message: str) -> None:
     with pytest.raises(SchemaMismatch, match=message):
         through(rows, tensors=True)
+
+
+HOLES = [
+    ([{"x": [1.0, 2.0, None]}], 0, "[2]"),
+    ([{"x": [1.0, 2.0, 3.0]}] * 70 + [{"x": [1.0, None, None]}], 70, "[1]"),
+    ([{"x": [[1.0], [2.0, 3.0]]}, {"x": [[1.0], [2.0, None]]}], 1, "[1][1]"),
+    ([{"x": ["a", "b"]}, {"x": [None, "b"]}], 1, "[0]"),
+]
+
+
+@pytest.mark.parametrize("spec", [None, True], ids=["inferred", "spec"])
+@pytest.mark.parametrize("source", ["rows", "pickled", "arrow"])
+@pytest.mark.parametrize(("rows", "row", "index"), HOLES, ids=["first", "later", "deep", "text"])
+def test_none_inside_a_list_is_told_with_its_place(rows: Any, row: int, index: str, source: str, spec: Any) -> None:
+    if spec:
+        value = rows[0]["x"][0]
+        spec = {"x": ("string", (-1,)) if value == "a" else ("float32", (-1, -1) if isinstance(value, list) else (3,))}
+    message = rf"row {row}: column 'x': None at index {re.escape(index)} inside its list.*replace it.*'object'.*the row is"
+    with pytest.raises(SchemaMismatch, match=message) as caught:
+        through(rows, spec=spec or {}, tensors=True, source=source)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("source", ["rows", "pickled", "arrow"])
+def test_a_column_declared_object_takes_none_inside_a_list(source: str) -> None:
+    rows = [{"x": [1.0, None]}, {"x": [1.0, 2.0]}]
+    assert through(rows, spec={"x": ("object", None)}, source=source) == rows
 
 
 def test_lists_of_another_length_after_the_first_batch_are_named() -> None:
@@ -267,6 +298,6 @@ def test_bfloat16_and_halves_arrive() -> None:
     rows = [(np.full(3, i, ml_dtypes.bfloat16), float(i), np.float16(i), complex(i, 1)) for i in range(100)]
     for pickled in (False, True):
         spec = {"c1": ("bfloat16", ()), "c3": ("complex64", ())}
-        got = through(rows, pickled=pickled, spec=spec)
+        got = through(rows, source=("rows", "pickled")[pickled], spec=spec)
         assert [(row["c0"], row["c1"], row["c2"], row["c3"]) for row in got] == [([i] * 3, i, i, complex(i, 1)) for i in range(100)]
     assert math.isinf(through([(1e300,)], spec={"c0": ("float16", ())})[0]["c0"])

@@ -19,6 +19,7 @@ from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.errors import SchemaMismatch
 
 SHAPE = (4, 4, 3)
+SOURCES = ("rows", "pickled")
 SPEC = {"c0": ("uint8", SHAPE)}
 
 
@@ -59,9 +60,10 @@ def through_batches(batches: list[Any], spec: Any, n: int = 64, **form: Any) -> 
 @pytest.mark.parametrize("kind", [bytes, bytearray])
 def test_rows(kind: type, pickled: bool) -> None:
     rows = [(kind(image(i).tobytes()), i) for i in range(300)]
-    assert [row["c0"] for row in through(rows, spec=SPEC, pickled=pickled, tensors=True)] == [image(i).tolist() for i in range(300)]
+    got = through(rows, spec=SPEC, source=SOURCES[pickled], tensors=True)
+    assert [row["c0"] for row in got] == [image(i).tolist() for i in range(300)]
     floats = [{"x": np.arange(3, dtype="<f4").tobytes()}, {"x": None}]
-    got = through(floats, spec={"x": ("float32", (3,))}, nulls={"x": Nulls(fill=7)}, pickled=pickled)
+    got = through(floats, spec={"x": ("float32", (3,))}, nulls={"x": Nulls(fill=7)}, source=SOURCES[pickled])
     assert [row["x"] for row in got] == [[0, 1, 2], [7, 7, 7]]
 
 
@@ -80,7 +82,7 @@ def test_arrow_batches() -> None:
 def test_what_is_no_such_memory_is_named(value: Any, pickled: bool) -> None:
     rows = [(image(i).tobytes(), i) for i in range(300)]
     with pytest.raises(SchemaMismatch, match=r"row 300: column 'c0': .*uint8\[4,4,3\].*; the row is \("):
-        through([*rows, (value, 300)], spec=SPEC, pickled=pickled, tensors=True)
+        through([*rows, (value, 300)], spec=SPEC, source=SOURCES[pickled], tensors=True)
 
 
 def test_numbers_are_not_taken_for_memory_without_being_declared() -> None:

@@ -171,7 +171,23 @@ def test_the_end_of_an_epoch_covers_rows_that_were_left_unused():
     book.published(1, 10)
     book.commit(1, True, {0: 4, 1: 3})
     assert (book.epoch, book.lost()) == (1, {"g/0": [(3, 10)]})
-    assert book.position(1, True, {1: 2}) == {0: {"f/0": [(0, 10)]}, 1: {"g/0": [(0, 5)]}}
+    assert book.resumes() == 1
+    assert book.position(1, True, {1: 2}) == (1, {0: {"f/0": [(0, 10)]}, 1: {"g/0": [(0, 5)]}})
+
+
+def test_rows_that_wait_for_a_full_batch_while_the_next_epoch_is_handed_out_are_not_forgotten():
+    book = Deliveries(keep=True)
+    book.opened(0, "f/0", 1, 0)
+    book.published(0, 10)
+    book.end_epoch()
+    book.opened(1, "g/0", 1, 0)
+    book.published(1, 12)
+    assert book.position(1, False, {0: 8, 1: 4}) == (0, {0: {"f/0": [(0, 8)]}, 1: {"g/0": [(0, 4)]}})
+    book.commit(1, False, {0: 8, 1: 4})
+    assert (book.epoch, book.resumes()) == (1, 0)
+    assert book.lost() == {"f/0": [(8, 10)], "g/0": [(4, 12)]}
+    book.commit(1, False, {0: 2})
+    assert book.resumes() == 1
 
 
 def test_commits_are_counted_row_by_row_and_by_feed():

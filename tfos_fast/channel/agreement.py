@@ -9,7 +9,7 @@ from tfos_fast._convert import DTYPES
 from tfos_fast._nested import TEXTS
 from tfos_fast.channel.lattice import apply_nulls, apply_spec, join, settle
 from tfos_fast.channel.messages import Form
-from tfos_fast.channel.schema import ANY_LENGTH, WHY_OBJECTS, Column, Schema, describe
+from tfos_fast.channel.schema import ANY_LENGTH, OBJECTS, WHY_OBJECTS, Column, Schema, describe
 from tfos_fast.errors import FormError, SchemaMismatch
 
 _FIXED = "a feed's columns are fixed when its first batch is read (rows of any kind pass through next_batch)"
@@ -89,7 +89,7 @@ def _check_tensors(before: Schema | None, schema: Schema) -> None:
     for i, column in enumerate(schema.columns):
         if column.kind == "object":
             expected = f"expected {describe(before.columns[i])}, found" if before is not None else "it holds"
-            raise SchemaMismatch(f"column {column.name!r}: {expected} values that only fit as Python objects, {WHY_OBJECTS}")
+            raise SchemaMismatch(f"column {column.name!r}: {expected} {OBJECTS}, {WHY_OBJECTS}")
 
 
 def check_form(form: Form) -> None:

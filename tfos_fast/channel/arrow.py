@@ -18,6 +18,7 @@ from tfos_fast._convert import DTYPES, dtype_of, fill_bytes, values_fit
 from tfos_fast._copy import copy
 from tfos_fast.channel.arrow_types import stored
 from tfos_fast.channel.arrow_values import collects_bytearrays, converter
+from tfos_fast.channel.holes import concerned, hole
 from tfos_fast.channel.infer import duplicates, nested_column
 from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.layout import layout as lay_out
@@ -181,6 +182,14 @@ def first_misfit(batch: pa.RecordBatch, start: int, fits: Callable[[Any], bool])
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(batch.slice(start, middle)) else (good, middle)
     return good
+
+
+def first_hole(error: SchemaMismatch, batch: pa.RecordBatch) -> int | None:
+    """The first row with None (inside a list, too) in the column that the error is about; None when there is none."""
+    for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        if concerned(error, name):
+            return next((i for i, value in enumerate(array) if not value.is_valid or hole(value.as_py())), None)
+    return None
 
 
 # ---- what a column of a batch is ----

@@ -126,7 +126,7 @@ class BatchWriter:
 
     def _agree(self, batch: Any, found: Schema) -> None:
         """Propose columns that take the batch, unless these do."""
-        from tfos_fast.channel.arrow import from_arrow
+        from tfos_fast.channel.arrow import first_hole, from_arrow
 
         columns, exact = self._columns, self._columns.form.exact
         wanted, known = found, columns.inferred
@@ -142,8 +142,10 @@ class BatchWriter:
         try:
             columns.propose(wanted)
         except SchemaMismatch as error:
-            if known is None:  # the types of the columns alone
-                raise self._slots.located(error) from None
+            if known is None:  # the types of the columns alone, or None inside a list
+                row = first_hole(error, batch)
+                cause = () if row is None else (batch.slice(row, 1).to_pylist()[0],)
+                raise self._slots.located(error, *cause, ahead=row or 0) from None
             same = lambda part: join(known, from_arrow(part.schema, part, exact=exact), exact=exact) == known  # noqa: E731
             raise self._located(error, batch, 0, same) from None
 

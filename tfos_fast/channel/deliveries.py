@@ -110,18 +110,35 @@ class Deliveries:
                 out[lane.key] = join(out.get(lane.key, []), rest)
         return out
 
-    def position(self, epoch: int, ends: bool, handed: Mapping[int, int]) -> dict[int, dict[str, list[Span]]]:
-        """Epoch -> partition -> its rows that the program was handed here, for the epoch it is in and the one before."""
+    def resumes(self) -> int:
+        """Ends of an epoch that lie before every row that no commit covers.
+
+        A program that does not stop at ends may have been handed rows of an epoch while some of the one before wait for their batch
+        to be full: a commit then lies in the later epoch, and what is missing in the earlier one.
+        """
+        return min([self.epoch, *(lane.epoch for lane in self._lanes.values() if not self._covered(lane))])
+
+    def position(self, epoch: int, ends: bool, handed: Mapping[int, int]) -> tuple[int, dict[int, dict[str, list[Span]]]]:
+        """Where a program is that has come by so many ends of an epoch and was handed so many rows.
+
+        Returns
+        -------
+        tuple
+            The first epoch of which it has not got every row that was published before its end, and epoch -> partition -> rows
+            that it was handed, for this epoch, the one before and those behind.
+        """
+        covered = {
+            number: lane.rows if ends and lane.epoch < epoch else lane.committed + handed.get(number, 0)
+            for number, lane in self._lanes.items()
+        }
+        first = min([epoch, *(lane.epoch for number, lane in self._lanes.items() if covered[number] < lane.rows)])
         out: dict[int, dict[str, list[Span]]] = {}
         for number, lane in self._lanes.items():
-            if lane.epoch < epoch - _LOOK_BACK:
-                continue
-            rows = lane.rows if ends and lane.epoch < epoch else lane.committed + handed.get(number, 0)
-            first = split(lane.spans, rows)[0]
-            if first:
+            begin = split(lane.spans, covered[number])[0]
+            if begin and lane.epoch >= first - _LOOK_BACK:
                 of_epoch = out.setdefault(lane.epoch, {})
-                of_epoch[lane.key] = join(of_epoch.get(lane.key, []), first)
-        return out
+                of_epoch[lane.key] = join(of_epoch.get(lane.key, []), begin)
+        return first, out
 
     def _cover(self, lane: _Lane, rows: int) -> None:
         rows = min(rows, lane.rows - lane.committed)

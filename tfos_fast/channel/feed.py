@@ -196,9 +196,9 @@ class Feed(Partitions):
 
     def _ask_position(self, peer: bytes, message: m.AskPosition) -> None:
         if self._is_of_reader(peer):
-            rows = self.deliveries.position(message.epoch, message.ends, dict(message.handed))
+            epoch, rows = self.deliveries.position(message.epoch, message.ends, dict(message.handed))
             base = self.base
-            self._send(peer, m.Position(base + message.epoch, {base + epoch: spans for epoch, spans in rows.items()}))
+            self._send(peer, m.Position(base + epoch, {base + of: spans for of, spans in rows.items()}))
 
     def _is_of_reader(self, peer: bytes) -> bool:
         """Whether a client belongs to the process that reads now, and not to one that is dead by now."""
@@ -257,7 +257,7 @@ class Feed(Partitions):
 
         Writers leave their partitions as if another feed needed their place. ``base`` has to say in which epoch the reader begins.
         """
-        loss = Loss(self.base + self.deliveries.epoch, self.deliveries.frontier(), self.deliveries.lost())
+        loss = Loss(self.base + self.deliveries.resumes(), self.deliveries.frontier(), self.deliveries.lost())
         text = f"the reader of {{}} is gone, and another one will come, {self.rows_published - self.rows_taken} rows were not taken"
         for stream in self._streams.restart():
             if stream.writer is not None and stream.writer in self.peers:

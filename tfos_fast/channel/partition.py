@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfos_fast.channel.holes import explained
 from tfos_fast.channel.proof import Proof
 from tfos_fast.errors import NonDeterministicPartition, SchemaMismatch
 
@@ -56,6 +57,7 @@ class Partition:
     def located(self, error: SchemaMismatch, row: int, *cause: Any) -> SchemaMismatch:
         """The error with its place; ``cause``: the row itself."""
         text = f"; the row is {_short(cause[0])}" if cause else ""
+        error = explained(error, cause[0]) if cause else error
         return SchemaMismatch(f"partition {self.key}, row {row}: {error}{text}")
 
 

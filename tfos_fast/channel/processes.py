@@ -58,6 +58,18 @@ def open_pidfd(pid: int, start: int) -> int | None:
     return None
 
 
+def how_ended(status: int) -> str:
+    """An exit status in words, which go behind the name of a process; it is negative when a signal ended it."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "a real-time signal"
+    hint = "; the kernel does this when memory runs out" if -status == signal.SIGKILL else ""
+    return f"was killed by signal {-status} ({name}){hint}"
+
+
 def children(pid: int) -> list[int]:
     """The processes that the main thread of this one has started."""
     try:

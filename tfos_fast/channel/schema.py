@@ -40,6 +40,8 @@ ENTRY_BYTES = 8
 MAX_DIMS = 16
 #: A dimension of a ragged column whose length differs from row to row.
 ANY_LENGTH = -1
+#: For errors: what a column of Python objects holds.
+OBJECTS = "values that only fit as Python objects"
 #: For errors: what makes a column hold Python objects, and what helps.
 WHY_OBJECTS = (
     "which are no tensor: None without a policy (nulls=...), None inside a list, a type without a tensor, or values of differing "

@@ -14,7 +14,7 @@ from tfos_fast._convert import are_names, row_names
 
 def has_structs(row: Any) -> bool:
     """Whether a value of the row is a struct."""
-    fields = _fields(row)
+    fields = fields_of(row)
     return fields is not None and any(_struct(value) is not None for value in fields.values())
 
 
@@ -22,7 +22,7 @@ def flatten(rows: Iterable[Any]) -> Iterator[Any]:
     """The rows as dicts of dotted names. Values are not copied; what is no row with columns stays as it is."""
     known: dict[str, tuple[str, ...]] = {}
     for row in rows:
-        fields = _fields(row)
+        fields = fields_of(row)
         yield row if fields is None else dict(_leaves("", fields, known))
 
 
@@ -39,7 +39,8 @@ def _leaves(prefix: str, fields: dict[str, Any], known: dict[str, tuple[str, ...
             yield from _leaves(f"{path}.", struct, known)
 
 
-def _fields(row: Any) -> dict[str, Any] | None:
+def fields_of(row: Any) -> dict[str, Any] | None:
+    """Name -> value of a row's columns; None when it is a bare value."""
     struct = _struct(row)
     if struct is None and isinstance(row, tuple | list):
         return {f"c{i}": value for i, value in enumerate(row)}

@@ -28,7 +28,7 @@ from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.spans import OPEN
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.detach import detach
-from tfos_fast.cluster.link import DriverLink
+from tfos_fast.cluster.link import DriverLink, tell_end
 from tfos_fast.cluster.listening import Door
 from tfos_fast.cluster.machine import address_towards, host_name, machine_id, this_process
 from tfos_fast.cluster.named import NamedFeeds, feed_number, feed_of
@@ -382,9 +382,9 @@ class Agent:
 
 
 def main() -> None:
-    """Detach, read the configuration from standard input, answer on standard output, serve."""
-    answer = detach()
+    """Read the configuration from standard input, detach, answer on standard output, serve."""
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=m.AgentConfig)
+    answer = detach(lambda _, status: tell_end(config, status) if status else None)
     logging.basicConfig(
         level=config.log_level, format=f"%(asctime)s %(levelname)s tfos_fast {config.name} %(message)s", stream=sys.stderr
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tfos_fast.channel.processes import is_stopped
+from tfos_fast.channel.processes import how_ended, is_stopped
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.logtail import LogTail
 
@@ -79,10 +79,10 @@ class Child:
             return None
         trainer = f"its trainer (process {self.pid})"
         if code < 0:
-            text = f"{who}: {trainer} was killed by signal {-code} ({_signal_name(-code)}){_memory_hint(-code)}"
+            text = f"{who}: {trainer} {how_ended(code)}"
         else:
             when = "after main had returned" if report is not None else "without a word from main"
-            text = f"{who}: {trainer} ended with status {code} {when}"
+            text = f"{who}: {trainer} {how_ended(code)} {when}"
         self._log.wait(LAST_LINES)
         return m.Failure("NodeKilled", text, self.name, self.host, "", max(0, -code), self._log.tail())
 
@@ -116,14 +116,3 @@ class Child:
 def _signal_group(group: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "a real-time signal"
-
-
-def _memory_hint(number: int) -> str:
-    return "; the kernel does this when memory runs out" if number == signal.SIGKILL else ""

@@ -300,7 +300,7 @@ class Coordinator:
                     now = time.monotonic()
                     if heard and now - looked >= 0.5:  # not heard: the beats that count may be among those to come
                         looked = now
-                        self._news |= self._members.check_silence()
+                        self._news |= self._members.check_silence() | self._members.check_ends()
                         if self._board and now - self._shown >= METRICS_TOLD:
                             self._show()
                     if self._news:
@@ -345,6 +345,9 @@ class Coordinator:
     def _handle(self, peer: bytes, message: m.FromAgent) -> None:
         if isinstance(message, m.Hello):
             self._hello(peer, message)
+            return
+        if isinstance(message, m.Died):
+            self._news |= self._members.died(peer, message)
             return
         node = self._members.at(peer)
         if node is None:

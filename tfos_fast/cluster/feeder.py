@@ -17,7 +17,16 @@ from tfos_fast.channel.spans import OPEN
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.choosing import choose
 from tfos_fast.cluster.entrance import Keys
-from tfos_fast.errors import AddressError, ClusterError, Elsewhere, Fenced, NonDeterministicPartition, Yielded
+from tfos_fast.errors import (
+    AddressError,
+    ClusterError,
+    Elsewhere,
+    Fenced,
+    NonDeterministicPartition,
+    RowTooLarge,
+    SchemaMismatch,
+    Yielded,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -205,6 +214,9 @@ class Feeder:
                 return self._feed_to(best, number, attempt, items, write)
             except Elsewhere as other:
                 best = str(other)
+            except (SchemaMismatch, RowTooLarge) as error:
+                # The message has all that helps. Our frames differ from try to try, and Spark would log each in full.
+                raise error.with_traceback(None) from None
 
     def _wanted(self, best: str) -> tuple[m.NodeInfo, ...]:
         return tuple(node for node in self.nodes if node.name == best) or self.nodes

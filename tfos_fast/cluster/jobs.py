@@ -104,7 +104,10 @@ _LOST = re.compile(
 
 
 def job_exception(error: Exception) -> Exception:
-    """The exception for a failed Spark job: ours when a task raised one of ours or was lost, else Spark's error as it is."""
+    """The exception for a failed Spark job: ours when a task raised one of ours or was lost, else Spark's error as it is.
+
+    Ours is not chained to Spark's, which has the same sentence among a hundred lines of frames, but keeps it as ``spark_error``.
+    """
     found = _OURS.findall(str(error))
     if found:
         name, text = found[-1]
@@ -114,5 +117,5 @@ def job_exception(error: Exception) -> Exception:
         ours = errors.TaskLost(f"{text} How often it tries one says spark.task.maxFailures (once with local[N])")
     else:
         return error
-    ours.__cause__ = error
+    ours.spark_error = error
     return ours

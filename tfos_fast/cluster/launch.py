@@ -17,6 +17,7 @@ import msgspec
 import psutil
 
 from tfos_fast.channel import Channel
+from tfos_fast.channel.processes import how_ended
 from tfos_fast.cluster import environment, gpus
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.engine import Engine
@@ -131,10 +132,12 @@ def spawn(module: str, config: msgspec.Struct, what: str) -> tuple[bytes, str, s
     try:
         answer, _ = process.communicate(msgspec.json.encode(config), AGENT_START)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the program itself is a child of that process
+        os.killpg(process.pid, signal.SIGKILL)  # the program itself is a grandchild of that process
         return b"", "ClusterTimeout", f"{what} on {os.uname().nodename} did not answer within {AGENT_START:g} s"
     if not answer:
-        return b"", "NodeFailed", f"{what} on {os.uname().nodename} ended at its start; the executor's stderr says why"
+        code = process.returncode
+        how = how_ended(128 - code if code > 128 else code)  # it shows the status of the program as a shell does
+        return b"", "NodeFailed", f"{what} on {os.uname().nodename} ended at its start: it {how}; the executor's stderr may tell"
     return answer, "", ""
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -17,6 +18,24 @@ log = logging.getLogger("tfos_fast.agent")
 
 DRIVER_GRACE = 5.0  # seconds without a connection to the driver, after which it is taken for dead
 FIRST_CONTACT = 30.0
+
+
+def _socket(context: zmq.Context[Any], config: m.AgentConfig, who: str = "") -> zmq.Socket[Any]:
+    """The node's, or that of the agent's parent; not connected yet."""
+    socket = context.socket(zmq.DEALER)
+    socket.curve_serverkey = config.server_public.encode()
+    socket.curve_publickey = config.client_public.encode()
+    socket.curve_secretkey = config.client_secret.encode()
+    socket.routing_id = m.routing_id(config.name, config.token) + who.encode()
+    return socket
+
+
+def tell_end(config: m.AgentConfig, status: int) -> None:
+    """Tell the driver in the agent's name that its process has ended, and with which status. Takes 3 s where nobody listens."""
+    with zmq.Context() as context, _socket(context, config, m.PARENT) as socket:
+        socket.linger = 3000
+        socket.connect(config.endpoint)
+        socket.send(m.encode(m.Died(config.name, config.token, status)))
 
 
 class DriverLink:
@@ -57,12 +76,8 @@ class DriverLink:
         self._requests = 0
         self._driver_deadline: float | None = time.monotonic() + FIRST_CONTACT
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
+        self._socket = _socket(self._context, config)
         self._socket.linger = 1000
-        self._socket.curve_serverkey = self.config.server_public.encode()
-        self._socket.curve_publickey = self.config.client_public.encode()
-        self._socket.curve_secretkey = self.config.client_secret.encode()
-        self._socket.routing_id = m.routing_id(self.name, self.config.token)
         self._socket.heartbeat_ivl = 2000
         self._socket.heartbeat_timeout = 10000
         self._socket.reconnect_ivl = 200

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+from tfos_fast.channel.processes import how_ended
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.entrance import HEARTBEAT, SILENCE
 from tfos_fast.cluster.liveness import LocalAgents
@@ -18,6 +19,7 @@ from tfos_fast.cluster.states import STOPPED, NodeState
 log = logging.getLogger("tfos_fast.cluster")
 
 # A node on another host is taken for dead after SILENCE without a beat (agents send one a second), as its connection is.
+LAST_WORDS = 0.5  # seconds; the parent of an agent that is dead takes some milliseconds to tell how it ended
 BUSY = 60.0  # seconds; the same for one on this host that is not stopped: it may be reserving a large memory
 MOST_NODES = 1 << 16  # that say hello while the reservation runs
 MOST_FAILURES = 4 * MOST_NODES
@@ -153,11 +155,39 @@ class Membership:
             self.failures.append((node.token, failure))
 
     def ended(self, node: NodeState) -> None:
-        """The process of its agent is gone."""
+        """The process of its agent is gone. How it ended its parent will tell, unless that is gone, too."""
+        if self.stopping or node.gone:
+            node.gone = True
+        else:
+            node.missed = time.monotonic()
+
+    def died(self, peer: bytes, message: m.Died) -> bool:
+        """The parent of an agent tells how it ended; whether that is a member."""
+        node = self.nodes.get(message.name)
+        speaks = peer == m.routing_id(message.name, message.token) + m.PARENT.encode()
+        if node is None or node.token != message.token or not speaks:
+            return False
+        self._lost(node, message.status)
+        return True
+
+    def _lost(self, node: NodeState, status: int | None) -> None:
+        """Its agent has ended, with this status; None: nobody can tell."""
+        node.missed = None
         node.gone, orderly = True, node.gone
-        if not (self.stopping or orderly):
-            text = f"{node.name} on {node.host}: its agent (process {node.agent.pid}) is gone, and its trainer with it"
-            self.failed(node, m.Failure("NodeLost", text, node.name, node.host))
+        if self.stopping or orderly:
+            return
+        how = "is gone, and nobody is left who could tell how it ended" if status is None else how_ended(status)
+        text = f"{node.name} on {node.host}: its agent (process {node.agent.pid}) {how}; its trainer went with it"
+        self.failed(node, m.Failure("NodeLost", text, node.name, node.host, signal=max(0, -(status or 0))))
+
+    def check_ends(self) -> bool:
+        """Wait no longer for words on how agents ended; whether there were any."""
+        now = time.monotonic()
+        missed = [(node, node.missed) for node in self.nodes.values() if node.missed is not None]
+        late = [node for node, since in missed if self.stopping or now - since > LAST_WORDS]
+        for node in late:
+            self._lost(node, None)
+        return bool(late)
 
     def cut_off(self, why: str) -> None:
         """The relay is gone: agents end by themselves when they miss it."""
@@ -187,6 +217,8 @@ class Membership:
             if node.pidfd is not None:
                 text += f"; it {STOPPED if self._local.is_stopped(node) else 'does not answer'} and was killed"
                 self._local.kill(node)
+            else:
+                text += ", nor how it ended: its host or the network is down, or it is stopped"
             node.gone = True
             self.failed(node, m.Failure("NodeLost", text, node.name, node.host))
         return found

@@ -32,6 +32,9 @@ def clip(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}\n...\n{text[-most // 2 :]}"
 
 
+PARENT = "/parent"  # behind the routing id of an agent: its parent speaks
+
+
 def routing_id(name: str, token: str) -> bytes:
     """By which the coordinator's socket knows an agent: who has not got its token cannot speak for it."""
     return f"{name}/{token}".encode()
@@ -279,6 +282,17 @@ class Bye(Message, frozen=True):
     totals: Totals = Totals()
 
 
+class Died(Message, frozen=True):
+    """Said by the agent's parent: its process has ended, and this is its exit status, negative when a signal ended it.
+
+    Over a connection of its own, since taking the agent's over could lose what that has said last.
+    """
+
+    name: Name
+    token: Name
+    status: Annotated[int, msgspec.Meta(ge=-1024, le=1024)]
+
+
 # ---- coordinator to agent ----------------------------------------------------------------------------------------------------
 
 
@@ -401,7 +415,8 @@ class Stop(Message, frozen=True):
 
 
 Told = Hello | Started | Fell | Ended | Terminated | TensorBoard | Holding  # of the node's state
-FromAgent = Told | Beat | OpenPartition | Fenced | PartitionDone | Ack | Demand | Bye | Empty | Join | StepsReady | Lost | Halted
+Rows = OpenPartition | Fenced | PartitionDone | Ack | Demand | Empty | Join | StepsReady | Lost | Halted
+FromAgent = Told | Beat | Rows | Bye | Died
 Order = EndEpoch | Keep | Replay | EndFeed | Yield | Halt | Begin | GiveUp | From
 ToAgent = Welcome | Opened | Refused | Fence | Order | Stop | Settle | StepsAgreed | Metrics
 

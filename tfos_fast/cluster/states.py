@@ -36,6 +36,7 @@ class NodeState:
     totals: m.Totals = field(default_factory=m.Totals)
     status: int | None = None  # exit status of the trainer
     pidfd: int | None = None
+    missed: float | None = None  # monotonic time at which its agent was seen to be dead; how it died is yet to be told
     gone: bool = False
     said_bye: bool = False
     stopped: dict[int, float] = field(default_factory=dict)  # process that is stopped -> since when, by the driver's clock

@@ -1,0 +1,49 @@
+"""For errors: where None lies inside a value of a row that is to become numbers or text. Slow; nothing else asks for it. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfos_fast.channel.schema import OBJECTS
+from tfos_fast.channel.structs import fields_of
+from tfos_fast.errors import SchemaMismatch
+
+
+def hole(value: Any) -> tuple[int, ...]:
+    """Indices of the first None inside a list, tuple or array of objects, from the outside in; empty when there is none."""
+    if isinstance(value, np.ndarray) and value.dtype == object and value.ndim:
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        return ()
+    for i, item in enumerate(value):
+        if item is None:
+            return (i,)
+        if inner := hole(item):
+            return (i, *inner)
+    return ()
+
+
+def concerned(error: SchemaMismatch, name: str) -> bool:
+    """Whether the error is one of this column: these begin with its name."""
+    return str(error).startswith(f"column {name!r}: ")
+
+
+def explained(error: SchemaMismatch, row: Any) -> SchemaMismatch:
+    """The error in words for None, inside a list or by itself, if that is what the row has in its column; else as it is."""
+    fields = fields_of(row)
+    for name, value in ({"c0": row} if fields is None else fields).items():
+        if concerned(error, name) and (at := hole(value)):
+            where = "".join(f"[{i}]" for i in at)
+            return SchemaMismatch(
+                f"column {name!r}: None at index {where} inside its list, which is no tensor then; replace it before the rows are "
+                "fed, or declare the column 'object' in the spec and read it with batches()"
+            )
+        before, objects, _ = str(error).partition(OBJECTS)
+        if concerned(error, name) and value is None and objects:
+            return SchemaMismatch(
+                f"{before}None, and nothing says what becomes of it in a tensor; give it a value with nulls={{{name!r}: 0}}, keep "
+                f"it as a mask with nulls={{{name!r}: tfos_fast.MASK}}, or replace it before the rows are fed"
+            )
+    return error
