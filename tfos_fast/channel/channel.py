@@ -60,7 +60,7 @@ class Channel:
         memory : int or str
             Bytes of all slots together, such as ``"64m"``. Reserved at once; never grows.
         slot_bytes : int or str, optional
-            Bytes of a slot, default a sixteenth of the memory up to 4 MiB, a thirty-second of it up to 16 MiB.
+            Bytes of a slot, default a sixteenth of the memory, up to 16 MiB.
             The largest row must fit into one.
         form : str, optional
             ``"columns"`` or ``"rows"``: what writers assume when they come before the reader. None: they wait for the reader.

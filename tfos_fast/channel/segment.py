@@ -23,7 +23,7 @@ HEADER_BYTES = 4096
 MIN_SLOTS = 4  # two may be held back by a hoarding reader, one is being read, one is being written
 # A slot costs messages beside its bytes, whatever its size: agents and trainers took 1.6 us for a row of 784 float32 in slots of
 # 4 MiB, 1.1 in slots of 8, 0.7 in slots of 16 (python -m benchmarks feed --only floats32 --profile). Few slots make writers wait.
-_SLOT_BYTES, _LARGE_SLOT_BYTES = 4 << 20, 16 << 20
+_SLOT_BYTES = 16 << 20
 _PAGE = 4096
 # So long huge pages are asked for, and so many bytes a second beside: memory in pieces has to be put together first.
 _HUGE_PAGES_S, _HUGE_PAGES_RATE = 0.3, 1 << 30
@@ -59,8 +59,8 @@ def parse_bytes(text: int | str, setting: str = "memory") -> int:
 
 
 def default_slot_bytes(memory: int) -> int:
-    """A sixteenth of the memory up to 4 MiB; where there is more than 128 MiB a thirty-second of it, 16 MiB at most."""
-    return max(min(_SLOT_BYTES, memory // 16), min(_LARGE_SLOT_BYTES, memory // 32))
+    """A sixteenth of the memory, 16 MiB at most."""
+    return min(_SLOT_BYTES, memory // 16)
 
 
 class Segment:

@@ -256,8 +256,8 @@ def run(
     memory : int or str
         Bytes of shared memory of each node, such as ``"256m"``. Taken at once, never more.
     slot_bytes : int or str, optional
-        Bytes of one slot of that memory; the largest row must fit into one. Default a sixteenth of it up to 4 MiB, a
-        thirty-second of it up to 16 MiB.
+        Bytes of one slot of that memory; the largest row must fit into one. Default a sixteenth of it, up to
+        16 MiB.
     feeds : mapping, optional
         Name of a named feed -> its bytes of shared memory on each node, beside ``memory``. Taken when the feed is first used; a
         named feed that is not in here takes a quarter of ``memory``, at least four slots.
