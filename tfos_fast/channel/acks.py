@@ -10,7 +10,7 @@ from tfos_fast.channel import messages as m
 from tfos_fast.channel.connection import LocalConnection
 from tfos_fast.channel.replay import Keeper, Piece
 
-_TELL_S = 0.02  # what was taken and which leases ended is told so long after the last message,
+_TELL_S = 0.1  # what was taken and which leases ended is told so long after the last message,
 _TOLD_AT_ONCE = 8  # or when there are so many slots to tell of
 
 
@@ -54,7 +54,7 @@ class Acks:
     def limit(self, quota: int) -> None:
         """The broker has said how many slots there are for rows."""
         self.quota = quota
-        self._at_once = max(1, min(_TOLD_AT_ONCE, quota // 8))
+        self._at_once = max(1, min(_TOLD_AT_ONCE, quota // 5))
 
     def lease(self, slot: int) -> Any:
         """A delivered slot's memory. The slot is released when the last reference to this, or to what aliases it, is gone."""

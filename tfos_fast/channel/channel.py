@@ -40,6 +40,7 @@ class Channel:
         self._segment = segment
         self._broker = broker
         self._control: Connection | None = None
+        self._entered: Writer | None = None
 
     @classmethod
     def create(
@@ -117,8 +118,16 @@ class Channel:
         return cls(address)
 
     def writer(self, *, stall_timeout: float = 600.0) -> Writer:
-        """Attach as a writer."""
+        """Attach as a writer; the one of ``enter`` has the timeout that it was given there."""
+        if self._entered is not None:
+            writer, self._entered = self._entered, None
+            return writer
         return Writer(self.address, stall_timeout=stall_timeout)
+
+    def enter(self, stall_timeout: float = 600.0) -> None:
+        """Attach as a writer now, which ``writer`` will give; until then ``status`` asks over its connection, and needs no other."""
+        if self._entered is None:
+            self._entered = Writer(self.address, stall_timeout=stall_timeout)
 
     def reader(self, *, train_mode: bool = True, stall_timeout: float = 86400.0) -> Reader:
         """Attach as the reader; there is one at a time. ``train_mode=False``: inference, every row needs a result."""
@@ -147,7 +156,7 @@ class Channel:
 
     def status(self) -> dict[str, Any]:
         """The broker's counters: see :class:`~tfos_fast.channel.messages.Status`."""
-        return self._connection().status()
+        return self._entered.status() if self._entered is not None else self._connection().status()
 
     def end_feed(self) -> None:
         """End the feed behind what is published, although writers may still be attached."""
@@ -163,6 +172,9 @@ class Channel:
 
     def close(self) -> None:
         """Owner: stop the broker and free the segment (arrays already handed out stay valid). Others: only drop this handle."""
+        if self._entered is not None:
+            self._entered.close()
+            self._entered = None
         if self._control is not None:
             self._control.close()
             self._control = None

@@ -80,6 +80,10 @@ class Writer:
         """Whether the reader's word that it wants no more has cut short what was written last. Takes a row from its source."""
         return self.terminated and (self._batch_writer.has_more or self._row_writer.has_more())
 
+    def status(self) -> dict[str, Any]:
+        """The broker's counters, as ``Channel.status`` gives them; this writer is among the writers."""
+        return self._conn.status()
+
     @property
     def slot_bytes(self) -> int:
         """Bytes of a slot."""

@@ -20,7 +20,9 @@ MISSED = 8  # that cannot be reached; each takes some seconds when a firewall sa
 Rank = tuple[int, int, int]
 
 
-def choose(nodes: Iterable[m.NodeInfo], keys: Keys, partition: int, turn: int = 0, name: str = "") -> Channel | None:
+def choose(
+    nodes: Iterable[m.NodeInfo], keys: Keys, partition: int, turn: int = 0, name: str = "", *, stall_timeout: float = 600.0
+) -> Channel | None:
     """Attach to the node that this partition goes to: the hungriest of its executor, else of its host, else of all.
 
     Parameters
@@ -32,6 +34,8 @@ def choose(nodes: Iterable[m.NodeInfo], keys: Keys, partition: int, turn: int = 
         Tasks that begin at the same moment see the same counters: these part them.
     name : str
         Of the feed.
+    stall_timeout : float
+        Seconds, of the writer that will be asked for.
 
     Returns
     -------
@@ -50,7 +54,9 @@ def choose(nodes: Iterable[m.NodeInfo], keys: Keys, partition: int, turn: int = 
     executor = executor_pid()
     here = False
     for near in (True, False):  # a node of its own executor is not compared with others
-        there, channel = _hungriest(_local([node for node in order if (node.executor.pid == executor) is near], name))
+        some = [node for node in order if (node.executor.pid == executor) is near]
+        # A single one is asked over the connection that the rows will take: a task makes one, and not two.
+        there, channel = _hungriest(_local(some, name), stall_timeout if len(some) == 1 else None)
         here = here or there
         if channel is not None:
             return channel
@@ -105,14 +111,16 @@ def _remote(nodes: list[m.NodeInfo], keys: Keys, name: str, failures: list[str])
         yield channel
 
 
-def _hungriest(found: Iterator[Channel]) -> tuple[bool, Channel | None]:
-    """Whether any node is there, and the one that wants rows most."""
+def _hungriest(found: Iterator[Channel], stall_timeout: float | None = None) -> tuple[bool, Channel | None]:
+    """Whether any node is there, and the one that wants rows most; with a timeout each is entered as a writer at once."""
     ranked: list[tuple[Rank, Channel]] = []
     there = False
     try:
         for position, channel in enumerate(found):
             ranked.append(((0, 0, position), channel))  # closed with the others, whatever happens
             try:
+                if stall_timeout is not None:
+                    channel.enter(stall_timeout)
                 status = channel.status()
             except AddressError:
                 ranked.pop()

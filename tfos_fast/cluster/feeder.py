@@ -222,9 +222,9 @@ class Feeder:
         return tuple(node for node in self.nodes if node.name == best) or self.nodes
 
     def _feed_to(self, best: str, number: int, attempt: int, items: Iterator[Any], write: Write) -> Fed:
-        channel = choose(self._wanted(best), self.keys, number, self.turn, self.name)
+        channel = choose(self._wanted(best), self.keys, number, self.turn, self.name, stall_timeout=self.stall_timeout)
         if channel is None and best:  # it wants no more rows by now
-            channel = choose(self.nodes, self.keys, number, self.turn, self.name)
+            channel = choose(self.nodes, self.keys, number, self.turn, self.name, stall_timeout=self.stall_timeout)
         if channel is None:
             return number, False, True, True
         try:

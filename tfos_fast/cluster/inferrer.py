@@ -91,7 +91,7 @@ class Inferrer:
             first = next(items)
         except StopIteration:
             return
-        channel = choose(self.nodes, self.keys, number)
+        channel = choose(self.nodes, self.keys, number, stall_timeout=self.stall_timeout)
         if channel is None:
             raise ClusterError(
                 f"no node that {socket.gethostname()} reaches takes rows any more: its main has returned or called terminate()"
