@@ -539,3 +539,18 @@ def test_arrays_outlive_channel_and_reader():
     assert batch["c0"].sum() == 64 * 63 / 2
     with pytest.raises(ChannelClosed):
         next(reader.batches(64))
+
+
+def test_who_enters_as_a_writer_asks_and_writes_over_one_connection():
+    with Channel.create("1m", slot_bytes="64k", form="columns", writers=2) as channel:
+        with Channel.attach(channel.address) as other:
+            other.enter()
+            assert other.status()["writers"] == 1
+            writer = other.writer()
+        with writer:  # it lives on when the handle is closed
+            writer.write_rows([1, 2, 3])
+        with Channel.attach(channel.address) as other:
+            other.enter()
+        wait_for(lambda: channel.status()["writers"] == 0)
+        with channel.reader() as reader:
+            assert [row for batch in reader.batches(4) for row in batch["c0"].tolist()] == [1, 2, 3]

@@ -125,7 +125,7 @@ class Channel:
         return Writer(self.address, stall_timeout=stall_timeout)
 
     def enter(self, stall_timeout: float = 600.0) -> None:
-        """Attach as a writer now, which ``writer`` will give; until then ``status`` asks over its connection, and needs no other."""
+        """Attach as a writer now; ``writer`` will give it. Until then ``status`` asks over its connection, and needs no other."""
         if self._entered is None:
             self._entered = Writer(self.address, stall_timeout=stall_timeout)
 

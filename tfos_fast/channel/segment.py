@@ -21,8 +21,8 @@ from tfos_fast.errors import AddressError, ChannelClosed, NotEnoughMemory, Segme
 
 HEADER_BYTES = 4096
 MIN_SLOTS = 4  # two may be held back by a hoarding reader, one is being read, one is being written
-# A slot costs messages beside its bytes, whatever its size: agents and trainers took 1.6 us for a row of 784 float32 in slots of
-# 4 MiB, 1.1 in slots of 8, 0.7 in slots of 16 (python -m benchmarks feed --only floats32 --profile). Few slots make writers wait.
+# A slot costs messages beside its bytes, whatever its size: agents and trainers took 1.2 us for a row of 784 float64 in 31 slots of
+# 8 MiB, 1.0 in 31 of 16 (python -m benchmarks feed --only floats64 --profile). Few slots make writers wait.
 _SLOT_BYTES = 16 << 20
 _PAGE = 4096
 # So long huge pages are asked for, and so many bytes a second beside: memory in pieces has to be put together first.
