@@ -97,12 +97,16 @@ class Striker(threading.Thread):
         return (reached["executor"] if self.row.who == "executor" else reached["pid"]), node
 
     def release(self) -> None:
-        """End, and let what is stopped and not ours go on."""
+        """End, and let what is stopped and not ours go on.
+
+        A worker that was to start an agent would do so now, for a cluster that is no more and in the middle of the next row.
+        """
         self.over.set()
         self.join()
         if self.pid and self.row.what == STOP:
+            late = self.row.who == "worker" and self.row.when == "reserve"
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGCONT)
+                os.kill(self.pid, signal.SIGKILL if late else signal.SIGCONT)
 
 
 def run(sc: Any, row: Row, folder: Path, out: str) -> Outcome:

@@ -47,7 +47,7 @@ def test_nothing_outlives_a_killed_driver(tmp_path, master):
         assert driver.stdout is not None
         assert driver.stdout.readline() == "ready\n"
         ours = {pid for pid in our_processes() if pid not in before}
-        assert len(ours) == 6, "agents, and trainers of the one that is fed"
+        assert len(ours) == 10, "agents with a parent each, and trainers of the one that is fed"
         family = psutil.Process(driver.pid).children(recursive=True)
     finally:
         driver.send_signal(signal.SIGKILL)
