@@ -320,7 +320,7 @@ class Agent:
             if self.broker.directory.resolve() not in directory.parents:
                 raise ClusterError(f"{directory} is not in the folder of {self.name}")
             handover = m.read_handover(directory)
-        except (OSError, ValueError) as error:  # no such folder, or no name of one
+        except (OSError, ValueError, msgspec.MsgspecError) as error:  # no such folder, no name of one, no handover in it
             raise ClusterError(f"{self.name} cannot be started on {start.directory!r:.200}: {error}") from error
         if handover.tensorboard and self._board is None:
             self._show(handover)
