@@ -384,7 +384,7 @@ class Agent:
 def main() -> None:
     """Read the configuration from standard input, detach, answer on standard output, serve."""
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=m.AgentConfig)
-    answer = detach(lambda _, status: tell_end(config, status) if status else None)
+    answer = detach(lambda status: tell_end(config, status) if status else None)
     logging.basicConfig(
         level=config.log_level, format=f"%(asctime)s %(levelname)s tfos_fast {config.name} %(message)s", stream=sys.stderr
     )

@@ -13,7 +13,7 @@ import msgspec
 from tfos_fast.channel.processes import die_with, reap, remove_own_directories
 
 
-def detach(on_end: Callable[[int, int], None] | None = None) -> Callable[[msgspec.Struct], None]:
+def detach(on_end: Callable[[int], None] | None = None) -> Callable[[msgspec.Struct], None]:
     """Go on in a grandchild, which dies with the Spark worker until it has answered, by what is returned.
 
     A worker is reused and would keep us as a zombie: its child ends with the answer, and init inherits what is below. That is
@@ -22,8 +22,8 @@ def detach(on_end: Callable[[int, int], None] | None = None) -> Callable[[msgspe
     Parameters
     ----------
     on_end : callable
-        ``on_end(pid, status)`` is called in the parent when this process has ended after its answer; the exit status is
-        negative when a signal ended it.
+        ``on_end(status)`` is called in the parent when this process has ended after its answer; the exit status is negative
+        when a signal ended it.
     """
     worker = os.getppid()
     answered, done = os.pipe()
@@ -58,7 +58,7 @@ def detach(on_end: Callable[[int, int], None] | None = None) -> Callable[[msgspe
     return answer
 
 
-def _watch(child: int, worker: int, answered: int, on_end: Callable[[int, int], None] | None) -> None:
+def _watch(child: int, worker: int, answered: int, on_end: Callable[[int], None] | None) -> None:
     """Wait for the child. If the worker dies before the answer, kill it: nobody knows of it, and it may be stopped, or wait."""
     ready: list[int] = []
     with contextlib.suppress(ProcessLookupError):
@@ -71,7 +71,7 @@ def _watch(child: int, worker: int, answered: int, on_end: Callable[[int, int], 
     status = os.waitpid(child, 0)[1]
     try:
         if told and on_end is not None:
-            on_end(child, os.waitstatus_to_exitcode(status))
+            on_end(os.waitstatus_to_exitcode(status))
         else:
             reap()
     finally:
