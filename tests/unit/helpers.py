@@ -111,11 +111,17 @@ class broker_here:
         self.work: list[tuple[Callable[[], Any], threading.Event]] = []
         self.broker.every(0.005, self._work)
         self.broker.do = self.do  # type: ignore[attr-defined]
+        self.broker.finish_epoch = self.finish_epoch  # type: ignore[attr-defined]
 
     def do(self, what: Callable[[], Any]) -> None:
         done = threading.Event()
         self.work.append((what, done))
         assert done.wait(10)
+
+    def finish_epoch(self) -> None:
+        """As when every partition is known to have ended: what writers sent on their way out comes before the mark."""
+        wait_for(lambda: all(peer.role != "writer" for peer in list(self.broker.feed.peers.values())))
+        self.do(self.broker.end_epoch)
 
     def _work(self) -> None:
         while self.work:

@@ -79,7 +79,7 @@ def test_batches_of_a_dataset_are_counted_not_those_that_were_read_ahead():
             with pytest.raises(FormError, match=why):
                 feed.commit(wrong)
         ended(thread)
-        broker.do(broker.end_epoch)
+        broker.finish_epoch()
         assert sum(len(batch[1]) for batch in iterator) == 180
         feed.commit()
         assert (broker.feed.deliveries.epoch, broker.feed.deliveries.lost()) == (1, {})
@@ -90,7 +90,7 @@ def test_batches_of_a_dataset_are_counted_not_those_that_were_read_ahead():
         with pytest.raises(FormError, match="shuffle window"):
             feed.commit(1)
         ended(thread)
-        broker.do(broker.end_epoch)
+        broker.finish_epoch()
         assert sum(1 for _ in shuffled) == 15
         feed.commit()
         assert (broker.feed.deliveries.epoch, broker.feed.deliveries.lost()) == (2, {})

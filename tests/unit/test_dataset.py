@@ -151,7 +151,7 @@ def test_the_window_ends_with_the_epoch():
                 with channel.writer() as writer:
                     writer.write_rows(images(100, 1000 * epoch))
                 if epoch != 1:  # the second epoch goes on with rows of another writer
-                    broker.do(broker.end_epoch)
+                    broker.finish_epoch()
             broker.do(broker.end_feed)
 
         thread, _ = in_thread(write)

@@ -47,13 +47,13 @@ class Kept:
             failed = repr(error)
             self.broker.do(lambda: self.broker.fail(failed))  # the reader must not wait for what does not come
             raise
-        self.broker.do(self.broker.end_epoch)
+        self.broker.finish_epoch()
 
     def replay(self, seed=None):
         done = threading.Event()
         self.replays.append(done)
         self.broker.do(lambda: self.broker.feed.replay(seed, done.set))
-        self.broker.do(self.broker.end_epoch)
+        self.broker.finish_epoch()
         return done
 
     def epoch(self, n):

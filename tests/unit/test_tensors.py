@@ -141,7 +141,7 @@ def test_fit_once_per_epoch_takes_every_row_of_uneven_epochs():
             for rows in (64, 192, 64):
                 with channel.writer() as writer:
                     writer.write_rows((np.full(16, i / 100, np.float32), i % 10) for i in range(rows))
-                broker.do(broker.end_epoch)
+                broker.finish_epoch()
             broker.do(broker.end_feed)
 
         thread, _ = in_thread(write)

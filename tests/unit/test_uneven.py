@@ -66,7 +66,7 @@ def test_an_epoch_ends_where_the_nodes_agree_and_its_rest_is_dropped(shuffle: in
         broker.do(lambda: steps.agree(0, 3, True))
         reading, rest = in_thread(lambda: [number.numpy() for _, number in seen])
         ended(thread)
-        broker.do(broker.end_epoch)
+        broker.finish_epoch()
         ended(reading)
         first += rest[0]
         assert [len(batch) for batch in first] == [32] * 3
@@ -76,7 +76,7 @@ def test_an_epoch_ends_where_the_nodes_agree_and_its_rest_is_dropped(shuffle: in
         broker.do(lambda: steps.settle(1, 1))
         assert steps.ready == 2
         broker.do(lambda: steps.agree(1, 2, True))
-        broker.do(broker.end_epoch)
+        broker.finish_epoch()
         assert sorted(i for _, batch in dataset for i in batch.numpy()) == list(range(40))
         broker.do(broker.end_feed)
         feed.reader.close()
@@ -94,7 +94,7 @@ def test_a_node_without_rows_pads_until_all_end():
             tf.TensorSpec((32,), tf.float32),
         )
         broker.do(lambda: broker.feed.steps.agree(0, 3, True))
-        broker.do(broker.end_epoch)
+        broker.finish_epoch()
         assert [(float(tf.reduce_sum(x)), int(sum(y)), float(sum(w))) for x, y, w in dataset] == [(0, 0, 0)] * 3
         broker.do(broker.end_feed)
         assert [len(batch) for batch in feed.tensors(32, SPEC, uneven="pad")] == []
