@@ -16,6 +16,7 @@ import tfos_fast
 from tests.spark import mains
 from tests.spark.mains import noted
 from tests.spark.test_local_cluster import check_once_and_in_order, fed, numbered, wait_for
+from tfos_fast.cluster import watching
 from tfos_fast.errors import ClusterError, FormError, NodeFailed, NodeKilled, NotEnoughSlots, RowTooLarge, StallTimeout, TfosError
 
 MASTER = "local[4]"
@@ -182,6 +183,20 @@ def test_who_leaves_rows_or_a_partition_or_an_epoch_has_ended_early(sc, out, cap
         report = cluster.feed(numbered(sc, sizes), epochs=epochs)
     assert report.ended_early == {"worker:0": "returned from main" if how == "return" else "called terminate()"}
     assert "ended early" in caplog.text
+
+
+def test_tasks_that_have_not_begun_are_not_given_time(sc, out, monkeypatch):
+    monkeypatch.setattr(watching, "LAST_TASKS", watching.THREE_DAYS)
+
+    def rows(p):
+        while p:  # these never end by themselves
+            time.sleep(0.01)
+        return ((0, i) for i in range(10_000))
+
+    with tfos_fast.run(sc, exactly, {"rows": 500, "how": "terminate"}, 1, **SMALL) as cluster:
+        report = cluster.feed(sc.parallelize(range(20), 20).flatMap(rows))
+    assert report.ended_early == {"worker:0": "called terminate()"}
+    assert not sc.statusTracker().getActiveJobsIds()
 
 
 def test_main_that_never_reads_does_not_hold_the_feed_up(sc, out):

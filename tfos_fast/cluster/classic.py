@@ -143,14 +143,21 @@ class Classic:
             self.sc.cancelJobGroup(group)
 
     def partitions(self, group: str) -> int | None:
+        stage = self._last_stage(group)
+        return None if stage is None else int(stage.numTasks)
+
+    def unlaunched(self, group: str) -> int:
+        stage = self._last_stage(group)
+        return 0 if stage is None else stage.numTasks - stage.numActiveTasks - stage.numCompletedTasks
+
+    def _last_stage(self, group: str) -> Any:
         try:
             tracker = self.sc.statusTracker()
             jobs = [tracker.getJobInfo(number) for number in tracker.getJobIdsForGroup(group)]
             last = max((stage for job in jobs if job is not None for stage in job.stageIds), default=None)
-            stage = None if last is None else tracker.getStageInfo(last)
+            return None if last is None else tracker.getStageInfo(last)
         except Exception:  # noqa: BLE001  # the Spark context may be stopped
             return None
-        return None if stage is None else int(stage.numTasks)
 
     # ---- what goes along -----------------------------------------------------------------------------------------------------
 

@@ -109,6 +109,9 @@ class Engine(Protocol):
     def partitions(self, group: str) -> int | None:
         """How many tasks the last stage of a group's job has; None while that is unknown."""
 
+    def unlaunched(self, group: str) -> int:
+        """How many of these Spark has not launched yet; 0 where that is unknown."""
+
     # ---- what goes along -----------------------------------------------------------------------------------------------------
 
     def pickle(self, value: Any) -> tuple[bytes, list[Any]]:

@@ -59,6 +59,10 @@ class SparkJob:
         """How many tasks feed, once the first of them runs: those of the last stage, whichever others its data needs."""
         return self._engine.partitions(self.group)
 
+    def unlaunched(self) -> int:
+        """How many of these tasks Spark has not launched yet, as far as it is known."""
+        return self._engine.unlaunched(self.group)
+
     def cancel(self, wait: float = 1.0) -> None:
         """Cancel the job; its tasks' Python workers are killed by Spark."""
         deadline = time.monotonic() + wait

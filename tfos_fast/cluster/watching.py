@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from tfos_fast.cluster.epochs import Epoch
 
 THREE_DAYS = 259200.0
-LAST_TASKS = 2.0  # seconds in which tasks may end by themselves when no node takes rows any more
+LAST_TASKS = 2.0  # seconds in which tasks may end by themselves when no node takes rows any more and all have begun
+MORE_TASKS = 0.2  # the same when Spark has not launched all; its own counts are up to 0.1 s old (spark.ui.liveUpdate.period)
 TOGETHER = 0.2  # seconds in which failures of several nodes count as one event
 
 
@@ -129,6 +130,7 @@ class Watching:
         """Wait for a Spark job and look after the nodes; it is cancelled when one fails, all have ended, or nothing moves."""
         begin = moved = eaten = time.monotonic()
         progress: list[int] = []
+        pause = 0.5
         changed = self._coordinator.changed
         states = self._coordinator.nodes
         self._watched += 1
@@ -137,7 +139,7 @@ class Watching:
             while not job.done:
                 with changed:
                     if not job.done:
-                        changed.wait(0.5)
+                        changed.wait(pause)
                 self._raise_failure()
                 now = time.monotonic()
                 if (
@@ -149,12 +151,12 @@ class Watching:
                 ):
                     self._coordinator.count_partitions(total)
                 if stall is not None and not any(state.eats for state in states.values()):
-                    # Behind the last row this takes a moment. Others would never end by themselves, and most have not begun.
-                    if isinstance(job, SparkJob) and (job.done or now - eaten < LAST_TASKS):
+                    if self._may_end(job, now - eaten):
+                        pause = MORE_TASKS / 4
                         continue
                     job.cancel()
                     return
-                eaten = now
+                eaten, pause = now, 0.5
                 beats = [state.beat for state in states.values() if state.beat is not None]
                 if [beat.progress for beat in beats] != progress:
                     progress, moved = [beat.progress for beat in beats], now
@@ -170,6 +172,13 @@ class Watching:
             self._watched -= 1
         if job.error is not None:
             raise self._explain(job.error)
+
+    @staticmethod
+    def _may_end(job: SparkJob | Replay | EpochEnds | RowsTaken, seconds: float) -> bool:
+        """Whether a job is left alone when no node has taken rows for so long: tasks behind the last row end by themselves."""
+        if not isinstance(job, SparkJob):
+            return False
+        return job.done or seconds < MORE_TASKS or (seconds < LAST_TASKS and not job.unlaunched())
 
     def _explain(self, error: Exception) -> Exception:
         """The error of a Spark job in our words, if it came from a task or node of ours; else as it is."""
