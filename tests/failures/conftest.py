@@ -31,6 +31,10 @@ def sc(folder):
     settings = {
         "spark.executorEnv.PYTHONPATH": f"{SITE}{os.pathsep}{sparks.ROOT}",
         f"spark.executorEnv.{points.FOLDER}": str(folder),
+        # After this Spark takes an executor that is stopped for lost: longer than the timeouts of the rows.
+        "spark.network.timeout": "16s",
+        "spark.network.timeoutInterval": "3s",
+        "spark.executor.heartbeatInterval": "3s",
     }
     with sparks.spark("local-cluster[2,1,1024]", **settings) as context:
         with tfos_fast.reserve(context, 2, memory="1m"):  # what comes first takes longest, and rows have timeouts

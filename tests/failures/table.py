@@ -76,6 +76,8 @@ def _rows() -> list[Row]:
     rows += [
         Row("feeder", EXCEPTION, "inference result", None),
         Row("feeder", KILL, "inference result", None),
+        Row("feeder", STOP, "inference result", None),  # the agent kills it
+        Row("executor", STOP, "inference result", None),  # Spark takes it for lost
         Row("worker", EXCEPTION, "reserve", errors.TaskLost, "barrier"),
         Row("worker", KILL, "reserve", errors.TaskLost, "Spark gave up on a task that was lost: .*barrier"),
         Row("worker", STOP, "reserve", errors.ClusterTimeout, "reservation_timeout"),

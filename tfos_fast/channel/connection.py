@@ -76,7 +76,7 @@ class Connection:
         self._catch: Callable[[Any], bool] | None = None
         self._pumped = 0.0
         self._held: list[m.Message] = []
-        self._stall_timeout = stall_timeout
+        self.stall_timeout = stall_timeout
         self._status: m.Status | None = None
         self.failure: errors.TfosError | None = None
         self._context = zmq.Context()
@@ -275,7 +275,7 @@ class Connection:
                 asked = now
             if self._status is not None and self._status.progress != progress:
                 progress, moved = self._status.progress, now
-            if now - moved > self._stall_timeout:
+            if now - moved > self.stall_timeout:
                 text = (
                     f"nothing moved for {now - moved:.0f} s while process {self._pid} waited for {what}. {self._situation()} "
                     "The setting stall_timeout (of a cluster: feed_timeout) changes how long this may last."

@@ -6,6 +6,7 @@ what is in ``UNREADABLE`` (the types say what a field may hold), and the broker 
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
@@ -98,6 +99,7 @@ class OpenPartition(Message):
     key: Key
     attempt: Count
     exchange: bool  # results are wanted back
+    patience: float = math.inf  # seconds without movement after which it gives up
 
 
 class Propose(Message):

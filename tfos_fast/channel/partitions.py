@@ -64,7 +64,7 @@ class Partitions(SlotQueue):
         if self.form is None:
             state.waiting = message
             return
-        state.waiting = None
+        state.waiting, state.patience = None, message.patience
         if message.exchange and self.reader is not None and self.train:
             text = "results are wanted of a reader that reads for training: open it with train_mode=False"
             self._send(peer, m.Refused("FormError", f"{text}, in a main by ctx.get_data_feed(train_mode=False)"))

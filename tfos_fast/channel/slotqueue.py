@@ -6,6 +6,7 @@ meets no other one on its way; each knows only those below it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +33,7 @@ class Peer:
     pid: int = 0
     stream: Stream | None = None
     waiting: m.OpenPartition | None = None  # asked to open, and no reader has declared its form
+    patience: float = math.inf  # seconds that it waits without movement
     opening: bool = False  # has asked to open, and it is not yet decided
     flushed: bool = False  # was asked to publish what it has, and has not published since
     knows: set[int] = field(default_factory=set)  # schema numbers sent with a Deliver

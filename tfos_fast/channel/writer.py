@@ -111,7 +111,7 @@ class Writer:
         if partition.stream is not None:
             raise ChannelClosed("end the open partition first")
         partition.key = key or secrets.token_hex(8)
-        self._conn.send(m.OpenPartition(partition.key, attempt, exchange))
+        self._conn.send(m.OpenPartition(partition.key, attempt, exchange, self._conn.stall_timeout))
         opened = self._conn.ask(m.Opened, "a reader to declare the form of the data (batches, tensors, next_batch)", timeout=None)
         # What was granted before this answer, the broker took back when the partition before was closed.
         self._credits.granted.clear()

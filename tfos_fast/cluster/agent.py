@@ -17,23 +17,22 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from tfos_fast.channel.broker import Broker
-from tfos_fast.channel.processes import children, is_stopped, open_pidfd, remove_own_directories
+from tfos_fast.channel.processes import open_pidfd, remove_own_directories
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.spans import OPEN
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.detach import detach
+from tfos_fast.cluster.held import Held
 from tfos_fast.cluster.link import DriverLink, tell_end
 from tfos_fast.cluster.listening import Door
 from tfos_fast.cluster.machine import address_towards, host_name, machine_id, this_process
 from tfos_fast.cluster.named import NamedFeeds, feed_number, feed_of
 from tfos_fast.cluster.ports import HeldPort, parse_ports
-from tfos_fast.cluster.states import STOPPED
 from tfos_fast.cluster.supervisor import Supervisor, watch_once
 from tfos_fast.cluster.tensorboard import TensorBoard
 from tfos_fast.errors import ClusterError, TfosError
@@ -95,6 +94,7 @@ class Agent:
             self.trainer.explain_death,
             self._tell,
         )
+        self.held = Held(config, self.named, lambda: self.trainer.pid)
         self.door = Door(config, self.broker, self.ip)
         undo.callback(self.door.close)
         self._board: TensorBoard | None = None
@@ -229,26 +229,17 @@ class Agent:
             m.Beat(
                 status["progress"] + self.named.progress, status["rows_published"], status["rows_taken"],
                 status["writers"], status["waiting"], status["reader"], self.named.totals, self.named.newest,
-                self._stopped(),
+                self.held.look(),
             )
         )  # fmt: skip
+        self.held.end_tasks()
         self.link.tick()
-
-    def _stopped(self) -> dict[int, Any]:
-        """Processes that others wait for and that are held: they neither die nor move."""
-        kinds = {peer.pid: "task" for broker in self.named.all() for peer in broker.feed.peers.values() if peer.role == "writer"}
-        if self.config.executor.machine == machine_id():
-            kinds |= dict.fromkeys(children(self.config.workers), "task")  # before its first row a task is attached to no broker
-            kinds[self.config.executor.pid] = "executor"
-        if self.trainer.pid is not None:
-            kinds[self.trainer.pid] = "trainer"
-        return {pid: kind for pid, kind in kinds.items() if is_stopped(pid)}
 
     def _on_stalled(self, text: str) -> None:
         """A feed task waited in vain. Others would, too, and each further attempt of Spark's."""
         if not self.trainer.ended:
-            held = "".join(f"; the {kind} (process {pid}) {STOPPED}" for pid, kind in self._stopped().items())
-            self.trainer.end(m.Failure("StallTimeout", f"{self.name} on {self.host}: {text}{held}", self.name, self.host))
+            words = f"{self.name} on {self.host}: {text}{self.held.words()}"
+            self.trainer.end(m.Failure("StallTimeout", words, self.name, self.host))
 
     # ---- deaths of others ----------------------------------------------------------------------------------------------------
 
