@@ -14,6 +14,7 @@ from typing import Any
 
 FOLDER = "TFOS_FAILURES"
 PLAN, REACHED, STRUCK, RAISE = "plan.json", "reached.json", "struck", "raise"
+ROW = "tfos_fast.failures.row"  # a local property of Spark's, so that a task knows which row it is of
 
 
 class Planned(ArithmeticError):
@@ -43,6 +44,8 @@ def reach(who: str, when: str, node: str = "") -> None:
     plan = read(PLAN)
     if plan is None or (plan["reporter"], plan["when"]) != (who, when):
         return
+    if who in ("feeder", "worker") and _row() not in (None, plan.get("row")):
+        return
     folder = Path(os.environ[FOLDER])
     mine = folder / f"{REACHED}.{os.getpid()}"
     mine.write_text(json.dumps({"pid": os.getpid(), "node": node, "executor": _executor(), "time": time.monotonic()}))
@@ -57,6 +60,13 @@ def reach(who: str, when: str, node: str = "") -> None:
         raise Planned(f"planned for {who} at {when}")
     while not (folder / STRUCK).exists():
         time.sleep(0.01)
+
+
+def _row() -> str | None:
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return None if context is None else context.getLocalProperty(ROW)
 
 
 def _executor() -> int:

@@ -84,6 +84,9 @@ class Striker(threading.Thread):
             if self.row.who == "agent" and self.row.when != "reserve":
                 self.time = time.monotonic()
                 points.write(self.folder / points.RAISE, self.pid)
+                # It looks once a second, and what waits for the strike would be over before.
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+                    psutil.Process(self.pid).wait(10)
         else:
             self.time = time.monotonic()
             os.kill(self.pid, SIGNALS[self.row.what])
@@ -117,7 +120,9 @@ def run(sc: Any, row: Row, folder: Path, out: str) -> Outcome:
     before, listening = [set(look()) for look in looks], ports()
     who = reporter(row)
     raises = row.what == EXCEPTION and who == row.who
-    points.write(folder / points.PLAN, {"reporter": who, "when": row.when, "raises": raises})
+    # Told along with the row's Spark jobs: a straggling task of the row before is not the one that is meant.
+    sc.setLocalProperty(points.ROW, str(row))
+    points.write(folder / points.PLAN, {"reporter": who, "when": row.when, "raises": raises, "row": str(row)})
     striker = Striker(row, folder)
     striker.start()
     outcome = Outcome()

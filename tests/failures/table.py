@@ -22,7 +22,7 @@ class Row:
         exception, SIGKILL, or SIGSTOP for longer than the timeout.
     when : str
         A point.
-    error : type or None
+    error : type, tuple of types or None
         Of the driver's exception; None: the cluster goes on and every row arrives once.
     says : str
         A regular expression found in the message; ``{node}`` and ``{pid}`` are those of the victim.
@@ -33,7 +33,7 @@ class Row:
     who: str
     what: str
     when: str
-    error: type[Exception] | None
+    error: type[Exception] | tuple[type[Exception], ...] | None
     says: str = ""
     restarts: int = 0
 
@@ -45,9 +45,12 @@ RUNNING = POINTS[1:]
 FEEDING = ("first batch", "mid feed", "end of feed")
 
 
-# What comes first: the feed's timeout, or the ten seconds after which an agent that says nothing is taken for dead.
+# What comes first: the feed's timeout, or the seconds after which an agent that says nothing is taken for dead.
 _SILENT = (errors.StallTimeout, r"nothing was heard of the agent of {node} on .* \(process {pid}\)")
 _LOST = (errors.NodeLost, r"{node} on .*nothing was heard of its agent \(process {pid}\) for \d+ s; it is stopped")
+# At a feed's end its last task may be the first to give up. Spark's next try finds the partition delivered, and the job ends well:
+# then it is the end of the epoch that the agent does not confirm.
+_EITHER = ((errors.StallTimeout, errors.NodeLost), r"nothing was heard of (its agent|the agent of {node} on .*) \(process {pid}\)")
 
 
 def _rows() -> list[Row]:
@@ -59,7 +62,7 @@ def _rows() -> list[Row]:
             Row("trainer", STOP, when, errors.StallTimeout, r"{node} on .*trainer \(process {pid}\).*is stopped"),
             Row("agent", EXCEPTION, when, errors.NodeFailed, r"{node} on .*agent \(process {pid}\) failed: .*planned for agent"),
             Row("agent", KILL, when, errors.NodeLost, r"{node} on .*agent \(process {pid}\) was killed by signal 9 \(SIGKILL\)"),
-            Row("agent", STOP, when, *(_SILENT if when in FEEDING or when == "start" else _LOST)),
+            Row("agent", STOP, when, *(_EITHER if when == "end of feed" else _SILENT if when in (*FEEDING, "start") else _LOST)),
             Row("executor", KILL, when, errors.NodeLost, r"{node} on .*Spark executor \(process {pid}\) died"),
             Row("trainer", EXCEPTION, when, None, restarts=1),
             Row("trainer", KILL, when, None, restarts=1),
