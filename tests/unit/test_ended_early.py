@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ from tfos_fast.channel import Channel
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ledger import Ledger
 from tfos_fast.cluster.named import feed_number, job_of
-from tfos_fast.cluster.states import NodeState, early_nodes
+from tfos_fast.cluster.states import SILENT, NodeState, early_nodes, stuck
 
 ME = m.Process(1, 1, "here")
 
@@ -139,3 +140,14 @@ def test_rows_that_were_packed_and_those_that_crossed_the_readers_word_are_left(
         wait_for(lambda: broker.feed.rows_published == 16)
         assert broker.feed.rows_taken == 0
         reader.close()
+
+
+def test_an_agent_that_falls_silent_before_its_first_beat_is_told_of():
+    states = nodes(0, 0)
+    for state in states.values():
+        state.connected = time.monotonic()
+    assert stuck(states.values()) == ""
+    states["worker:1"].connected -= SILENT + 1
+    assert stuck(states.values()) == f"nothing was heard of the agent of worker:1 on here (process 1) for {SILENT + 1:.0f} s"
+    states["worker:1"].ended = True
+    assert stuck(states.values()) == ""

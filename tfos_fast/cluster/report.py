@@ -114,7 +114,8 @@ class ShutdownReport:
             fed = f"{node.rows} rows, {node.bytes / 2**20:.1f} MiB"
             waits = f"waited {node.waited_for_data:.1f} s for data, feed tasks {node.waited_for_space:.1f} s for space"
             why = f"; {node.failure}" if node.failure else ""
-            why += f"; started again {len(node.restarts)} times: {'; '.join(node.restarts)}" if node.restarts else ""
+            if many := len(node.restarts):
+                why += f"; started again {many} time{'s' * (many > 1)}: {'; '.join(node.restarts)}"
             lines.append(f"{name}: exit status {node.status}, {fed}, {waits}{why}")
         return "\n".join(lines)
 

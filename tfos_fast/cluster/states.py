@@ -129,15 +129,17 @@ def stuck(states: Iterable[NodeState]) -> str:
     lines = []
     for state in states:
         beat = state.beat
-        if beat is None or not state.eats:
+        if not state.eats:
             continue
         who = f"{state.name} on {state.host}"
-        trainer = f"its trainer (process {state.trainer.pid})" if state.trainer else "its trainer"
-        held = f" {STOPPED} and" if "trainer" in beat.stopped.values() else ""
         silent = time.monotonic() - state.connected
-        if silent > SILENT:
+        if silent > SILENT:  # perhaps before its first beat
             lines.append(f"nothing was heard of the agent of {who} (process {state.agent.pid}) for {silent:.0f} s")
             continue
+        if beat is None:
+            continue
+        trainer = f"its trainer (process {state.trainer.pid})" if state.trainer else "its trainer"
+        held = f" {STOPPED} and" if "trainer" in beat.stopped.values() else ""
         for pid, what in beat.stopped.items():
             if what == "task":
                 lines.append(f"a feed task (process {pid}) at {who} {STOPPED}")
