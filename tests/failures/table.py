@@ -48,8 +48,8 @@ FEEDING = ("first batch", "mid feed", "end of feed")
 # What comes first: the feed's timeout, or the seconds after which an agent that says nothing is taken for dead.
 _SILENT = (errors.StallTimeout, r"nothing was heard of the agent of {node} on .* \(process {pid}\)")
 _LOST = (errors.NodeLost, r"{node} on .*nothing was heard of its agent \(process {pid}\) for \d+ s; it is stopped")
-# At a feed's end its last task may be the first to give up. Spark's next try finds the partition delivered, and the job ends well:
-# then it is the end of the epoch that the agent does not confirm.
+# At a feed's ends a task may be the first to give up. Spark's next try goes to the other node, or finds the partition delivered,
+# and the job ends well: then it is the end of the epoch that the agent does not confirm.
 _EITHER = ((errors.StallTimeout, errors.NodeLost), r"nothing was heard of (its agent|the agent of {node} on .*) \(process {pid}\)")
 
 
@@ -62,7 +62,7 @@ def _rows() -> list[Row]:
             Row("trainer", STOP, when, errors.StallTimeout, r"{node} on .*trainer \(process {pid}\).*is stopped"),
             Row("agent", EXCEPTION, when, errors.NodeFailed, r"{node} on .*agent \(process {pid}\) failed: .*planned for agent"),
             Row("agent", KILL, when, errors.NodeLost, r"{node} on .*agent \(process {pid}\) was killed by signal 9 \(SIGKILL\)"),
-            Row("agent", STOP, when, *(_EITHER if when == "end of feed" else _SILENT if when in (*FEEDING, "start") else _LOST)),
+            Row("agent", STOP, when, *(_EITHER if when in ("start", "end of feed") else _SILENT if when in FEEDING else _LOST)),
             Row("executor", KILL, when, errors.NodeLost, r"{node} on .*Spark executor \(process {pid}\) died"),
             Row("trainer", EXCEPTION, when, None, restarts=1),
             Row("trainer", KILL, when, None, restarts=1),

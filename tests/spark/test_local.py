@@ -199,6 +199,24 @@ def test_tasks_that_have_not_begun_are_not_given_time(sc, out, monkeypatch):
     assert not sc.statusTracker().getActiveJobsIds()
 
 
+def test_partitions_of_a_feed_that_is_cut_off_are_counted(sc, out):
+    def rows(p):
+        while p >= 4:  # these never end by themselves
+            time.sleep(0.01)
+        return ((p, i) for i in range(100))
+
+    def main(args, ctx):
+        feed = ctx.get_data_feed()
+        seen = [feed.next_batch(50) for _ in range(8)]
+        time.sleep(0.5)  # the ends of the partitions follow their last rows
+        feed.terminate()
+        assert all(seen)
+
+    with tfos_fast.run(sc, main, {}, 1, **SMALL) as cluster:
+        report = cluster.feed(sc.parallelize(range(20), 20).flatMap(rows))
+    assert (report.rows, report.partitions, list(report.ended_early)) == (400, 4, ["worker:0"])
+
+
 def test_main_that_never_reads_does_not_hold_the_feed_up(sc, out):
     with tfos_fast.run(sc, mains.alone, {"out": out}, 2, **SMALL) as cluster:
         report = cluster.feed(numbered(sc, [1000] * 4), feed_timeout=30)

@@ -57,6 +57,8 @@ def test_attempt_after_the_end_skips_everything():
     ledger = Ledger()
     ledger.open("worker:0", "f1/7", 1)
     ledger.done("worker:0", "f1/7", 1, 20)
+    assert ledger.whole("f1") == {7}
+    assert ledger.whole("f") == set()
     assert ledger.open("worker:1", "f1/7", 2) == [Grant("worker:1", "f1/7", 2, 20)]
     assert ledger.published("f1") == (1, 20)
     ledger.close("f1")

@@ -170,6 +170,11 @@ class Coordinator:
         with self.changed:
             return self._progress.unfinished(job)
 
+    def whole(self, job: str) -> set[int]:
+        """The numbers of the job's partitions that are known to be fed whole."""
+        with self.changed:
+            return self._progress.whole(job)
+
     def skip_epoch(self, epoch: int, timeout: float) -> None:
         """Of this epoch, behind which none was fed yet, nothing is fed. Waits until the nodes know where they begin.
 

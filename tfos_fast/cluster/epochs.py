@@ -125,6 +125,8 @@ class Epochs(Watching):
             results = job.result or ()
             epoch.cut_off = job.result is None
             epoch.whole.update(number for number, whole, _, _ in results if whole)
+            if epoch.cut_off:  # its tasks told nothing
+                epoch.whole.update(coordinator.whole(epoch.job))
             epoch.left = frozenset(number for number, _, over, _ in results if not over)
             epoch.missed.update(coordinator.node_of(epoch.job, number) for number, _, _, missed in results if missed)
         if epoch.left and self._offers.busy:

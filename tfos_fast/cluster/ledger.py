@@ -84,6 +84,7 @@ class _Entry:
     todo: list[Span] = field(default_factory=list)  # what nobody publishes now
     rows: int = 0  # of the partition, once it was published to its end
     proof: Proof = Proof()  # noqa: RUF009  # of the rows before the active attempt's
+    whole: bool = False  # it was published to its end while its node took rows
     proven: bool = True  # the rows before were delivered in order, so that there is a proof of them
     state: State = State.ACTIVE
     waiting: tuple[str, int] | None = None  # (node, attempt) that gets the partition after the fence
@@ -151,14 +152,26 @@ class Ledger:
             return actions
         return self._next(key, entry)
 
-    def done(self, node: str, key: str, attempt: int, rows: int, proof: Proof = Proof()) -> list[Action]:  # noqa: B008
-        """An attempt has published all rows of its span, up to this number. Of an attempt that was fenced this is ignored."""
+    def done(
+        self,
+        node: str,
+        key: str,
+        attempt: int,
+        rows: int,
+        proof: Proof = Proof(),  # noqa: B008
+        *,
+        eats: bool = True,
+    ) -> list[Action]:
+        """An attempt has published all rows of its span, up to this number. Of an attempt that was fenced this is ignored.
+
+        ``eats``: whether its node takes rows; else some may have been dropped.
+        """
         entry = self.entries.get(key)
         if entry is None or entry.node != node or entry.attempt != attempt or entry.active is None:
             return []
         if entry.active[1] == OPEN:
             entry.rows, entry.proof = rows, proof if entry.proven else Proof()
-        entry.active = None
+        entry.active, entry.whole = None, eats
         if self._own(entry):
             entry.waiting = None  # it has the answer to its first question
         if entry.todo:
@@ -215,6 +228,15 @@ class Ledger:
     def unfinished(self, prefix: str) -> frozenset[int]:
         """The numbers of the job's partitions of which rows were lost, and not all published since."""
         return frozenset(int(key.rpartition("/")[2]) for key in self._lost.get(prefix, ()))
+
+    def whole(self, prefix: str) -> set[int]:
+        """The numbers of the job's partitions that were published to their end while their node took rows."""
+        begin = prefix + "/"
+        return {
+            int(key.rpartition("/")[2])
+            for key, entry in self.entries.items()
+            if key.startswith(begin) and entry.state is State.DONE and entry.whole
+        }
 
     def is_new(self, key: str) -> bool:
         """Whether the partition is of a job that is not over, and no attempt at it has come yet."""

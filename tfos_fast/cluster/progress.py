@@ -102,6 +102,10 @@ class Progress:
         """The numbers of the job's partitions of which rows have to come again."""
         return self.ledger.unfinished(job)
 
+    def whole(self, job: str) -> set[int]:
+        """The numbers of the job's partitions that are known to be fed whole."""
+        return self.ledger.whole(job)
+
     def cover(self, job: str, rows: dict[int, list[Span]]) -> None:
         """Of the partitions of a job that has not begun, these rows are not to be fed."""
         self.ledger.cover(job, rows)
@@ -129,7 +133,7 @@ class Progress:
 
     def partition_done(self, node: NodeState, message: m.PartitionDone) -> None:
         """A partition was published whole."""
-        self._act(self.ledger.done(node.name, message.key, message.attempt, message.rows, message.proof))
+        self._act(self.ledger.done(node.name, message.key, message.attempt, message.rows, message.proof, eats=node.eats))
         self.steps.done(message.key)
 
     def _awaits(self, node: NodeState, key: str) -> bool:
