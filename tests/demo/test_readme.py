@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.tensorflow, pytest.mark.timeout(300
     [
         (0, r"worker:[01] found w = 3\.0"),
         (1, r"30000 rows in .*\+---(.|\n)*\|  2\|"),
-        (2, r"life 1 began with 1 epochs done.*worker:0: exit status 0.*started again 1 times: .*signal 9 \(SIGKILL\)"),
+        (2, r"life 1 began with 1 epochs done.*worker:0: exit status 0.*started again 1 time: .*signal 9 \(SIGKILL\)"),
         (3, r"\[1\. 2\.\] \['a' 'b'\]"),
     ],
     ids=["first", "frames", "restarted", "channel"],
