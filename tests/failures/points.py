@@ -44,7 +44,7 @@ def reach(who: str, when: str, node: str = "") -> None:
     plan = read(PLAN)
     if plan is None or (plan["reporter"], plan["when"]) != (who, when):
         return
-    if who in ("feeder", "worker") and _row() not in (None, plan.get("row")):
+    if who in ("feeder", "worker") and _row() not in (None, plan["row"]):
         return
     folder = Path(os.environ[FOLDER])
     mine = folder / f"{REACHED}.{os.getpid()}"

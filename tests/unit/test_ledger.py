@@ -65,6 +65,15 @@ def test_attempt_after_the_end_skips_everything():
     assert ledger.published("f1") == (0, 0)
 
 
+def test_a_partition_that_ends_when_its_node_takes_no_more_rows_is_not_known_to_be_whole():
+    ledger = Ledger()
+    for number, eats in enumerate((True, False)):
+        ledger.open("worker:0", f"f1/{number}", 1)
+        ledger.done("worker:0", f"f1/{number}", 1, 20, eats=eats)
+    ledger.open("worker:0", "f1/2", 1)  # goes on
+    assert ledger.whole("f1") == {0}
+
+
 def test_attempts_at_a_complete_partition_are_not_fenced_since_they_have_nothing_to_publish():
     ledger = Ledger()
     ledger.open("worker:0", "f1/7", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -78,4 +79,5 @@ class Held:
                         "a task of an inference (process %d) %s for %.0f s: it is killed, so that Spark tries it again",
                         peer.pid, STOPPED.replace("is", "has been", 1), held,
                     )  # fmt: skip
-                    os.kill(peer.pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # Spark was quicker
+                        os.kill(peer.pid, signal.SIGKILL)
