@@ -53,7 +53,7 @@ BAD_SCHEMA = msgspec.convert({"structure": "tuple", "columns": [{"name": "a", "k
         [HELLO["reader"], m.Pin()],
         [HELLO["reader"], m.Register(BAD_SCHEMA)],
         [HELLO["reader"], m.Propose(BAD_SCHEMA)],
-        [HELLO["writer"], m.Welcome(3)],
+        [HELLO["writer"], m.Welcome(3, m.Status(0, 0, 0, {}, 0, 0, False, True, False, False))],
     ],
     ids=lambda frames: "+".join(type(f).__name__ if not isinstance(f, bytes) else f"{len(f)} bytes" for f in frames),
 )

@@ -139,6 +139,7 @@ class BatchWriter:
             return
         self._slots.publish(whole=True)
         self._slots.unbind()
+        self._slots.expect()
         try:
             columns.propose(wanted)
         except SchemaMismatch as error:

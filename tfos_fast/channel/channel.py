@@ -124,10 +124,11 @@ class Channel:
             return writer
         return Writer(self.address, stall_timeout=stall_timeout)
 
-    def enter(self, stall_timeout: float = 600.0) -> None:
-        """Attach as a writer now; ``writer`` will give it. Until then ``status`` asks over its connection, and needs no other."""
+    def enter(self, stall_timeout: float = 600.0) -> dict[str, Any]:
+        """Attach as a writer now; ``writer`` will give it. Returns the broker's counters at that moment, as ``status`` does."""
         if self._entered is None:
             self._entered = Writer(self.address, stall_timeout=stall_timeout)
+        return self._entered.entered
 
     def reader(self, *, train_mode: bool = True, stall_timeout: float = 86400.0) -> Reader:
         """Attach as the reader; there is one at a time. ``train_mode=False``: inference, every row needs a result."""
@@ -156,7 +157,7 @@ class Channel:
 
     def status(self) -> dict[str, Any]:
         """The broker's counters: see :class:`~tfos_fast.channel.messages.Status`."""
-        return self._entered.status() if self._entered is not None else self._connection().status()
+        return self._connection().status()
 
     def end_feed(self) -> None:
         """End the feed behind what is published, although writers may still be attached."""

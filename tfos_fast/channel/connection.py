@@ -62,10 +62,13 @@ class Connection:
         Where the slots lie that this client was granted or delivered.
     broker : str
         The other side, for messages.
+    entered : Status
+        The broker's counters when it let us in.
     """
 
     segment: Any
     broker: str
+    entered: m.Status
 
     def __init__(self, role: Role, handler: Callable[[Any], None] | None, *, stall_timeout: float) -> None:
         self._closed = True  # there is nothing to close yet
@@ -97,7 +100,7 @@ class Connection:
     def _greet(self) -> None:
         """Say who this is."""
         self.send(m.Hello(self._role, self._pid, started(self._pid)))
-        self.ask(m.Welcome, "the broker's welcome")
+        self.entered = self.ask(m.Welcome, "the broker's welcome").status
 
     # ---- for subclasses ------------------------------------------------------------------------------------------------------
 
@@ -188,7 +191,7 @@ class Connection:
                     if woken is not None:
                         woken()
                     came = True
-        while True:
+        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # cheaper than an exception each time that nothing is there
             try:
                 message = self._get()
             except zmq.Again:

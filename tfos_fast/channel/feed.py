@@ -93,7 +93,7 @@ class Feed(Partitions):
         if peer in self.peers:
             raise TableError("a second Hello")
         self.peers[peer] = Peer(message.role, message.pid)
-        self._send(peer, self.failure or m.Welcome(self.table.n_slots))
+        self._send(peer, self.failure or m.Welcome(self.table.n_slots, self.status()))
 
     def leave(self, peer: bytes, *, died: bool) -> None:
         """A client left in order or died: reclaim its slots and tell who depends on it."""

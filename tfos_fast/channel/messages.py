@@ -228,9 +228,10 @@ class Register(Message):
 
 
 class Welcome(Message):
-    """Answer to Hello."""
+    """Answer to Hello. With the counters, so that who chooses among brokers need not ask for them."""
 
     n_slots: int
+    status: Status
 
 
 class FormSet(Message):

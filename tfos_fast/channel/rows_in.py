@@ -66,7 +66,9 @@ class RowWriter:
             if columns.flat:
                 source = self._source = Rows(flatten(source.objects()))
                 first = source.peek()
-            self._agree(infer(first, exact=columns.form.exact), first)
+            wanted = infer(first, exact=columns.form.exact)
+            slots.expect()
+            self._agree(wanted, first)
             slots.packer = self._new_packer()
         elif columns.flat:
             source = self._source = Rows(flatten(source.objects()))

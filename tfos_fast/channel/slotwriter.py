@@ -192,6 +192,12 @@ class SlotWriter:
         (self._conn.hold if hold else self._conn.send)(message)
         partition.rows += rows - tail
 
+    def expect(self) -> None:
+        """Rows are to be packed soon: a slot, if none is in hand, is asked for together with what is said next."""
+        if self._slot is None and self._scratch is None and not self._credits.granted and not self._credits.wanted:
+            self._conn.hold(m.Want(INPUT))
+            self._credits.wanted = True
+
     def _want(self) -> None:
         if not self._credits.wanted:
             self._conn.send(m.Want(INPUT))

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import msgspec
+
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.arrow_in import BatchWriter
 from tfos_fast.channel.attach import connect
@@ -80,9 +82,10 @@ class Writer:
         """Whether the reader's word that it wants no more has cut short what was written last. Takes a row from its source."""
         return self.terminated and (self._batch_writer.has_more or self._row_writer.has_more())
 
-    def status(self) -> dict[str, Any]:
-        """The broker's counters, as ``Channel.status`` gives them; this writer is among the writers."""
-        return self._conn.status()
+    @property
+    def entered(self) -> dict[str, Any]:
+        """The broker's counters when this writer attached, as ``Channel.status`` gives them; it is among the writers."""
+        return msgspec.structs.asdict(self._conn.entered)
 
     @property
     def slot_bytes(self) -> int:

@@ -119,9 +119,7 @@ def _hungriest(found: Iterator[Channel], stall_timeout: float | None = None) -> 
         for position, channel in enumerate(found):
             ranked.append(((0, 0, position), channel))  # closed with the others, whatever happens
             try:
-                if stall_timeout is not None:
-                    channel.enter(stall_timeout)
-                status = channel.status()
+                status = channel.status() if stall_timeout is None else channel.enter(stall_timeout)
             except AddressError:
                 ranked.pop()
                 channel.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import signal
@@ -46,7 +47,12 @@ def pickle_main(engine: Engine, main: Callable[..., Any], args: Any) -> tuple[by
 
 def executor_pid() -> int:
     """Process id of the executor's JVM: the nearest ancestor of this Spark worker that is no Python."""
-    process = psutil.Process()
+    return _executor_of(os.getpid())
+
+
+@functools.cache  # it stays the same, and a look at ten ancestors costs more than the rest of what a task begins with
+def _executor_of(pid: int) -> int:
+    process = psutil.Process(pid)
     for ancestor in process.parents():
         if ancestor.name() == "java":
             return ancestor.pid
