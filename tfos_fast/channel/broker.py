@@ -245,9 +245,10 @@ class Broker:
         """Handle what has arrived; whether that was all of it."""
         # Bounded, so that a flood of messages cannot keep timers and deaths waiting.
         for _ in range(256):
-            if not self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            try:
+                peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
                 return True
-            peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
             try:
                 if len(frames) > _MOST_AT_ONCE:
                     raise TableError(f"{len(frames)} messages at once")

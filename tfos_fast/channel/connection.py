@@ -191,7 +191,7 @@ class Connection:
                     if woken is not None:
                         woken()
                     came = True
-        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # cheaper than an exception each time that nothing is there
+        while True:
             try:
                 message = self._get()
             except zmq.Again:
