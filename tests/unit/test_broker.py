@@ -37,6 +37,8 @@ BAD_SCHEMA = msgspec.convert({"structure": "tuple", "columns": [{"name": "a", "k
         [msgspec.msgpack.encode(["Hello", "writer", 2**31, 1])],
         [msgspec.msgpack.encode(["Want", "input"])],
         [HELLO["writer"], HELLO["writer"]],
+        [HELLO["writer"], m.Bye(rests=True), m.Want("input")],
+        [HELLO["writer"], m.Bye(rests=True), m.Hello("writer", os.getppid(), started(os.getppid()))],
         [HELLO["writer"], msgspec.msgpack.encode(["Want", "neither"])],
         [HELLO["writer"], m.Want("output")],
         [HELLO["control"], m.Want("input")],

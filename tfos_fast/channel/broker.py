@@ -109,6 +109,7 @@ class Broker:
         self._poller.register(self._socket, zmq.POLLIN)
         self._watched: dict[Any, Callable[[], None]] = {}
         self._pidfds: dict[bytes, int] = {}
+        self._processes: dict[bytes, tuple[int, int]] = {}  # process id and start time of each client
         self._timers: list[list[Any]] = []  # [next time, period, callback]
         self._dying: dict[bytes, float] = {}
         self._running = True
@@ -263,6 +264,8 @@ class Broker:
     def _dispatch(self, peer: bytes, message: Any) -> None:
         if isinstance(message, m.Hello):
             self._hello(peer, message)
+        elif isinstance(message, m.Bye) and message.rests and peer in self._pidfds:
+            self.feed.leave(peer, died=False)
         elif isinstance(message, m.Bye):
             self._forget(peer, died=False)
         elif isinstance(message, m.AskStatus):
@@ -277,7 +280,10 @@ class Broker:
 
     def _hello(self, peer: bytes, message: m.Hello) -> None:
         if peer in self._pidfds:
-            raise TableError("a second Hello")
+            if peer in self.feed.peers or self._processes[peer] != (message.pid, message.started):
+                raise TableError("a second Hello")
+            self.feed.hello(peer, message)  # its connection was at rest
+            return
         try:
             pidfd = open_pidfd(message.pid, message.started)
         except OSError as error:  # out of file descriptors, for example
@@ -292,6 +298,7 @@ class Broker:
             return
         self._pidfds[peer] = pidfd
         self.watch(pidfd, lambda: self._died(peer, pidfd))
+        self._processes[peer] = message.pid, message.started
         self.feed.hello(peer, message)
 
     def _died(self, peer: bytes, pidfd: int) -> None:
@@ -306,6 +313,7 @@ class Broker:
     def _forget(self, peer: bytes, *, died: bool) -> None:
         self._dying.pop(peer, None)
         pidfd = self._pidfds.pop(peer, None)
+        self._processes.pop(peer, None)
         if pidfd is not None:
             self.unwatch(pidfd)
             os.close(pidfd)

@@ -14,6 +14,7 @@ from tfos_fast.channel import messages as m
 from tfos_fast.channel.address import Address
 from tfos_fast.channel.attach import connect
 from tfos_fast.channel.connection import Connection
+from tfos_fast.channel.kept import rests
 from tfos_fast.channel.processes import reap, started
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.remote import RemoteAddress
@@ -112,6 +113,8 @@ class Channel:
         if isinstance(address, RemoteAddress):
             return cls(address)
         where = Address.parse(address)
+        if rests(where.segment_id):
+            return cls(address)
         if started(where.pid) != where.started:
             raise AddressError(f"no broker behind {address} on this host: process {where.pid} is gone")
         Segment.open(where.pid, where.fd, where.segment_id)

@@ -20,7 +20,8 @@ from tfos_fast.channel.schema import Schema
 from tfos_fast.errors import ChannelError, TfosError
 
 LINGER_S = 0.02  # inference: a short batch goes out when some writer is there and nothing came for so long
-_PATIENCE_MS = 40  # at most: see _patience
+_MOST_LAYOUTS = 64  # that are remembered; slots with a heap are laid out for many numbers of rows
+_PATIENCE_MS, _GAPS = 200, 4  # at most, and of so many slots: see _patience
 
 
 class Inbox:
@@ -68,8 +69,9 @@ class Inbox:
         self.leaving = False
         self._schemas: dict[int, Schema] = {}
         self._epoch = 0  # ends of an epoch that have come
-        self._delivered = 0.0  # when the last slot came, and
-        self._interval = 0.0  # how long after the one before; 0: the first one of an epoch
+        self._layouts: dict[tuple[int, int], Layout] = {}
+        self._delivered = 0.0  # when the last slot came; 0: none of this epoch
+        self._gaps: deque[float] = deque(maxlen=_GAPS)  # how long after the one before the last ones came
 
     # ---- coming in -----------------------------------------------------------------------------------------------------------
 
@@ -79,11 +81,13 @@ class Inbox:
             if message.schema is not None:
                 self._schemas[message.schema_id] = message.schema
             now = time.monotonic()
-            self._interval = now - self._delivered if self._delivered else 0.0
+            if self._delivered:
+                self._gaps.append(now - self._delivered)
             self._delivered = now
         elif isinstance(message, m.EpochEnd):
             self._epoch += 1
-            self._delivered = self._interval = 0.0
+            self._delivered = 0.0
+            self._gaps.clear()
         self.items.append(message)
 
     def put_back(self, item: Any) -> None:
@@ -164,7 +168,11 @@ class Inbox:
         """
         if isinstance(item, Piece):
             return item.layout, item.buffer
-        where = layout(self._schemas[item.schema_id], item.capacity, self._conn.segment.slot_bytes)
+        where = self._layouts.get((item.schema_id, item.capacity))
+        if where is None:
+            where = layout(self._schemas[item.schema_id], item.capacity, self._conn.segment.slot_bytes)
+            if len(self._layouts) < _MOST_LAYOUTS:
+                self._layouts[item.schema_id, item.capacity] = where
         lease = self._acks.lease(item.slot)
         if self._keeper.keeps:
             self._failing(lambda: self._keeper.add(where, lease, item.rows, item.stream))
@@ -239,6 +247,7 @@ class Inbox:
     def _patience(self) -> int:
         """Milliseconds without a slot after which writers are asked for what they have.
 
-        Twice what lay between the last two slots: a writer in full swing, which the reader outruns, is to fill its slots.
+        Twice the longest time that lay between the last slots: a writer in full swing, which the reader outruns, is to fill its
+        slots, and to tell of several at once. What it is asked for earlier costs it, the broker and the reader a message each.
         """
-        return max(STARVE_AFTER_MS, min(_PATIENCE_MS, int(2000 * self._interval)))
+        return max(STARVE_AFTER_MS, min(_PATIENCE_MS, int(2000 * max(self._gaps, default=0.0))))

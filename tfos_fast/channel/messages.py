@@ -70,7 +70,12 @@ class Hello(Message):
 
 
 class Bye(Message):
-    """The client leaves in order; everything it was granted is free again."""
+    """The client leaves in order; everything it was granted is free again.
+
+    ``rests``: its connection stays, and its process may say Hello over it once more.
+    """
+
+    rests: bool = False
 
 
 class AskStatus(Message):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import shutil
 import signal
 import stat
@@ -34,6 +35,13 @@ def started(pid: int) -> int:
 def alive(pid: int, start: int) -> bool:
     """Whether the process that had this id and start time still runs."""
     return start != 0 and started(pid) == start
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process of a pidfd is dead."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def is_stopped(pid: int) -> bool:

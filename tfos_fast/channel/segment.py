@@ -15,7 +15,7 @@ import struct
 import time
 
 from tfos_fast._segment import HUGE_PAGE, Lease, Mapping, ReleaseSet, Window
-from tfos_fast.channel.mappings import mapped
+from tfos_fast.channel.kept import mapped
 from tfos_fast.channel.memory import available_bytes
 from tfos_fast.errors import AddressError, ChannelClosed, NotEnoughMemory, SegmentError
 
@@ -102,7 +102,12 @@ class Segment:
             raise AddressError("the segment is not sealed against truncation")
         self.size = size
         self._mapping: Mapping | None
-        self._mapping, self._seen = mapped(self.id, owner, lambda: Mapping(fd, size)) if owner else (Mapping(fd, size), set())
+        self._seen: set[int]
+        if owner:
+            kept = mapped(self.id, owner, lambda: Mapping(fd, size))
+            self._mapping, self._seen = kept.mapping, kept.seen
+        else:
+            self._mapping, self._seen = Mapping(fd, size), set()
         if keep_fd:
             self.fd = fd
 

@@ -21,7 +21,6 @@ from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.table import INPUT
 from tfos_fast.errors import SchemaMismatch
 
-_HOLD_S = 0.002  # slots that fill within so long are told of together
 _NO_SLOT = -1  # the scratch memory
 
 
@@ -124,6 +123,8 @@ class SlotWriter:
     def serve(self, *, full: bool = False) -> None:
         """Look at messages after some packing; publish if the slot is full, or the reader waits."""
         self._conn.glance()
+        if self._credits.flush and self._conn.flush():
+            self._credits.flush = False  # whole slots that were held back are what the reader waits for
         if full or self._credits.flush:
             self.publish()
 
@@ -236,5 +237,5 @@ class SlotWriter:
         others before the last one is full.
         """
         last, self._filled = self._filled, time.monotonic()
-        quick = self._filled - last < _HOLD_S and len(self._credits.granted) >= 2
+        quick = self._filled - last < self._conn.hold_s and len(self._credits.granted) >= 2
         return quick and not (self._credits.flush or self._partition.exchange)

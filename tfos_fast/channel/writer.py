@@ -207,6 +207,7 @@ class Writer:
         before = self.rows if self._partition.stream is not None else 0  # a partition that is opened by this begins anew
         for _ in self._pack(source):
             self._wait_slot()
+        self._conn.flush()  # the next rows may be long in coming
         return self.rows - before
 
     def write_batch(self, batch: Any) -> int:
@@ -223,6 +224,7 @@ class Writer:
         """
         for _ in self._pack_batch(batch):
             self._wait_slot()
+        self._conn.flush()
         return batch.num_rows
 
     def end_partition(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tfos_fast.channel import Channel
-from tfos_fast.channel.mappings import keep_mappings
+from tfos_fast.channel.kept import keep_connections
 from tfos_fast.channel.spans import OPEN
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.choosing import choose
@@ -44,12 +44,12 @@ FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, ra
 
 @functools.cache
 def settle_worker() -> None:
-    """This process runs more tasks: it keeps its mappings of segments, and the garbage collector passes over all that is imported.
+    """This process runs more tasks: it keeps its connections, and the garbage collector passes over all that is imported.
 
     Spark's Python worker collects after every task (pyspark, daemon.py: ``gc.collect()``), which with numpy, ZeroMQ and this
     package imported takes some 20 ms each time. Once in the life of a worker; what reference counts free is freed as before.
     """
-    keep_mappings()
+    keep_connections()
     gc.collect()
     gc.freeze()
 
