@@ -182,7 +182,8 @@ class Feeder:
         """For ``mapPartitionsWithIndex`` over splits of files, one in a partition: yields as ``rows``."""
 
         def write(writer: Writer, splits: Iterator[Any], skip: int, stop: int) -> bool:
-            return _write_batches(writer, reader.batches(next(splits), writer.slot_bytes, skip), stop - skip)
+            split, *_ = splits  # to the end: Spark lets a worker go that has left some of its input, and the next one imports anew
+            return _write_batches(writer, reader.batches(split, writer.slot_bytes, skip), stop - skip)
 
         def run(number: int, partition: Iterable[Any]) -> Iterator[Fed]:
             yield self._feed(iter(partition), write, number)
