@@ -7,6 +7,7 @@ import signal
 import time
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -134,6 +135,29 @@ def test_a_task_killed_between_files_goes_on_where_it_was(sc, folder, out, tmp_p
     assert report.rows == len(expected)
     rows = [row["id"] if isinstance(row, dict) else row[0] for node in noted(out).values() for row in node]
     assert sorted(rows) == expected
+
+
+def workers():
+    """Python workers of Spark: children of its daemons."""
+    found = [process for process in psutil.Process().children(recursive=True) if "pyspark.daemon" in process.cmdline()]
+    return {process.pid for process in found if "pyspark.daemon" in process.parent().cmdline()}
+
+
+@pytest.mark.parametrize("kind", ["files", "stored", "made", "frame"])
+def test_python_workers_go_on_from_task_to_task(sc, folder, out, kind):
+    """One that leaves some of its input is ended by Spark, and the next one imports everything anew."""
+    data = {
+        "files": lambda: tfos_fast.parquet(folder, columns=["id"], splits=6),
+        "stored": lambda: sc.parallelize(range(600), 6).map(lambda i: {"id": i}).cache(),
+        "made": lambda: sc.parallelize(range(600), 6).map(lambda i: {"id": i}),
+        "frame": lambda: SparkSession.builder.getOrCreate().range(600, numPartitions=6),
+    }[kind]()
+    with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:
+        cluster.feed(data, epochs=2)
+        before = workers()
+        cluster.feed(data, epochs=2)
+        assert workers() == before
+        assert before
 
 
 def launched(index, rows):
