@@ -97,8 +97,7 @@ def write_arrow(address: Any, total: int, go: Any, block: int = BLOCK) -> None:
     batches = [pa.RecordBatch.from_arrays([pa.array(values)], ["x"]) for values in sources(block)]
     with Channel.attach(address).writer() as writer:
         go.wait()
-        for i in range(total // block):
-            writer.write_batch(batches[i % len(batches)])
+        writer.write_batches(batches[i % len(batches)] for i in range(total // block))
 
 
 def by_channel_arrow(total: int, block: int = BLOCK) -> float:

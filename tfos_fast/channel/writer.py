@@ -222,10 +222,27 @@ class Writer:
         ------
         As ``write_rows``.
         """
-        for _ in self._pack_batch(batch):
-            self._wait_slot()
-        self._conn.flush()
-        return batch.num_rows
+        return self.write_batches((batch,))
+
+    def write_batches(self, batches: Iterable[Any]) -> int:
+        """As ``write_batch``, for one after the other: for less, where they are as large as a slot or smaller.
+
+        Returns
+        -------
+        int
+            Rows in all of them.
+
+        Raises
+        ------
+        As ``write_rows``.
+        """
+        rows = 0
+        for batch in batches:
+            for _ in self._pack_batch(batch):
+                self._wait_slot()
+            rows += batch.num_rows
+        self._conn.flush()  # the next ones may be long in coming
+        return rows
 
     def end_partition(self) -> None:
         """Publish what is left of the partition and close it."""

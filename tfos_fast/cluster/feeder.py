@@ -65,11 +65,16 @@ def _write_batches(writer: Writer, batches: Iterator[pa.RecordBatch], most: int)
     """Write so many rows at most."""
     if most <= 0:
         return False
-    for batch in batches:
-        writer.write_batch(batch.slice(0, most) if batch.num_rows > most else batch)
-        most -= batch.num_rows
-        if writer.terminated or most <= 0:
-            break
+
+    def wanted() -> Iterator[pa.RecordBatch]:
+        nonlocal most
+        for batch in batches:
+            yield batch.slice(0, most) if batch.num_rows > most else batch
+            most -= batch.num_rows
+            if writer.terminated or most <= 0:
+                return
+
+    writer.write_batches(wanted())
     return _are_left(writer, batches if most > 0 else ())
 
 
