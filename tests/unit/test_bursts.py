@@ -13,8 +13,9 @@ from tests.unit.helpers import broker_here, ended, in_thread
 from tfos_fast.channel import Channel
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.broker import _MOST_AT_ONCE
-from tfos_fast.channel.connection import STARVE_AFTER_MS, LocalConnection
+from tfos_fast.channel.connection import STARVE_AFTER_MS
 from tfos_fast.channel.inbox import _PATIENCE_MS, Inbox
+from tfos_fast.channel.local import LocalConnection
 
 ROWS, WIDTH = 64, 512  # 64 rows of 512 float64 are 256 kB: with 64 kB slots each partition fills several within a moment
 

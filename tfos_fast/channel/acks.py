@@ -7,7 +7,7 @@ from typing import Any
 
 from tfos_fast._segment import ReleaseSet
 from tfos_fast.channel import messages as m
-from tfos_fast.channel.connection import LocalConnection
+from tfos_fast.channel.local import LocalConnection
 from tfos_fast.channel.replay import Keeper, Piece
 
 _TELL_S = 0.1  # what was taken and which leases ended is told so long after the last message,

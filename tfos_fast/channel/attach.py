@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tfos_fast.channel.connection import Connection, LocalConnection, Role
+from tfos_fast.channel.connection import Connection, Role
+from tfos_fast.channel.local import LocalConnection
 from tfos_fast.channel.remote import RemoteAddress, RemoteConnection
 
 

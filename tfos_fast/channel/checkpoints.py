@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from tfos_fast.channel import messages as m
-from tfos_fast.channel.connection import LocalConnection
+from tfos_fast.channel.local import LocalConnection
 from tfos_fast.channel.rowbuffer import RowBuffer
 from tfos_fast.channel.trail import Trail
 from tfos_fast.errors import FormError

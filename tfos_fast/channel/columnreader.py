@@ -7,10 +7,10 @@ import time
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.acks import Acks
 from tfos_fast.channel.assembler import Assembler, Batch, Slot
-from tfos_fast.channel.connection import LocalConnection
 from tfos_fast.channel.cutter import Cutter
 from tfos_fast.channel.inbox import LINGER_S, Inbox
 from tfos_fast.channel.lattice import Declared, apply_spec
+from tfos_fast.channel.local import LocalConnection
 from tfos_fast.channel.replay import Piece
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.trail import Trail

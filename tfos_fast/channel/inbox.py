@@ -12,8 +12,9 @@ from typing import Any
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.acks import Acks
-from tfos_fast.channel.connection import STARVE_AFTER_MS, LocalConnection, to_exception
+from tfos_fast.channel.connection import STARVE_AFTER_MS, to_exception
 from tfos_fast.channel.layout import Layout, layout
+from tfos_fast.channel.local import LocalConnection
 from tfos_fast.channel.replay import Keeper, Piece
 from tfos_fast.channel.results import ResultWriter
 from tfos_fast.channel.schema import Schema

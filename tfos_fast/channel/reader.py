@@ -16,10 +16,11 @@ from tfos_fast.channel.assembler import Batch, Columns
 from tfos_fast.channel.blocks import Block
 from tfos_fast.channel.checkpoints import Checkpoints
 from tfos_fast.channel.columnreader import ColumnReader, Spec
-from tfos_fast.channel.connection import LocalConnection, to_exception
+from tfos_fast.channel.connection import to_exception
 from tfos_fast.channel.inbox import Inbox
 from tfos_fast.channel.instep import InStep
 from tfos_fast.channel.lattice import Nulls
+from tfos_fast.channel.local import LocalConnection
 from tfos_fast.channel.replay import Keeper
 from tfos_fast.channel.results import ResultWriter
 from tfos_fast.channel.rowbuffer import RowBuffer
