@@ -180,7 +180,7 @@ class Channel:
             self._entered.close()
             self._entered = None
         if self._control is not None:
-            self._control.close()
+            self._control.close(told=True)  # each of its questions was answered
             self._control = None
         if self._broker is not None:
             broker, self._broker = self._broker, None

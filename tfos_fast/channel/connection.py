@@ -143,10 +143,6 @@ class Connection:
         """Give up what belongs to this connection beside its socket."""
         self.segment.close()
 
-    def _rest(self) -> bool:
-        """Say goodbye, and leave the socket for another connection, if this is one that is kept."""
-        return False
-
     # ---- for readers and writers ---------------------------------------------------------------------------------------------
 
     def wake_on(self, fd: int, callback: Callable[[], None]) -> None:
@@ -353,8 +349,16 @@ class Connection:
         self.send(m.AskStatus())
         return msgspec.structs.asdict(self.wait(lambda: self._status, "the broker's status", timeout=60.0))
 
-    def close(self, *, abort: bool = False) -> None:
-        """Say goodbye and close; with ``abort`` nothing more is sent."""
+    def close(self, *, abort: bool = False, told: bool = False) -> None:
+        """Say goodbye and close.
+
+        Parameters
+        ----------
+        abort : bool
+            Nothing more is sent.
+        told : bool
+            An answer has shown that the broker has all that was sent: a connection that is kept need not ask whether it has.
+        """
         if self._closed:
             return
         self._closed = True
@@ -365,8 +369,6 @@ class Connection:
         if not abort and self.failure is None:
             with suppress(zmq.Again, errors.BrokerDied):  # the other side is gone, and nobody has looked since
                 self.flush()
-            if self._rest():
-                return
         self._release()
         if not abort:
             with suppress(zmq.Again):  # the other side is gone, and nobody has looked since
@@ -382,4 +384,4 @@ class Connection:
     def __del__(self) -> None:
         # Dropped without close(): the broker would otherwise wait for us as long as this process lives.
         if not getattr(self, "_closed", True):
-            self.close()
+            Connection.close(self)  # whatever it is: there is no waiting in a garbage collection

@@ -16,6 +16,8 @@ from tfos_fast.channel.connection import Connection, Role
 from tfos_fast.channel.processes import open_pidfd, reap
 from tfos_fast.channel.segment import Segment
 
+_HEARD_S = 2.0  # else the connection is closed, which waits as long
+
 
 class LocalConnection(Connection):
     """Attach to a broker on this host.
@@ -71,12 +73,23 @@ class LocalConnection(Connection):
         super()._release()
         os.close(self._pidfd)
 
-    def _rest(self) -> bool:
-        if not kept.keeps(self.segment.id):
-            return False
+    def close(self, *, abort: bool = False, told: bool = False) -> None:
+        """As of every connection. One that is kept is left for the next user once the broker has all that was sent over it."""
+        fit = not (abort or self._closed) and self.failure is None and os.getpid() == self._pid
+        if not (fit and kept.keeps(self.segment.id) and self._rest(told)):
+            super().close(abort=abort)
+
+    def _rest(self, told: bool) -> bool:
+        # Closing a socket waits until the kernel has what was sent. Here it may still be in this process, which may be killed.
         try:
-            self._socket.send(m.encode(m.Bye(rests=True)), zmq.NOBLOCK)
-        except zmq.Again:
+            self.flush()
+            if not told:
+                self._status = None
+                self.send(m.AskStatus())
+                self.wait(lambda: self._status, "the broker to have heard all", timeout=_HEARD_S)
+            self._put(m.Bye(rests=True))
+        except (errors.TfosError, zmq.Again):
             return False
+        self._closed = True
         kept.rest(self.segment.id, kept.Line(self._socket, self._pidfd, self.segment))
         return True

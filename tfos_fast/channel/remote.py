@@ -211,7 +211,7 @@ class RemoteConnection(Connection):
         if has_objects(schema):
             vet(wire.slot_layout(schema, message.capacity, self.segment.slot_bytes), slot, message.rows)
 
-    def close(self, *, abort: bool = False) -> None:
+    def close(self, *, abort: bool = False, told: bool = False) -> None:
         """As of every connection; what was published is at the broker when this returns.
 
         Raises

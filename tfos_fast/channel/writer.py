@@ -331,7 +331,8 @@ class Writer:
                 )
         finally:
             self._slots.unbind()
-            self._conn.close()
+            # That its last slot was taken is told for a partition of which the broker has all.
+            self._conn.close(told=not self._untaken and self._partition.stream is None)
 
     def __enter__(self) -> Writer:
         return self
