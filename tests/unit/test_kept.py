@@ -117,6 +117,27 @@ def test_writers_come_and_go_over_one_connection(channel):
     assert rows == [1, 2, 3, *range(0, 100, 10)]
 
 
+def test_the_broker_has_heard_all_before_a_connection_rests(channel):
+    other, identity = channel
+    writer = other.writer()
+    writer.write_rows([4])
+    writer.end_partition()
+    connection = writer._conn
+    writer.close()
+    assert kept.rests(identity)
+    assert connection._status.rows_published == 4  # its answer came behind the rows
+    with other.reader() as reader:
+        assert reader.next_batch(4, timeout=5.0).rows == 4
+        writer = other.writer()
+        writer.write_rows([5, 6, 7, 8])
+        writer.end_partition()
+        connection = writer._conn
+        assert reader.next_batch(4, timeout=5.0).rows == 4
+        assert reader.next_batch(4, timeout=0.1) is None
+        writer.close(wait=True)
+        assert connection._status is None  # that they were taken says as much
+
+
 def test_two_at_once_have_two_connections(channel):
     other, identity = channel
     with other.writer() as one, other.writer() as two:
