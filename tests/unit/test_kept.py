@@ -96,7 +96,7 @@ def channel(keeping):
                 writer.write_rows([1, 2, 3])
             yield other, identity
     wait_for(lambda: not kept._kept)
-    assert not [thread for thread in threading.enumerate() if thread.name == "tfos_fast kept"]
+    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "tfos_fast kept"])
 
 
 def test_writers_come_and_go_over_one_connection(channel):
