@@ -206,6 +206,7 @@ def test_who_dies_at_rest_is_not_missed(keeping):
             assert other.process.exitcode == -signal.SIGKILL
         writer.write_rows([2])
         writer.end_partition()
+        writer.close()  # it rests, so the broker has the row before the end of the feed
         made.end_feed()
         with made.reader() as reader:
             assert [row for batch in reader.batches(4) for row in batch["c0"].tolist()] == [1, 2]
