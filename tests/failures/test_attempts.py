@@ -67,6 +67,27 @@ def test_a_speculative_attempt_goes_on_behind_the_first(sc, out, tmp_path):
     assert chaos.check([it], noted(out)) == 5000
 
 
+def test_rows_of_an_attempt_that_was_replaced_are_waited_for(sc, out, tmp_path):
+    """The second attempt goes on at the other node, and no task waits for what the first one's node has yet to take."""
+    second, hold = tmp_path / "second-attempt", tmp_path / "hold"
+    it = Slow(0, (500, 500, 3000), (None,) * 3, str(second))
+
+    def go_on():
+        wait_for(second.exists, "the second attempt")
+        time.sleep(2.0)  # by now it has ended: its node holds nothing up
+        hold.touch()
+
+    with tfos_fast.run(sc, chaos.compare, {"out": out, "hold": str(hold)}, 2, **chaos.SMALL) as cluster:
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        report = cluster.feed(sc.parallelize(range(3), 3).flatMap(it))
+        held = hold.exists()
+        thread.join()
+        assert held
+        assert (report.rows, report.rows_left) == (4000, {})
+    assert chaos.check([it], noted(out)) == 4000
+
+
 def test_an_attempt_on_another_executor(sc, out):
     """The executor that dies has no node: the cluster lives on, its tasks are tried again. Last, since Spark brings up another."""
     it = chaos.Round(0, (30_000, 30_000), (None, None))

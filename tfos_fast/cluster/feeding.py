@@ -156,7 +156,7 @@ class Feeding(Epochs):
         while True:
             lives = self._lives()
             taken = self._come_to(self._epochs) or taken
-            if taken is not None and (any(part.made_way for part in fed) or self._coordinator.steps.wanted):
+            if taken is not None and (any(part.made_way for part in fed) or self._coordinator.steps.wanted or self._rows_wait()):
                 self._watch(taken, stall=feed_timeout)
             self._check()
             with self._coordinator.changed:
@@ -166,6 +166,15 @@ class Feeding(Epochs):
         if report.ended_early:
             log.warning("the feed ended early at some nodes: %s", report)
         return report
+
+    def _rows_wait(self) -> bool:
+        """Whether rows of the newest feed are with a node that takes rows, and not with its trainer.
+
+        A task waits for the rows that it has published. For those of an attempt that was killed, after which another one went on at
+        another node, none waits.
+        """
+        with self._coordinator.changed:
+            return any(state.eats and state.had(self._feeds).left for state in self._coordinator.nodes.values())
 
     def _report_feed(self, fed: list[Epoch], epochs: int, last: int, before: dict[str, int], begin: float) -> FeedReport:
         """What came of a feed. Under the coordinator's lock.
