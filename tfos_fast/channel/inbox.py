@@ -22,7 +22,7 @@ from tfos_fast.errors import ChannelError, TfosError
 
 LINGER_S = 0.02  # inference: a short batch goes out when some writer is there and nothing came for so long
 _MOST_LAYOUTS = 64  # that are remembered; slots with a heap are laid out for many numbers of rows
-_UNTOLD_MS = 40
+_UNTOLD_MS = 40  # so long what was taken may stay untold, while a reader waits for more
 _PATIENCE_MS, _GAPS = 200, 4  # at most, and of so many slots: see _patience
 
 
@@ -190,7 +190,7 @@ class Inbox:
             if self._acks.is_due():  # a reader that starves sends it anyway
                 self._acks.send()
             patience = self._patience()
-            if patience > _UNTOLD_MS:  # what was taken must not stay untold for so long: who counts rows looks at it
+            if patience > _UNTOLD_MS:
                 self._conn.pump(_UNTOLD_MS)
                 self._acks.send()
                 patience -= _UNTOLD_MS
