@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -139,8 +140,13 @@ def test_a_task_killed_between_files_goes_on_where_it_was(sc, folder, out, tmp_p
 
 def workers():
     """Python workers of Spark: children of its daemons."""
-    found = [process for process in psutil.Process().children(recursive=True) if "pyspark.daemon" in process.cmdline()]
-    return {process.pid for process in found if "pyspark.daemon" in process.parent().cmdline()}
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # or a zombie
+            parent = process.parent()
+            if parent is not None and all("pyspark.daemon" in each.cmdline() for each in (process, parent)):
+                found.add(process.pid)
+    return found
 
 
 @pytest.mark.parametrize("kind", ["files", "stored", "made", "frame"])
