@@ -6,7 +6,7 @@ cdef extern from "_floats.h":
     size_t tfos_run_of_floats(const uint8_t* p, size_t most) noexcept nogil
     void tfos_to_float32(const uint8_t* p, float* out, size_t count) noexcept nogil
     void tfos_to_float64(const uint8_t* p, double* out, size_t count) noexcept nogil
-    bint tfos_choose_floats(bint wide) noexcept nogil
+    int tfos_choose_floats(int most) noexcept nogil
 
 
 cdef Py_ssize_t run_of_floats(const uint8_t* p, Py_ssize_t most) noexcept nogil:
@@ -21,15 +21,15 @@ cdef void to_float64(const uint8_t* p, double* out, Py_ssize_t count) noexcept n
     tfos_to_float64(p, out, <size_t>count)
 
 
-def choose(bint wide):
-    """Take floats seven at a time, where the processor can, or one by one; the results are the same. For tests.
+def choose(int most):
+    """Take as many floats at a time as the processor can, up to `most`; the results are the same. For tests.
 
     Returns
     -------
-    bool
-        Whether they are taken seven at a time.
+    int
+        How many are taken at a time: 7 (AVX-512 VBMI), 4 (AVX2) or 1.
     """
-    return tfos_choose_floats(wide)
+    return tfos_choose_floats(most)
 
 
-choose(True)
+choose(7)
