@@ -14,7 +14,7 @@ memcpy
 read
     The columns' memory summed a slot at a time: less than this cannot be read.
 hand out
-    Batches of 256 rows as tensors, which alias the slot: a slice and DLPack for each column.
+    Batches of 256 rows as tensors, which alias the slot, by DLPack.
 sum
     The columns of such batches summed one by one, as the trainer of the feed benchmark does.
 tf.data alone
@@ -41,14 +41,15 @@ from benchmarks.machine import machine, show
 from benchmarks.pack import aligned
 from benchmarks.rows import KINDS, Kind, Tally
 from benchmarks.trainers import BATCH
+from tfos_fast._dlpack import Exporter
 from tfos_fast._pack import END, RowPacker
 from tfos_fast._stream import StreamBatch
 from tfos_fast._stream_pack import pack_stream
+from tfos_fast.batchtensors import importer, tensorflow
 from tfos_fast.channel.decode import columns
 from tfos_fast.channel.infer import infer
 from tfos_fast.channel.lattice import apply_spec
 from tfos_fast.channel.layout import plan
-from tfos_fast.tensors import alias, tensorflow
 
 SLOT_BYTES, SLOTS = 8 << 20, 8
 PICKLED = 64 << 20  # bytes of pickled rows
@@ -58,12 +59,13 @@ Part = tuple[str, int, Callable[[], Any]]  # name, rows, what is timed
 
 def of_a_trainer(slots: list[list[np.ndarray]]) -> list[Part]:
     """Batches of these columns handed out, and summed."""
-    places = [(arrays, at) for arrays in slots for at in range(0, len(arrays[0]) - BATCH + 1, BATCH)]
-    batches = [[alias(array[at : at + BATCH]) for array in arrays] for arrays, at in places]
+    places = [(Exporter(arrays), at) for arrays in slots for at in range(0, len(arrays[0]) - BATCH + 1, BATCH)]
+    tensors_of = importer()
+    batches = [tensors_of(exporter.capsules(at, at + BATCH)) for exporter, at in places]
 
     def hand_out() -> None:
-        for arrays, at in places:
-            [alias(array[at : at + BATCH]) for array in arrays]
+        for exporter, at in places:
+            tensors_of(exporter.capsules(at, at + BATCH))
 
     def add() -> None:
         tally = Tally()

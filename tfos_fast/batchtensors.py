@@ -6,6 +6,7 @@ TensorFlow is imported only by the functions that need it.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 
 from tfos_fast import specs
 from tfos_fast._convert import dtype_of
+from tfos_fast._dlpack import capsule
 from tfos_fast._nested import ANY_LENGTH, TEXTS
-from tfos_fast.channel.aligned import Values, is_aligned
-from tfos_fast.channel.assembler import Batch
+from tfos_fast.channel.aligned import Values, aligned_empty, is_aligned
+from tfos_fast.channel.assembler import Batch, PlainBatch
 from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.schema import WHY_OBJECTS, Column, Schema
 from tfos_fast.errors import MissingDependency, SchemaMismatch
@@ -41,19 +43,44 @@ def tensorflow() -> Any:
 
 
 @functools.cache
+def importer() -> Callable[[list[Any]], list[Any]]:
+    """Makes eager tensors of DLPack capsules.
+
+    By TensorFlow's own function beneath ``from_dlpack`` (tensorflow/python/dlpack/dlpack.py), as the Python around it costs as much
+    as half of it, for each column of each batch; by ``from_dlpack`` itself where this TensorFlow has none such.
+    """
+    tf = tensorflow()
+    from_dlpack = tf.experimental.dlpack.from_dlpack
+
+    def public(capsules: list[Any]) -> list[Any]:
+        return list(map(from_dlpack, capsules))
+
+    try:
+        from tensorflow.python import pywrap_tfe
+        from tensorflow.python.eager import context
+
+        beneath = pywrap_tfe.TFE_FromDlpackCapsule
+
+        def direct(capsules: list[Any]) -> list[Any]:
+            now = context.context()
+            now.ensure_initialized()
+            handle = now._handle
+            return list(map(beneath, capsules, itertools.repeat(handle)))
+
+        sample = aligned_empty((16,), np.dtype(np.float32))
+        return direct if direct([capsule(sample)])[0].shape == (16,) else public
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError, tf.errors.OpError):
+        return public
+
+
+@functools.cache
 def _aliasable(dtype: str) -> bool:
     """Whether this TensorFlow imports the dtype through DLPack (the list differs between versions, so it is tried)."""
     tf = tensorflow()
     try:
-        return tf.experimental.dlpack.from_dlpack(_aligned_sample(dtype).__dlpack__()).dtype == tf.as_dtype(dtype)
+        return importer()([capsule(aligned_empty((16,), dtype_of(dtype)))])[0].dtype == tf.as_dtype(dtype)
     except (TypeError, ValueError, BufferError, RuntimeError, tf.errors.OpError):
         return False
-
-
-def _aligned_sample(dtype: str) -> np.ndarray:
-    raw = np.zeros(256, np.uint8)
-    shift = -raw.ctypes.data % 64
-    return raw[shift : shift + 64].view(dtype)
 
 
 def alias(array: np.ndarray) -> Any:
@@ -73,7 +100,7 @@ def alias(array: np.ndarray) -> Any:
         raise ValueError(
             f"the array at {array.ctypes.data:#x} with strides {array.strides} is not contiguous at a multiple of 64 bytes; copy it"
         )
-    return tensorflow().experimental.dlpack.from_dlpack(array.__dlpack__())
+    return importer()([capsule(array)])[0]
 
 
 def to_tensor(name: str, array: Values) -> Any:
@@ -104,15 +131,12 @@ def to_tensor(name: str, array: Values) -> Any:
             found = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise SchemaMismatch(f"column {name!r} holds Python objects ({found}), {WHY_OBJECTS}")
         return tf.constant(array, tf.string)
-    if array.size and is_aligned(array):
-        if _aliasable(array.dtype.name):
-            return alias(array)
-        if array.dtype.name == "bfloat16":  # numpy does not export it; the bits are the same
-            return tf.bitcast(alias(array.view(np.uint16)), tf.bfloat16)
+    if array.size and is_aligned(array) and _aliasable(array.dtype.name):
+        return importer()([capsule(array)])[0]
     return tf.constant(array)
 
 
-def tensor_maker(schema: Schema, spec: Any) -> Callable[[Batch], Any]:
+def tensor_maker(schema: Schema, spec: Any) -> Callable[[Batch | PlainBatch], Any]:
     """A function that makes a batch's tensors, in the structure that rows and spec give it.
 
     Types are looked at once for all batches.
@@ -120,19 +144,21 @@ def tensor_maker(schema: Schema, spec: Any) -> Callable[[Batch], Any]:
     nested = specs.is_nested(spec)
     arrange: Any = functools.partial(specs.arrange, specs.outline(spec)) if nested else functools.partial(arrange_as_rows, schema)
     as_tuple = not nested and schema.structure in ("tuple", "list")
-    from_dlpack = tensorflow().experimental.dlpack.from_dlpack
+    tensors_of = importer()
+    names: list[str] = []
     aliasable: bool | None = None
 
-    def make(batch: Batch) -> Any:
+    def make(batch: Batch | PlainBatch) -> Any:
         nonlocal aliasable
-        columns = batch.columns
-        if batch.plain:
+        if isinstance(batch, PlainBatch):
             if aliasable is None:
-                aliasable = all(array.size and _aliasable(array.dtype.name) for array in columns.values())  # type: ignore[union-attr]
+                arrays = batch.columns
+                names.extend(arrays)
+                aliasable = all(array.size and _aliasable(array.dtype.name) for array in arrays.values())  # type: ignore[union-attr]
             if aliasable:
-                tensors = [from_dlpack(array.__dlpack__()) for array in columns.values()]  # type: ignore[union-attr]
-                return tuple(tensors) if as_tuple else arrange(dict(zip(columns, tensors, strict=True)))
-        return arrange({name: to_tensor(name, array) for name, array in columns.items()})
+                tensors = tensors_of(batch.capsules())
+                return tuple(tensors) if as_tuple else arrange(dict(zip(names, tensors, strict=True)))
+        return arrange({name: to_tensor(name, array) for name, array in batch.columns.items()})
 
     return make
 

@@ -47,8 +47,40 @@ class Batch:
     columns: Columns
     rows: int
     origin: list[tuple[int, int]] = field(default_factory=list)
-    plain: bool = False  # every column is aligned and of a fixed shape
     aliased: bool = False  # some column may lie in a slot
+
+
+class PlainBatch:
+    """A batch whose columns are all aligned, of a fixed shape, and in one slot. Its arrays are made when they are asked for.
+
+    Parameters
+    ----------
+    cut : callable
+        As that of a :class:`Slot`, with ``capsules(start, stop)`` beside it.
+    start, rows, stream : int
+    """
+
+    __slots__ = ("_columns", "_cut", "_start", "origin", "rows")
+
+    aliased = True
+
+    def __init__(self, cut: Any, start: int, rows: int, stream: int) -> None:
+        self._cut = cut
+        self._start = start
+        self._columns: Columns | None = None
+        self.rows = rows
+        self.origin = [(stream, rows)]
+
+    @property
+    def columns(self) -> Columns:
+        """As arrays."""
+        if self._columns is None:
+            self._columns = self._cut(self._start, self._start + self.rows)
+        return self._columns
+
+    def capsules(self) -> list[Any]:
+        """As DLPack capsules."""
+        return self._cut.capsules(self._start, self._start + self.rows)
 
 
 class Assembler:
@@ -86,7 +118,7 @@ class Assembler:
         """Nothing more comes of this stream: its tail goes to the carry."""
         self._carry.extend(self._pending.pop(stream, ()))
 
-    def take(self, n: int, most: int = 1) -> Batch | None:
+    def take(self, n: int, most: int = 1) -> Batch | PlainBatch | None:
         """The next batch of ``n`` rows, or None when more slots are needed. A finished slot is let go at once.
 
         With ``most`` up to so many batches come together as one, if they lie behind each other in one slot.
@@ -108,7 +140,7 @@ class Assembler:
         self._to_pending(slot, left)
         return None
 
-    def inside(self, n: int) -> Batch | None:
+    def inside(self, n: int) -> PlainBatch | None:
         """The next batch of ``n`` rows where that is a slice of a plain slot which has rows left afterwards; None elsewhere.
 
         What ``take`` would give, for less: small batches are bound by what each costs beside its memory.
@@ -121,7 +153,7 @@ class Assembler:
             return None
         slot.cursor = start + n
         self.aliased += 1
-        return Batch(slot.cut(start, start + n), n, [(slot.stream, n)], True, True)
+        return PlainBatch(slot.cut, start, n, slot.stream)
 
     def run(self) -> Batch | None:
         """All rows that are left of the slot, aligned or not, or None when a slot is needed. Their order is not kept."""
@@ -148,16 +180,16 @@ class Assembler:
         self._carry.clear()
         self._pending.clear()
 
-    def _cut(self, slot: Slot, n: int, batches: int) -> Batch:
+    def _cut(self, slot: Slot, n: int, batches: int) -> Batch | PlainBatch:
         start = slot.cursor
         n *= batches
-        columns = slot.cut(start, start + n)
         stream = slot.stream
         alias = slot.alias
         self._advance(slot, n)
         if alias and slot.grain and not start % slot.grain:
             self.aliased += batches
-            return Batch(columns, n, [(stream, n)], plain=True, aliased=True)
+            return PlainBatch(slot.cut, start, n, stream)
+        columns = slot.cut(start, start + n)
         copied = False
         for name, array in columns.items():
             if not alias or not may_alias(array):

@@ -1,7 +1,7 @@
 """Cuts a delivered slot into batches: its columns are decoded once, and a batch is then a slice of each.
 
 Small batches are bound by what a batch costs beside its memory: finding the columns, their types and whether they are aligned is
-done once for a slot here.
+done once for a slot here, and tensors are made of its memory without an array for each batch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tfos_fast._dlpack import Exporter
 from tfos_fast.channel.aligned import ALIGNMENT, is_aligned
 from tfos_fast.channel.assembler import Columns
 from tfos_fast.channel.decode import columns as decode_columns
@@ -40,6 +41,7 @@ class Cutter:
 
     def __init__(self, where: Layout, lease: Any, rows: int, pinned: Schema) -> None:
         self.grain = 0
+        self._exporter: Exporter | None = None
         self._where, self._lease, self._pinned = where, lease, pinned
         self._whole: list[tuple[str, Any]] | None = None
         if where.schema == pinned and all(column.kind == "fixed" for column in pinned.columns):
@@ -49,6 +51,19 @@ class Cutter:
             if all(map(is_aligned, arrays)):
                 # Powers of two: the largest is a multiple of the others.
                 self.grain = max((ALIGNMENT // math.gcd(array.strides[0], ALIGNMENT) for array in arrays), default=1)
+
+    def capsules(self, start: int, stop: int) -> list[Any]:
+        """The columns of some rows as DLPack capsules, where ``grain`` is not 0. Memory is not copied.
+
+        Raises
+        ------
+        BufferError
+            DLPack has no such dtype.
+        """
+        if self._exporter is None:
+            assert self._whole is not None
+            self._exporter = Exporter([array for _, array in self._whole])
+        return self._exporter.capsules(start, stop)
 
     def __call__(self, start: int, stop: int) -> Columns:
         """Columns of some rows. Memory is not copied where columns are fixed."""

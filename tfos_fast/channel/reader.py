@@ -12,7 +12,7 @@ from typing import Any
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.acks import Acks
-from tfos_fast.channel.assembler import Batch, Columns
+from tfos_fast.channel.assembler import Batch, Columns, PlainBatch
 from tfos_fast.channel.blocks import Block
 from tfos_fast.channel.checkpoints import Checkpoints
 from tfos_fast.channel.columnreader import ColumnReader, Spec
@@ -207,7 +207,7 @@ class Reader(InStep):
         timeout: float | None = None,
         most: int = 1,
         runs: bool = False,
-    ) -> Batch | None:
+    ) -> Batch | PlainBatch | None:
         """The next batch of ``n`` rows with its columns.
 
         Parameters
@@ -225,7 +225,7 @@ class Reader(InStep):
 
         Returns
         -------
-        Batch or None
+        Batch, PlainBatch or None
             None at the end (see also ``ended``) or after the timeout.
         """
         if n < 1:
@@ -235,12 +235,12 @@ class Reader(InStep):
             if epoch_ends:
                 inbox.epoch_ends = True
             if self._train and most == 1 and not (runs or inbox.leaving or self._conn.failure):
-                batch = self._assembler.inside(n)
-                if batch is not None:
-                    self.trail.note(*batch.origin[0])
+                plain = self._assembler.inside(n)
+                if plain is not None:
+                    self.trail.note(*plain.origin[0])
                     if (acks.taken or acks.released.pending) and acks.is_due():
                         acks.send()
-                    return batch
+                    return plain
             self._check_open()
             if self._conn.failure is not None:
                 self._conn.check()

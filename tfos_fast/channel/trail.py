@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+_MOST_NOTES = 1 << 10  # that wait to be put together
 _MOST_RUNS = 1 << 16  # that can be told apart; nobody reads further ahead of the program
 _EPOCHS = 3  # of so many the counts are kept, when nobody will ask for more
 
@@ -33,21 +34,32 @@ class Trail:
         self._folded = 0
         self._lock = threading.RLock()
         self._runs: deque[tuple[int, int]] = deque()  # (lane, rows) in order
+        self._notes: deque[tuple[int, int]] = deque()  # the same, of what lies behind the runs
 
     def note(self, lane: int, rows: int) -> None:
-        """Rows of the lane are handed out next."""
-        with self._lock:
-            self.total += rows
-            if self._runs and self._runs[-1][0] == lane:
-                self._runs[-1] = (lane, self._runs[-1][1] + rows)
-                return
-            self._runs.append((lane, rows))
-            if len(self._runs) > _MOST_RUNS:
-                self.settle(self._folded + self._runs[0][1])
+        """Rows of the lane are handed out next. Only one thread at a time may say so."""
+        self._notes.append((lane, rows))  # without the lock, which would cost a small batch as much as its cutting
+        self.total += rows
+        if len(self._notes) > _MOST_NOTES:
+            with self._lock:
+                self._put_together()
+
+    def _put_together(self) -> None:
+        """Make runs of the notes so far."""
+        notes, runs = self._notes, self._runs
+        for _ in range(len(notes)):
+            lane, rows = notes.popleft()
+            if runs and runs[-1][0] == lane:
+                runs[-1] = (lane, runs[-1][1] + rows)
+            else:
+                runs.append((lane, rows))
+        while len(runs) > _MOST_RUNS:
+            self._settle(self._folded + runs[0][1])
 
     def end_epoch(self) -> None:
         """An end of an epoch lies behind the rows so far."""
         with self._lock:
+            self._put_together()
             self.epoch += 1
             self._counts[self.epoch] = {}
             if not self.keep:
@@ -62,6 +74,7 @@ class Trail:
             So far back nothing can be told apart any more.
         """
         with self._lock:
+            self._put_together()
             if rows < self._folded:
                 raise ValueError(f"{self._folded - rows} rows behind these were handed out long ago, or committed")
             out: dict[int, int] = {}
@@ -79,16 +92,20 @@ class Trail:
     def settle(self, rows: int) -> None:
         """Nobody will go back to before the first so many rows."""
         with self._lock:
-            counts = self._counts[self.epoch]
-            while self._runs and self._folded < rows:
-                lane, many = self._runs[0]
-                used = min(many, rows - self._folded)
-                counts[lane] = counts.get(lane, 0) + used
-                self._folded += used
-                if used < many:
-                    self._runs[0] = (lane, many - used)
-                else:
-                    self._runs.popleft()
+            self._put_together()
+            self._settle(rows)
+
+    def _settle(self, rows: int) -> None:
+        counts = self._counts[self.epoch]
+        while self._runs and self._folded < rows:
+            lane, many = self._runs[0]
+            used = min(many, rows - self._folded)
+            counts[lane] = counts.get(lane, 0) + used
+            self._folded += used
+            if used < many:
+                self._runs[0] = (lane, many - used)
+            else:
+                self._runs.popleft()
 
     def committed(self, rows: int) -> None:
         """A commit covers the first so many rows."""

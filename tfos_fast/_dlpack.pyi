@@ -1,0 +1,9 @@
+from typing import Any
+
+import numpy as np
+
+class Exporter:
+    def __init__(self, arrays: list[np.ndarray]) -> None: ...
+    def capsules(self, start: int, stop: int) -> list[Any]: ...
+
+def capsule(array: np.ndarray) -> Any: ...
