@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import tfos_fast._copy
+import tfos_fast._dlpack
 import tfos_fast._pack
 import tfos_fast._proof
 import tfos_fast._segment
@@ -27,6 +28,7 @@ from tfos_fast.channel.processes import runtime_base
 
 for _module in (
     tfos_fast._copy,
+    tfos_fast._dlpack,
     tfos_fast._pack,
     tfos_fast._proof,
     tfos_fast._segment,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from tfos_fast import padding
-from tfos_fast.channel.assembler import Columns
+from tfos_fast.channel.batch import AnyBatch
 from tfos_fast.channel.pace import Pace
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.schema import Column
@@ -64,9 +64,8 @@ class BatchSources:
             self._shuffled = self._shuffled or Shuffled(self._reader)
             return self._shuffled.source(n, shuffle, seed, timeout)
 
-        def in_order(most: int) -> tuple[Columns, int] | None:
-            batch = self._reader.next_batch(n, epoch_ends=True, timeout=timeout, most=most)
-            return None if batch is None else (batch.columns, batch.rows)
+        def in_order(most: int) -> AnyBatch | None:
+            return self._reader.next_batch(n, epoch_ends=True, timeout=timeout, most=most)
 
         return in_order
 

@@ -17,7 +17,7 @@ from tfos_fast._convert import dtype_of
 from tfos_fast._dlpack import capsule
 from tfos_fast._nested import ANY_LENGTH, TEXTS
 from tfos_fast.channel.aligned import Values, aligned_empty, is_aligned
-from tfos_fast.channel.assembler import Batch, PlainBatch
+from tfos_fast.channel.batch import AnyBatch, PlainBatch
 from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.schema import WHY_OBJECTS, Column, Schema
 from tfos_fast.errors import MissingDependency, SchemaMismatch
@@ -136,19 +136,13 @@ def to_tensor(name: str, array: Values) -> Any:
     return tf.constant(array)
 
 
-def tensor_maker(schema: Schema, spec: Any) -> Callable[[Batch | PlainBatch], Any]:
-    """A function that makes a batch's tensors, in the structure that rows and spec give it.
-
-    Types are looked at once for all batches.
-    """
-    nested = specs.is_nested(spec)
-    arrange: Any = functools.partial(specs.arrange, specs.outline(spec)) if nested else functools.partial(arrange_as_rows, schema)
-    as_tuple = not nested and schema.structure in ("tuple", "list")
+def columns_maker() -> Callable[[AnyBatch], dict[str, Any]]:
+    """A function that makes a batch's tensors, by column name. All its batches have the same columns: types are looked at once."""
     tensors_of = importer()
     names: list[str] = []
     aliasable: bool | None = None
 
-    def make(batch: Batch | PlainBatch) -> Any:
+    def make(batch: AnyBatch) -> dict[str, Any]:
         nonlocal aliasable
         if isinstance(batch, PlainBatch):
             if aliasable is None:
@@ -156,9 +150,20 @@ def tensor_maker(schema: Schema, spec: Any) -> Callable[[Batch | PlainBatch], An
                 names.extend(arrays)
                 aliasable = all(array.size and _aliasable(array.dtype.name) for array in arrays.values())  # type: ignore[union-attr]
             if aliasable:
-                tensors = tensors_of(batch.capsules())
-                return tuple(tensors) if as_tuple else arrange(dict(zip(names, tensors, strict=True)))
-        return arrange({name: to_tensor(name, array) for name, array in batch.columns.items()})
+                return dict(zip(names, tensors_of(batch.capsules()), strict=True))
+        return {name: to_tensor(name, array) for name, array in batch.columns.items()}
+
+    return make
+
+
+def tensor_maker(schema: Schema, spec: Any) -> Callable[[AnyBatch], Any]:
+    """A function that makes a batch's tensors, in the structure that rows and spec give it."""
+    nested = specs.is_nested(spec)
+    arrange: Any = functools.partial(specs.arrange, specs.outline(spec)) if nested else functools.partial(arrange_as_rows, schema)
+    columns = columns_maker()
+
+    def make(batch: AnyBatch) -> Any:
+        return arrange(columns(batch))
 
     return make
 
@@ -192,4 +197,4 @@ def tensor_spec(column: Column) -> Any:
     return tf.TensorSpec((None, *column.shape), dtype)
 
 
-__all__ = ["alias", "arrange_as_rows", "tensor_maker", "tensor_spec", "tensorflow", "to_tensor"]
+__all__ = ["alias", "arrange_as_rows", "columns_maker", "importer", "tensor_maker", "tensor_spec", "tensorflow", "to_tensor"]

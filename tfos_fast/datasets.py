@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfos_fast.channel.aligned import Values
-from tfos_fast.channel.assembler import Columns
+from tfos_fast.channel.batch import AnyBatch, Batch
 from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.window import Window
@@ -31,8 +31,8 @@ CHUNK_BYTES = 1 << 22  # what a chunk may have: a slot
 SMALL_BATCH = 1 << 20  # bytes; copying much more costs as much as an element of its own
 MOST_BATCHES = 64
 
-#: Columns of one or several batches, and their rows. No rows: nothing came in time. None: the epoch has ended.
-Source = Callable[[int], "tuple[Columns, int] | None"]
+#: One or several batches. No rows: nothing came in time. None: the epoch has ended.
+Source = Callable[[int], AnyBatch | None]
 
 
 class Shuffled:
@@ -59,7 +59,7 @@ class Shuffled:
         """Batches of ``n`` rows from a window of ``rows``. Each epoch is shuffled anew."""
         random = np.random.default_rng(seed)
 
-        def draw(most: int) -> tuple[Columns, int] | None:
+        def draw(most: int) -> AnyBatch | None:
             with self._lock:
                 self._window.configure(rows, random)
                 return self._draw(n, most, timeout)
@@ -72,11 +72,11 @@ class Shuffled:
             self._window.clear()
             self._ended = self._settled = False
 
-    def _draw(self, n: int, most: int, timeout: float | None) -> tuple[Columns, int] | None:
+    def _draw(self, n: int, most: int, timeout: float | None) -> AnyBatch | None:
         while True:
             drawn = self._window.draw(n, most, last=self._ended or self._settled)
             if drawn is not None:
-                return drawn
+                return Batch(*drawn)
             self._settled = False
             if self._ended:
                 self._ended = False
@@ -87,7 +87,7 @@ class Shuffled:
             elif not run.rows:
                 self._settled = self._reader.settle()
                 if not self._settled:
-                    return {}, 0
+                    return Batch({}, 0)
             else:
                 self._window.push(run.columns, run.rows, held=run.aliased)
 
@@ -119,6 +119,7 @@ def make(
     specs: dict[str, Any],
     arrange: Callable[[dict[str, Any]], Any],
     tensor: Callable[[str, Any], Any],
+    tensors: Callable[[AnyBatch], dict[str, Any]],
     batch_size: int,
     *,
     drop_remainder: bool,
@@ -141,6 +142,8 @@ def make(
         Makes a batch's structure of values by column name.
     tensor : callable
         Makes a tensor of a column.
+    tensors : callable
+        Makes those of all columns of a batch.
     batch_size, drop_remainder, prefetch
         As for ``DataFeed.dataset``.
     empty : bool
@@ -164,7 +167,7 @@ def make(
                 item = source(ahead)
                 if item is None:
                     return
-                columns, rows = item
+                columns, rows = item.columns, item.rows
                 if not rows:
                     if not empty:
                         continue
@@ -208,8 +211,8 @@ def make(
         handed.begin(ahead=False)
         while (item := source(1)) is not None:
             element = None
-            if item[1] and not (item[1] < batch_size and drop_remainder):
-                element = arrange({name: tensor(name, value) for name, value in item[0].items()})
+            if item.rows and not (item.rows < batch_size and drop_remainder):
+                element = arrange(tensors(item))
             item = None  # the wait for the next batch must not hold this one's slot
             if element is not None:
                 yield element

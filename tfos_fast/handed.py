@@ -11,13 +11,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from tfos_fast.channel.assembler import Columns
+from tfos_fast.channel.batch import AnyBatch
 from tfos_fast.channel.trail import Trail
 from tfos_fast.errors import FormError
 
 _MOST_ITEMS = 1 << 12  # nobody reads further ahead
 
-Source = Callable[[int], "tuple[Columns, int] | None"]
+Source = Callable[[int], AnyBatch | None]
 
 
 class Handed:
@@ -60,13 +60,13 @@ class Handed:
     def of(self, source: Source) -> Source:
         """The source, whose items are counted."""
 
-        def counted(most: int) -> tuple[Columns, int] | None:
+        def counted(most: int) -> AnyBatch | None:
             item = source(most)
             with self._lock:
                 if item is None:
                     self._ended = True
                 else:
-                    self._items.append([item[1], 0 if self.ahead else 1])
+                    self._items.append([item.rows, 0 if self.ahead else 1])
                     if len(self._items) > _MOST_ITEMS:
                         rows, batches = self._items.popleft()
                         self._rows += rows

@@ -13,7 +13,7 @@ import numpy as np
 from tfos_fast._convert import dtype_of
 from tfos_fast._nested import ANY_LENGTH, TEXTS
 from tfos_fast.channel.aligned import Values, aligned_empty, join
-from tfos_fast.channel.assembler import Columns
+from tfos_fast.channel.batch import AnyBatch, Batch
 from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.schema import Column
 
@@ -26,31 +26,31 @@ class Padded:
     Parameters
     ----------
     source : callable
-        ``source(most)``: columns of some batches, and their rows; no rows: the node has none for this step. None: the epoch's end.
+        ``source(most)``: some batches; no rows: the node has none for this step. None: the epoch's end.
     columns : list of Column
         What a batch has.
     n : int
         Rows in a batch.
     """
 
-    def __init__(self, source: Callable[[int], tuple[Columns, int] | None], columns: list[Column], n: int) -> None:
+    def __init__(self, source: Callable[[int], AnyBatch | None], columns: list[Column], n: int) -> None:
         self._source = source
         self._columns = columns
         self._n = n
 
-    def __call__(self, most: int) -> tuple[Columns, int] | None:
+    def __call__(self, most: int) -> Batch | None:
         """As the source, with the weights."""
         item = self._source(most)
         if item is None:
             return None
-        columns, rows = item
+        columns, rows = item.columns, item.rows
         missing = -rows % self._n if rows else self._n
         if missing:
             fill = {column.name: zeros(column, missing) for column in self._columns}
             columns = {name: join([columns[name], fill[name]], rows + missing) for name in fill} if rows else fill
         weight = np.ones(rows + missing, np.float32)
         weight[rows:] = 0
-        return {**columns, WEIGHT: weight}, rows + missing
+        return Batch({**columns, WEIGHT: weight}, rows + missing)
 
 
 def zeros(column: Column, rows: int) -> Values:

@@ -12,8 +12,8 @@ from typing import Any
 
 from tfos_fast import datasets, padding, specs
 from tfos_fast.batchsources import BatchSources, Uneven
-from tfos_fast.batchtensors import alias, arrange_as_rows, tensor_maker, tensor_spec, tensorflow, to_tensor
-from tfos_fast.channel.assembler import Columns
+from tfos_fast.batchtensors import alias, arrange_as_rows, columns_maker, tensor_maker, tensor_spec, tensorflow, to_tensor
+from tfos_fast.channel.batch import Columns
 from tfos_fast.channel.blocks import to_results
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.schema import Column, Schema
@@ -80,7 +80,14 @@ class DataFeed:
             return self.reader.batches(n)
         source, _ = self._sources.in_step(uneven, n, spec, nulls)
         self._open(n, spec, nulls, tensors=False)
-        return (columns for columns, _ in iter(lambda: source(1), None))
+
+        def in_step() -> Iterator[Columns]:
+            while (batch := source(1)) is not None:
+                columns, batch = batch.columns, None
+                yield columns
+                del columns
+
+        return in_step()
 
     def tensors(self, n: int, spec: Any = None, *, nulls: Any = None, uneven: Uneven = None) -> Iterator[Any]:
         """Batches of ``n`` rows as eager tensors, until the feed ends. Memory is not copied for aligned batches of numbers.
@@ -103,9 +110,10 @@ class DataFeed:
         if uneven is not None:
             source, declared = self._sources.in_step(uneven, n, spec, nulls)
             self._open(n, spec, nulls)
-            while (item := source(1)) is not None:
-                values = {name: to_tensor(name, array) for name, array in item[0].items()}
-                item = None
+            columns = columns_maker()
+            while (batch := source(1)) is not None:
+                values = columns(batch)
+                batch = None
                 yield self._arranged(spec, declared, values)
                 del values
             return
@@ -252,6 +260,7 @@ class DataFeed:
             single,
             arrange,
             to_tensor,
+            columns_maker(),
             batch_size,
             drop_remainder=drop_remainder,
             prefetch=prefetch,

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfos_fast.channel.aligned import aligned_copy, aligned_empty, is_aligned
-from tfos_fast.channel.assembler import Assembler, Batch, Slot
+from tfos_fast.channel.assembler import Assembler, Slot
+from tfos_fast.channel.batch import Batch
 
 
 def slot_of(stream: int, first: int, rows: int, alias: bool = True) -> Slot:

@@ -11,12 +11,11 @@ A batch aliases its slot when its rows lie together in one slot. The rest is cop
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from tfos_fast.channel.aligned import Values, aligned_copy, join, may_alias
-
-Columns = dict[str, Values]
+from tfos_fast.channel.aligned import aligned_copy, join, may_alias
+from tfos_fast.channel.batch import AnyBatch, Batch, Columns, PlainBatch
 
 
 @dataclass
@@ -38,49 +37,6 @@ class Slot:
     alias: bool  # False: a hoarding reader gets copies, so that the slot comes back
     grain: int = 0  # cuts that start at a multiple of so many rows are aligned; 0: look at each column
     cursor: int = 0
-
-
-@dataclass(slots=True)
-class Batch:
-    """Columns of some rows, and whose rows they are: (stream, rows) in order."""
-
-    columns: Columns
-    rows: int
-    origin: list[tuple[int, int]] = field(default_factory=list)
-    aliased: bool = False  # some column may lie in a slot
-
-
-class PlainBatch:
-    """A batch whose columns are all aligned, of a fixed shape, and in one slot. Its arrays are made when they are asked for.
-
-    Parameters
-    ----------
-    cut : callable
-        As that of a :class:`Slot`, with ``capsules(start, stop)`` beside it.
-    start, rows, stream : int
-    """
-
-    __slots__ = ("_columns", "_cut", "_start", "origin", "rows")
-
-    aliased = True
-
-    def __init__(self, cut: Any, start: int, rows: int, stream: int) -> None:
-        self._cut = cut
-        self._start = start
-        self._columns: Columns | None = None
-        self.rows = rows
-        self.origin = [(stream, rows)]
-
-    @property
-    def columns(self) -> Columns:
-        """As arrays."""
-        if self._columns is None:
-            self._columns = self._cut(self._start, self._start + self.rows)
-        return self._columns
-
-    def capsules(self) -> list[Any]:
-        """As DLPack capsules."""
-        return self._cut.capsules(self._start, self._start + self.rows)
 
 
 class Assembler:
@@ -118,7 +74,7 @@ class Assembler:
         """Nothing more comes of this stream: its tail goes to the carry."""
         self._carry.extend(self._pending.pop(stream, ()))
 
-    def take(self, n: int, most: int = 1) -> Batch | PlainBatch | None:
+    def take(self, n: int, most: int = 1) -> AnyBatch | None:
         """The next batch of ``n`` rows, or None when more slots are needed. A finished slot is let go at once.
 
         With ``most`` up to so many batches come together as one, if they lie behind each other in one slot.
@@ -180,7 +136,7 @@ class Assembler:
         self._carry.clear()
         self._pending.clear()
 
-    def _cut(self, slot: Slot, n: int, batches: int) -> Batch | PlainBatch:
+    def _cut(self, slot: Slot, n: int, batches: int) -> AnyBatch:
         start = slot.cursor
         n *= batches
         stream = slot.stream

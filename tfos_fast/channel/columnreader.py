@@ -6,7 +6,8 @@ import time
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.acks import Acks
-from tfos_fast.channel.assembler import Assembler, Batch, PlainBatch, Slot
+from tfos_fast.channel.assembler import Assembler, Slot
+from tfos_fast.channel.batch import AnyBatch, Batch
 from tfos_fast.channel.cutter import Cutter
 from tfos_fast.channel.inbox import LINGER_S, Inbox
 from tfos_fast.channel.lattice import Declared, apply_spec
@@ -59,7 +60,7 @@ class ColumnReader:
         self._current: int | Piece | None = None  # the slot that the assembler cuts
         self._early: set[int] = set()  # slots told as taken before the schema was fixed
 
-    def next(self, n: int, epoch_ends: bool, deadline: float | None, most: int, runs: bool) -> Batch | PlainBatch | None:
+    def next(self, n: int, epoch_ends: bool, deadline: float | None, most: int, runs: bool) -> AnyBatch | None:
         """See :meth:`Reader.next_batch <tfos_fast.channel.reader.Reader.next_batch>`. The deadline is a point in time.
 
         The schema was fixed before, or an epoch without rows has ended.

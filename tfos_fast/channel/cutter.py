@@ -13,7 +13,7 @@ import numpy as np
 
 from tfos_fast._dlpack import Exporter
 from tfos_fast.channel.aligned import ALIGNMENT, is_aligned
-from tfos_fast.channel.assembler import Columns
+from tfos_fast.channel.batch import Columns
 from tfos_fast.channel.decode import columns as decode_columns
 from tfos_fast.channel.decode import convert
 from tfos_fast.channel.layout import Layout

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.acks import Acks
-from tfos_fast.channel.assembler import Batch, Columns, PlainBatch
+from tfos_fast.channel.batch import AnyBatch, Columns
 from tfos_fast.channel.blocks import Block
 from tfos_fast.channel.checkpoints import Checkpoints
 from tfos_fast.channel.columnreader import ColumnReader, Spec
@@ -207,7 +207,7 @@ class Reader(InStep):
         timeout: float | None = None,
         most: int = 1,
         runs: bool = False,
-    ) -> Batch | PlainBatch | None:
+    ) -> AnyBatch | None:
         """The next batch of ``n`` rows with its columns.
 
         Parameters

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tfos_fast.channel.assembler import Columns
+from tfos_fast.channel.batch import AnyBatch, Batch
 from tfos_fast.channel.reader import Reader
 
-#: Columns of one or several batches, and their rows. No rows: there are none now. None: the epoch has ended.
-Take = Callable[[int], "tuple[Columns, int] | None"]
+#: One or several batches. No rows: there are none now. None: the epoch has ended.
+Take = Callable[[int], AnyBatch | None]
 
 
 class Stepper:
@@ -34,9 +34,9 @@ class Stepper:
         self._gate = reader.gate
         self._take = take
         self._forget = forget
-        self._next: tuple[Columns, int] | None = None
+        self._next: AnyBatch | None = None
 
-    def __call__(self, most: int) -> tuple[Columns, int] | None:
+    def __call__(self, most: int) -> AnyBatch | None:
         """The next batches, ``most`` at most. No rows: a step in which this node pads. None: the epoch has ended."""
         reader, gate = self._reader, self._gate
         pace = gate.pace
@@ -48,18 +48,18 @@ class Stepper:
                 item = self._take(max(1, min(most, gate.room)))
                 if item is None:
                     reader.at_end = True
-                elif item[1] and not (pace.drop and item[1] < pace.batch):
+                elif item.rows and not (pace.drop and item.rows < pace.batch):
                     self._next = item
-                elif item[1]:
+                elif item.rows:
                     continue
             if gate.room > 0:
                 if self._next is not None:
                     item, self._next = self._next, None
-                    gate.done += -(-item[1] // pace.batch)
+                    gate.done += -(-item.rows // pace.batch)
                     return item
                 if pace.uneven == "pad":
                     gate.done += 1
-                    return {}, 0
+                    return Batch({}, 0)
             if reader.at_end and not gate.state[2]:
                 break  # the feed is over, or nobody fed anything in this epoch
             # Looking at the gate after the batch would miss word that came in between.

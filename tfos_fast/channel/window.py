@@ -18,7 +18,7 @@ import numpy as np
 
 from tfos_fast import _window
 from tfos_fast.channel.aligned import Values, aligned_empty
-from tfos_fast.channel.assembler import Columns
+from tfos_fast.channel.batch import Columns
 from tfos_fast.channel.ragged import Ragged, concatenate
 
 

@@ -1,0 +1,56 @@
+"""A batch: columns of some rows, and whose rows they are. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfos_fast.channel.aligned import Values
+
+Columns = dict[str, Values]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Columns of some rows, and whose rows they are: (stream, rows) in order."""
+
+    columns: Columns
+    rows: int
+    origin: list[tuple[int, int]] = field(default_factory=list)
+    aliased: bool = False  # some column may lie in a slot
+
+
+class PlainBatch:
+    """A batch whose columns are all aligned, of a fixed shape, and in one slot. Its arrays are made when they are asked for.
+
+    Parameters
+    ----------
+    cut : callable
+        As that of a :class:`Slot`, with ``capsules(start, stop)`` beside it.
+    start, rows, stream : int
+    """
+
+    __slots__ = ("_columns", "_cut", "_start", "origin", "rows")
+
+    aliased = True
+
+    def __init__(self, cut: Any, start: int, rows: int, stream: int) -> None:
+        self._cut = cut
+        self._start = start
+        self._columns: Columns | None = None
+        self.rows = rows
+        self.origin = [(stream, rows)]
+
+    @property
+    def columns(self) -> Columns:
+        """As arrays."""
+        if self._columns is None:
+            self._columns = self._cut(self._start, self._start + self.rows)
+        return self._columns
+
+    def capsules(self) -> list[Any]:
+        """As DLPack capsules."""
+        return self._cut.capsules(self._start, self._start + self.rows)
+
+
+AnyBatch = Batch | PlainBatch
