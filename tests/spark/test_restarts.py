@@ -86,7 +86,7 @@ def by_rows(args, ctx):
 
 
 @pytest.mark.parametrize("every", [400, 0])
-@pytest.mark.parametrize("kind", ["node", "group"])
+@pytest.mark.parametrize("kind", ["node", pytest.param("group", marks=pytest.mark.long)])
 def test_no_row_is_lost_and_none_before_a_commit_comes_again(sc, out, caplog, kind, every):
     sizes = [900, 0, 1500, 700, 1, 1200]
     args = {"out": out, "every": every, "deaths": {0: [450, 1150]}}
