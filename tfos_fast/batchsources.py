@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from tfos_fast import padding
-from tfos_fast.channel.batch import AnyBatch
+from tfos_fast.channel.batch import AnyBatch, Source
 from tfos_fast.channel.pace import Pace
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.schema import Column
 from tfos_fast.channel.stepper import Stepper
-from tfos_fast.datasets import Shuffled, Source
+from tfos_fast.datasets import Shuffled
 from tfos_fast.declarations import column, is_whole, not_whole, row_spec
 from tfos_fast.errors import FormError
 from tfos_fast.handed import Handed

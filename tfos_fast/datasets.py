@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfos_fast.channel.aligned import Values
-from tfos_fast.channel.batch import AnyBatch, Batch
+from tfos_fast.channel.batch import AnyBatch, Batch, Source
 from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.window import Window
@@ -30,9 +30,6 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 22  # what a chunk may have: a slot
 SMALL_BATCH = 1 << 20  # bytes; copying much more costs as much as an element of its own
 MOST_BATCHES = 64
-
-#: One or several batches. No rows: nothing came in time. None: the epoch has ended.
-Source = Callable[[int], AnyBatch | None]
 
 
 class Shuffled:

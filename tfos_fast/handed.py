@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
 
-from tfos_fast.channel.batch import AnyBatch
+from tfos_fast.channel.batch import AnyBatch, Source
 from tfos_fast.channel.trail import Trail
 from tfos_fast.errors import FormError
 
 _MOST_ITEMS = 1 << 12  # nobody reads further ahead
-
-Source = Callable[[int], AnyBatch | None]
 
 
 class Handed:

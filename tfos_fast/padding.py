@@ -13,7 +13,7 @@ import numpy as np
 from tfos_fast._convert import dtype_of
 from tfos_fast._nested import ANY_LENGTH, TEXTS
 from tfos_fast.channel.aligned import Values, aligned_empty, join
-from tfos_fast.channel.batch import AnyBatch, Batch
+from tfos_fast.channel.batch import Batch, Source
 from tfos_fast.channel.ragged import Ragged
 from tfos_fast.channel.schema import Column
 
@@ -33,7 +33,7 @@ class Padded:
         Rows in a batch.
     """
 
-    def __init__(self, source: Callable[[int], AnyBatch | None], columns: list[Column], n: int) -> None:
+    def __init__(self, source: Source, columns: list[Column], n: int) -> None:
         self._source = source
         self._columns = columns
         self._n = n

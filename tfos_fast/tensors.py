@@ -13,7 +13,7 @@ from typing import Any
 from tfos_fast import datasets, padding, specs
 from tfos_fast.batchsources import BatchSources, Uneven
 from tfos_fast.batchtensors import alias, arrange_as_rows, columns_maker, tensor_maker, tensor_spec, tensorflow, to_tensor
-from tfos_fast.channel.batch import Columns
+from tfos_fast.channel.batch import Columns, Source
 from tfos_fast.channel.blocks import to_results
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.schema import Column, Schema
@@ -229,7 +229,7 @@ class DataFeed:
         if shuffle and not self.reader.train:
             raise FormError("rows of an inference are not shuffled: results go back in their order")
         known = is_whole(declared, nulls)
-        source: datasets.Source | None = None
+        source: Source | None = None
         handed = self._sources.begin(ordered=not shuffle)
         if uneven is not None:
             source, _ = self._sources.in_step(uneven, batch_size, spec, nulls, group, shuffle, seed, drop_remainder, known=True)

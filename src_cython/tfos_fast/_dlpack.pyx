@@ -95,7 +95,7 @@ cdef class Exporter:
     def __cinit__(self, list arrays not None):
         cdef Py_ssize_t i, k
         cdef Form* form
-        self._arrays = arrays
+        self._arrays = list(arrays)  # whoever changes theirs must not take a column from under a tensor
         self._forms = <Form*>calloc(max(len(arrays), 1), sizeof(Form))
         if self._forms is NULL:
             raise MemoryError

@@ -62,7 +62,9 @@ def test_any_rows_of_any_column(dtype: str, shape: list[int], rows: int, data: s
 def test_columns_live_as_long_as_one_capsule_or_array() -> None:
     array = np.zeros(8).view(Memory)
     alive = weakref.ref(array)
-    exporter = Exporter([array, np.zeros(8)])
+    arrays = [array, np.zeros(8)]
+    exporter = Exporter(arrays)
+    arrays.clear()  # it has a list of its own
     capsules = exporter.capsules(2, 6)
     held = sys.getrefcount(exporter)
     got = np.from_dlpack(Holder(capsules[1]))
@@ -123,6 +125,7 @@ def test_tensors_of_capsules(public: bool, monkeypatch: pytest.MonkeyPatch) -> N
     tensors_of = batchtensors.importer.__wrapped__()
     assert tensors_of.__name__ == ("public" if public else "direct")
     monkeypatch.undo()
+    made = set()
     for dtype in [*DTYPES, "bfloat16"]:
         arrays = columns(64, dtype, (16,))
         exporter = Exporter(arrays)
@@ -134,6 +137,8 @@ def test_tensors_of_capsules(public: bool, monkeypatch: pytest.MonkeyPatch) -> N
         assert (tensors[0].dtype, tensors[0].shape) == (tf.as_dtype(dtype), (16, 16))
         assert tensors[0].numpy().tobytes() == arrays[0][16:32].tobytes()
         assert tensors[1].numpy().tolist() == list(range(16, 32))
+        made.add(dtype)
+    assert {"uint8", "int32", "int64", "float32", "float64", "bfloat16"} <= made
 
 
 @pytest.mark.tensorflow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,3 +55,6 @@ class PlainBatch:
 
 
 AnyBatch = Batch | PlainBatch
+
+#: Gives the next batch, or so many at most in one. No rows: there are none now. None: the epoch has ended.
+Source = Callable[[int], AnyBatch | None]

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tfos_fast.channel.batch import AnyBatch, Batch
+from tfos_fast.channel.batch import AnyBatch, Batch, Source
 from tfos_fast.channel.reader import Reader
-
-#: One or several batches. No rows: there are none now. None: the epoch has ended.
-Take = Callable[[int], AnyBatch | None]
 
 
 class Stepper:
@@ -28,7 +25,7 @@ class Stepper:
         Drops what ``take`` holds back.
     """
 
-    def __init__(self, reader: Reader, take: Take, forget: Callable[[], None]) -> None:
+    def __init__(self, reader: Reader, take: Source, forget: Callable[[], None]) -> None:
         assert reader.gate is not None
         self._reader = reader
         self._gate = reader.gate
