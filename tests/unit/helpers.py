@@ -19,7 +19,7 @@ from tfos_fast.channel.broker import Broker
 from tfos_fast.channel.gateway import GatewayConfig, spawn
 from tfos_fast.channel.remote import RemoteAddress
 from tfos_fast.channel.segment import Segment
-from tfos_fast.cluster import messages as m
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster.machine import this_process
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -159,7 +159,7 @@ def gateway(address: str) -> Iterator[RemoteAddress]:
 def agent_config(coordinator, index, executor):
     """Of an agent whose driver is this process."""
     keys = coordinator.keys
-    return m.AgentConfig(
+    return h.AgentConfig(
         name=f"worker:{index}",
         index=index,
         token=secrets.token_hex(4),

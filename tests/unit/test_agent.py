@@ -21,6 +21,7 @@ from tests.unit.helpers import agent_config
 from tfos_fast.channel import Channel
 from tfos_fast.channel.address import Address
 from tfos_fast.channel.processes import runtime_base
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
@@ -34,7 +35,7 @@ WAIT = 30.0
 
 def reserve_agent(coordinator, index, executor):
     """What a new agent answers."""
-    return msgspec.json.decode(spawn_agent(agent_config(coordinator, index, executor)), type=m.Ready)
+    return msgspec.json.decode(spawn_agent(agent_config(coordinator, index, executor)), type=h.Ready)
 
 
 class Nodes:
@@ -57,14 +58,14 @@ class Nodes:
     def _start(self, info, channel, main, args):
         folder = Path(info.directory) / "main"
         folder.mkdir()
-        handover = m.Handover(
+        handover = h.Handover(
             info.name, "worker", info.index, info.index, {"worker": ["a:1", "b:2"]}, info.address,
             sys.path, os.getcwd(), dict(os.environ), os.getcwd(), {}, "WARNING",
         )  # fmt: skip
-        (folder / m.MAIN).write_bytes(cloudpickle.dumps((main, args)))
-        (folder / m.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))
-        assert channel.control("start", msgspec.msgpack.encode(m.Start(str(folder)))) == b"started"
-        assert channel.control("start", msgspec.msgpack.encode(m.Start(str(folder)))) == b"runs"
+        (folder / h.MAIN).write_bytes(cloudpickle.dumps((main, args)))
+        (folder / h.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))
+        assert channel.control("start", msgspec.msgpack.encode(h.Start(str(folder)))) == b"started"
+        assert channel.control("start", msgspec.msgpack.encode(h.Start(str(folder)))) == b"runs"
 
     def wait(self, condition, what):
         self.coordinator.wait(condition, WAIT, f"the test waits for {what}")
@@ -241,7 +242,7 @@ def test_an_agent_that_cannot_answer_leaves_nothing():
 def test_words_that_are_no_text_are_told_all_the_same():
     """An exception's message with a lone surrogate, and a very long one."""
     report = trainer_report(ValueError("the file \udcff is missing" + "x" * 1_000_000))
-    again = msgspec.msgpack.decode(msgspec.msgpack.encode(report), type=m.Report)
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(report), type=h.Report)
     assert again.summary.startswith("main raised ValueError: the file \\udcff is missing")
     assert len(again.summary) < 2 * m.MAX_TEXT
     assert len(again.remote_traceback) < 2 * m.MAX_TRACEBACK
@@ -268,8 +269,8 @@ class Attacked(Nodes):
     def _start(self, info, channel, main, args):
         folder = Path(info.directory) / "empty"
         folder.mkdir()
-        (folder / m.HANDOVER).write_bytes(b"\xff")
-        starts = [msgspec.msgpack.encode(m.Start(where)) for where in ("a\0b", "/", str(folder) + "2", "x" * 5000, str(folder))]
+        (folder / h.HANDOVER).write_bytes(b"\xff")
+        starts = [msgspec.msgpack.encode(h.Start(where)) for where in ("a\0b", "/", str(folder) + "2", "x" * 5000, str(folder))]
         for name, body in [*(("start", start) for start in starts), ("feed", b"\xff/.."), ("no such", b"")]:
             with pytest.raises(ClusterError):
                 channel.control(name, body)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.helpers import ended, in_thread
 from tfos_fast.channel import Channel
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
@@ -34,14 +35,14 @@ class Nodes:
         self.coordinator = Coordinator("127.0.0.1", "127.0.0.1")
         keys = self.coordinator.keys
         configs = [
-            m.AgentConfig(
+            h.AgentConfig(
                 f"worker:{i}", i, secrets.token_hex(4), "512k", "64k", keys.endpoint, keys.server_public.decode(),
                 keys.client_public.decode(), keys.client_secret.decode(), this_process(), this_process(), "WARNING",
             )
             for i in range(count)
         ]  # fmt: skip
         with ThreadPoolExecutor() as pool:
-            answers = [msgspec.json.decode(answer, type=m.Ready) for answer in pool.map(spawn_agent, configs)]
+            answers = [msgspec.json.decode(answer, type=h.Ready) for answer in pool.map(spawn_agent, configs)]
         self.infos = {answer.node.name: answer.node for answer in answers}
         self.coordinator.expect({name: info.token for name, info in self.infos.items()})
         self.coordinator.wait(lambda: len(self.coordinator.nodes) == count, WAIT, "the test waits for the agents")

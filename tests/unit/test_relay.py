@@ -10,7 +10,7 @@ import time
 import pytest
 import zmq
 
-from tfos_fast.cluster import messages as m
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.relay import Relay
 from tfos_fast.cluster.relayed import RelayedEntrance
@@ -24,7 +24,7 @@ class Here:
     def __init__(self):
         self.client, self.operator = zmq.curve_keypair(), zmq.curve_keypair()
         self.executor = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        config = m.RelayConfig(
+        config = h.RelayConfig(
             self.client[0].decode(), self.operator[0].decode(), this_process(self.executor.pid),
             "127.0.0.1", ("127.0.0.1", 1), (0,), "INFO",
         )  # fmt: skip

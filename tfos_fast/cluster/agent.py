@@ -25,6 +25,7 @@ from tfos_fast.channel.processes import open_pidfd, remove_own_directories
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.spans import OPEN
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.detach import detach
 from tfos_fast.cluster.held import Held
@@ -58,14 +59,14 @@ class Agent:
     named: NamedFeeds
     link: DriverLink
 
-    def __init__(self, config: m.AgentConfig) -> None:
+    def __init__(self, config: h.AgentConfig) -> None:
         # Sockets of an agent that comes to nothing are closed here: the garbage collector may take a context before its sockets,
         # and would then wait for them for ever.
         with ExitStack() as undo:
             self._begin(config, undo)
             undo.pop_all()
 
-    def _begin(self, config: m.AgentConfig, undo: ExitStack) -> None:
+    def _begin(self, config: h.AgentConfig, undo: ExitStack) -> None:
         self.config = config
         self.name = config.name
         self.host = host_name()
@@ -305,12 +306,12 @@ class Agent:
             raise ClusterError(f"{self.name} does not know what {name!r} is")
         if self.trainer.started:
             return b"runs"
-        start = msgspec.msgpack.decode(body, type=m.Start)
+        start = msgspec.msgpack.decode(body, type=h.Start)
         try:
             directory = Path(start.directory).resolve()
             if self.broker.directory.resolve() not in directory.parents:
                 raise ClusterError(f"{directory} is not in the folder of {self.name}")
-            handover = m.read_handover(directory)
+            handover = h.read_handover(directory)
         except (OSError, ValueError, msgspec.MsgspecError) as error:  # no such folder, no name of one, no handover in it
             raise ClusterError(f"{self.name} cannot be started on {start.directory!r:.200}: {error}") from error
         if handover.tensorboard and self._board is None:
@@ -322,7 +323,7 @@ class Agent:
         self.trainer.spawn(directory, asks=handover.restarts)
         return b"started"
 
-    def _show(self, handover: m.Handover) -> None:
+    def _show(self, handover: h.Handover) -> None:
         board = self._board = TensorBoard(handover, self.ip)
         watch_once(self.broker, board.pidfd, board.died)
         self._state(m.TensorBoard(board.url))
@@ -374,7 +375,7 @@ class Agent:
 
 def main() -> None:
     """Read the configuration from standard input, detach, answer on standard output, serve."""
-    config = msgspec.json.decode(sys.stdin.buffer.read(), type=m.AgentConfig)
+    config = msgspec.json.decode(sys.stdin.buffer.read(), type=h.AgentConfig)
     answer = detach(lambda status: tell_end(config, status) if status else None)
     logging.basicConfig(
         level=config.log_level, format=f"%(asctime)s %(levelname)s tfos_fast {config.name} %(message)s", stream=sys.stderr
@@ -384,13 +385,13 @@ def main() -> None:
     agent = None
     try:
         agent = Agent(config)
-        ready = m.Ready(agent.info)
+        ready = h.Ready(agent.info)
     except TfosError as error:
-        ready = m.Ready(kind=type(error).__name__, text=str(error))
+        ready = h.Ready(kind=type(error).__name__, text=str(error))
     except Exception as error:
         log.exception("the agent of %s could not start", config.name)
         text = "".join(traceback.format_exception_only(error)).strip()
-        ready = m.Ready(kind="NodeFailed", text=f"the agent of {config.name} on {host_name()} could not start: {text}")
+        ready = h.Ready(kind="NodeFailed", text=f"the agent of {config.name} on {host_name()} could not start: {text}")
     answer(ready)
     if agent is None:
         remove_own_directories()

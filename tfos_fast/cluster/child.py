@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from tfos_fast.channel.processes import how_ended, is_stopped
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.logtail import LogTail
 
@@ -45,8 +46,8 @@ class Child:
         self.host = host
         self.life = life
         self._directory = directory
-        (directory / m.REPORT).unlink(missing_ok=True)  # of the one before
-        handover = m.read_handover(directory)
+        (directory / h.REPORT).unlink(missing_ok=True)  # of the one before
+        handover = h.read_handover(directory)
         # For the interpreter to find this package; the trainer then sets sys.path and PYTHONPATH as the Spark worker had them.
         env = dict(handover.environ, PYTHONPATH=os.pathsep.join(path for path in handover.sys_path if path))
         self.report_fd, report_in = os.pipe()
@@ -106,9 +107,9 @@ class Child:
         self._process.wait()
         self._log.wait(LAST_LINES)
 
-    def _report(self) -> m.Report | None:
+    def _report(self) -> h.Report | None:
         try:
-            return msgspec.msgpack.decode((self._directory / m.REPORT).read_bytes(), type=m.Report)
+            return msgspec.msgpack.decode((self._directory / h.REPORT).read_bytes(), type=h.Report)
         except FileNotFoundError:
             return None
 

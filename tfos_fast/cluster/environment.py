@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfos_fast.cluster.messages import Handover
+from tfos_fast.cluster.handover import Handover
 from tfos_fast.errors import ClusterError
 
 # They let a process talk to Spark's own daemon or JVM, and belong to the Python worker or the driver alone.

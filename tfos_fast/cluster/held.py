@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from tfos_fast.channel.processes import children, is_stopped
-from tfos_fast.cluster import messages as m
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster.machine import machine_id
 from tfos_fast.cluster.named import NamedFeeds
 from tfos_fast.cluster.states import STOPPED
@@ -31,7 +31,7 @@ class Held:
         Gives the trainer's process id, or None.
     """
 
-    def __init__(self, config: m.AgentConfig, feeds: NamedFeeds, trainer: Callable[[], int | None]) -> None:
+    def __init__(self, config: h.AgentConfig, feeds: NamedFeeds, trainer: Callable[[], int | None]) -> None:
         self._config = config
         self._feeds = feeds
         self._trainer = trainer

@@ -20,6 +20,7 @@ import psutil
 from tfos_fast.channel import Channel
 from tfos_fast.channel.processes import how_ended
 from tfos_fast.cluster import environment, gpus
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.engine import Engine
 from tfos_fast.cluster.entrance import Keys
@@ -84,10 +85,10 @@ class Reservation:
         found, source = gpus.look(_given_by_spark(), os.environ)
         yield spawn_agent(msgspec.structs.replace(config, gpus=found, gpu_source=source))
 
-    def config(self, role: Role, executor: m.Process) -> m.AgentConfig:
+    def config(self, role: Role, executor: m.Process) -> h.AgentConfig:
         """What the agent of a node gets to know."""
         memory, slot_bytes = (self.memory, self.slot_bytes) if role.fed else UNFED_MEMORY
-        return m.AgentConfig(
+        return h.AgentConfig(
             name=role.name,
             index=role.executor_id,
             token=secrets.token_hex(8),
@@ -117,10 +118,10 @@ def _given_by_spark() -> list[str] | None:
     return None if resource is None else list(resource.addresses)
 
 
-def spawn_agent(config: m.AgentConfig) -> bytes:
+def spawn_agent(config: h.AgentConfig) -> bytes:
     """Spawn an agent; gives its answer."""
     answer, kind, text = spawn("tfos_fast.cluster.agent", config, f"the agent of {config.name}")
-    return answer or msgspec.json.encode(m.Ready(kind=kind, text=text))
+    return answer or msgspec.json.encode(h.Ready(kind=kind, text=text))
 
 
 def spawn(module: str, config: msgspec.Struct, what: str) -> tuple[bytes, str, str]:
@@ -187,7 +188,7 @@ class Handing:
         directory = Path(node.directory) / f"main-{secrets.token_hex(4)}"
         directory.mkdir(mode=0o700)
         environ = environment.worker_environment()
-        handover = m.Handover(
+        handover = h.Handover(
             name=node.name,
             job_name=node.job_name,
             task_index=node.task_index,
@@ -203,6 +204,6 @@ class Handing:
             tensorboard=self.tensorboard[1] if self.tensorboard[0] == node.name else "",
             restarts=self.restarts,
         )
-        (directory / m.MAIN).write_bytes(self.main)
-        (directory / m.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))
-        channel.control("start", msgspec.msgpack.encode(m.Start(str(directory))), timeout=30.0)
+        (directory / h.MAIN).write_bytes(self.main)
+        (directory / h.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))
+        channel.control("start", msgspec.msgpack.encode(h.Start(str(directory))), timeout=30.0)

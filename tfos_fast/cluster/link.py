@@ -12,6 +12,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from tfos_fast.channel.broker import Broker
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 
 log = logging.getLogger("tfos_fast.agent")
@@ -20,7 +21,7 @@ DRIVER_GRACE = 5.0  # seconds without a connection to the driver, after which it
 FIRST_CONTACT = 30.0
 
 
-def _socket(context: zmq.Context[Any], config: m.AgentConfig, who: str = "") -> zmq.Socket[Any]:
+def _socket(context: zmq.Context[Any], config: h.AgentConfig, who: str = "") -> zmq.Socket[Any]:
     """The node's, or that of the agent's parent; not connected yet."""
     socket = context.socket(zmq.DEALER)
     socket.curve_serverkey = config.server_public.encode()
@@ -30,7 +31,7 @@ def _socket(context: zmq.Context[Any], config: m.AgentConfig, who: str = "") -> 
     return socket
 
 
-def tell_end(config: m.AgentConfig, status: int) -> None:
+def tell_end(config: h.AgentConfig, status: int) -> None:
     """Tell the driver in the agent's name that its process has ended, and with which status. Takes 3 s where nobody listens."""
     with zmq.Context() as context, _socket(context, config, m.PARENT) as socket:
         socket.linger = 3000
@@ -57,7 +58,7 @@ class DriverLink:
 
     def __init__(
         self,
-        config: m.AgentConfig,
+        config: h.AgentConfig,
         broker: Broker,
         hello: m.Hello,
         greetings: Callable[[], Iterable[m.Message]],

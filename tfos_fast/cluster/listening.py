@@ -12,7 +12,7 @@ import zmq
 from tfos_fast.channel.broker import Broker
 from tfos_fast.channel.gateway import GatewayConfig, spawn
 from tfos_fast.channel.processes import open_pidfd, started
-from tfos_fast.cluster import messages as m
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster.supervisor import watch_once
 
 log = logging.getLogger("tfos_fast.agent")
@@ -39,7 +39,7 @@ class Door:
         The gateway's CURVE key, in Z85. The secret one never leaves this process and its gateway.
     """
 
-    def __init__(self, config: m.AgentConfig, broker: Broker, ip: str) -> None:
+    def __init__(self, config: h.AgentConfig, broker: Broker, ip: str) -> None:
         self.endpoint = self.public_key = ""
         self._config = config
         self._broker = broker

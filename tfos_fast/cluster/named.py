@@ -11,6 +11,7 @@ from tfos_fast.channel.broker import Broker
 from tfos_fast.channel.feed import Loss
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment, parse_bytes
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.errors import ClusterError
 
@@ -64,7 +65,7 @@ class NamedFeeds:
 
     def __init__(
         self,
-        config: m.AgentConfig,
+        config: h.AgentConfig,
         default: Broker,
         on_open: Callable[..., None],
         on_partition_done: Callable[[str, int, int, Proof], None],

@@ -23,7 +23,7 @@ import zmq
 from zmq.utils import z85
 
 from tfos_fast.channel.processes import open_pidfd
-from tfos_fast.cluster import messages as m
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import probe
 from tfos_fast.cluster.detach import detach
 from tfos_fast.cluster.entrance import DOMAIN, HELD, answer, bind, door, guard, questions
@@ -50,7 +50,7 @@ class RelayTask:
     log_level: str
 
     def __call__(self, _: int, __: Iterable[object]) -> Iterator[bytes]:
-        config = m.RelayConfig(
+        config = h.RelayConfig(
             self.client_public,
             self.operator_public,
             this_process(executor_pid()),
@@ -60,7 +60,7 @@ class RelayTask:
             self.log_level,
         )
         ready, kind, text = spawn("tfos_fast.cluster.relay", config, "the relay")
-        yield ready or msgspec.json.encode(m.RelayReady(kind=kind, text=text))
+        yield ready or msgspec.json.encode(h.RelayReady(kind=kind, text=text))
 
 
 class Relay:
@@ -71,7 +71,7 @@ class Relay:
     config : RelayConfig
     """
 
-    def __init__(self, config: m.RelayConfig) -> None:
+    def __init__(self, config: h.RelayConfig) -> None:
         self._may = {
             DOMAIN: z85.decode(config.client_public.encode()),
             OPERATOR: z85.decode(config.operator_public.encode()),
@@ -88,12 +88,12 @@ class Relay:
         host = self._address(config)
         agents = self._bind(self._agents, host, config.ports)
         operator = self._bind(self._operator, host, (0,))
-        self.ready = m.RelayReady(
+        self.ready = h.RelayReady(
             f"tcp://{host}:{agents}", f"tcp://{host}:{operator}", public.decode(), f"{host_name()} (process {os.getpid()})"
         )
 
     @staticmethod
-    def _address(config: m.RelayConfig) -> str:
+    def _address(config: h.RelayConfig) -> str:
         """By which others reach this host: as executors know each other, else on the network that leads to the driver."""
         if config.host:
             return config.host
@@ -158,14 +158,14 @@ class Relay:
 def main() -> None:
     """Detach, read the configuration from standard input, answer on standard output, relay."""
     tell = detach()
-    config = msgspec.json.decode(sys.stdin.buffer.read(), type=m.RelayConfig)
+    config = msgspec.json.decode(sys.stdin.buffer.read(), type=h.RelayConfig)
     logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s tfos_fast relay %(message)s", stream=sys.stderr)
     try:
         relay = Relay(config)
     except (TfosError, OSError) as error:
         kind = type(error).__name__ if isinstance(error, TfosError) else "CoordinatorUnreachable"
         text = "".join(traceback.format_exception_only(error)).strip()
-        tell(m.RelayReady(kind=kind, text=f"the relay on {host_name()} could not start: {text}"))
+        tell(h.RelayReady(kind=kind, text=f"the relay on {host_name()} could not start: {text}"))
         return
     tell(relay.ready)
     try:

@@ -13,7 +13,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from tfos_fast import errors
-from tfos_fast.cluster import messages as m
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster.engine import Engine
 from tfos_fast.cluster.entrance import HEARTBEAT, HELD, MAX_MESSAGE, SILENCE, Keys
 from tfos_fast.cluster.jobs import SparkJob, job_exception
@@ -40,7 +40,7 @@ class RelayedEntrance:
         The relay cannot be reached from here either.
     """
 
-    def __init__(self, relay: m.RelayReady, client: tuple[bytes, bytes], operator: tuple[bytes, bytes]) -> None:
+    def __init__(self, relay: h.RelayReady, client: tuple[bytes, bytes], operator: tuple[bytes, bytes]) -> None:
         self.lost = ""
         self.keys = Keys(relay.agents, relay.server_public.encode(), *client)
         self._relay = relay
@@ -127,7 +127,7 @@ def hire(engine: Engine, towards: tuple[str, int], ports: Sequence[int], log_lev
         raise
     if job.error is not None:
         raise job_exception(job.error)
-    relay = msgspec.json.decode(job.result[0], type=m.RelayReady)
+    relay = msgspec.json.decode(job.result[0], type=h.RelayReady)
     if relay.kind:
         raise getattr(errors, relay.kind, ClusterError)(relay.text)
     log.info("executors do not reach this program: its coordinator is reached by a relay on %s", relay.where)

@@ -12,6 +12,7 @@ import msgspec
 from tfos_fast import errors
 from tfos_fast.channel.segment import parse_bytes
 from tfos_fast.cluster import drivernodes, gpus
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.cluster import Cluster
 from tfos_fast.cluster.ending import stop_agents
@@ -179,7 +180,7 @@ def reserve(
             raise
         if job.error is not None:
             raise job_exception(job.error)
-        answers = [msgspec.json.decode(answer, type=m.Ready) for answer in [*here, *job.result]]
+        answers = [msgspec.json.decode(answer, type=h.Ready) for answer in [*here, *job.result]]
         for answer in answers:
             if answer.node is None:
                 raise getattr(errors, answer.kind, ClusterError)(answer.text)

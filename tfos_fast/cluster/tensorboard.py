@@ -14,6 +14,7 @@ from typing import IO
 
 import msgspec
 
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ports import HeldPort, parse_ports
 from tfos_fast.cluster.scalars import follow
@@ -50,7 +51,7 @@ class TensorBoard:
     PortUnavailable
     """
 
-    def __init__(self, handover: m.Handover, address: str) -> None:
+    def __init__(self, handover: h.Handover, address: str) -> None:
         path = [part for part in handover.sys_path if part]
         if importlib.util.find_spec("tensorboard") is None:
             raise MissingDependency(

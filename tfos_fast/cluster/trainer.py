@@ -18,6 +18,7 @@ import msgspec
 
 from tfos_fast.channel.processes import die_with
 from tfos_fast.cluster import environment
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.context import Context
 
@@ -26,13 +27,13 @@ def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
     """Unpickle ``main`` and its arguments. The file was written by a Spark task, from Spark's own closure."""
     import cloudpickle
 
-    with open(directory / m.MAIN, "rb") as file:
+    with open(directory / h.MAIN, "rb") as file:
         return cloudpickle.load(file)
 
 
 def run_main(directory: Path, restarts: int) -> None:
     """Take over the Spark worker's surroundings and run ``main``."""
-    handover = m.read_handover(directory)
+    handover = h.read_handover(directory)
     logging.basicConfig(
         level=handover.log_level, format=f"%(asctime)s %(levelname)s {handover.name} %(message)s", stream=sys.stderr
     )
@@ -60,11 +61,11 @@ def run_main(directory: Path, restarts: int) -> None:
     context._close()
 
 
-def _report(error: BaseException) -> m.Report:
+def _report(error: BaseException) -> h.Report:
     text = traceback.format_exc()
     print(text, file=sys.stderr, flush=True)
     summary = f"main raised {''.join(traceback.format_exception_only(error)).strip()}"
-    return m.Report(m.clip(summary, m.MAX_TEXT), m.clip(text, m.MAX_TRACEBACK))
+    return h.Report(m.clip(summary, m.MAX_TEXT), m.clip(text, m.MAX_TRACEBACK))
 
 
 def main() -> None:
@@ -76,12 +77,12 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True)  # what was printed before a SIGKILL is in the log
     try:
         run_main(directory, restarts)
-        report = m.Report()
+        report = h.Report()
     except BaseException as error:  # noqa: BLE001  # whatever it is, the driver gets to see it
         report = _report(error)
-    unfinished = directory / (m.REPORT + ".new")
+    unfinished = directory / (h.REPORT + ".new")
     unfinished.write_bytes(msgspec.msgpack.encode(report))
-    unfinished.rename(directory / m.REPORT)
+    unfinished.rename(directory / h.REPORT)
     sys.stdout.flush()
     os.close(report_fd)
     sys.exit(1 if report.summary else 0)
