@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t
 
 cdef extern from "_floats.h":
     size_t tfos_run_of_floats(const uint8_t* p, size_t most) noexcept nogil
-    void tfos_to_float32(const uint8_t* p, float* out, size_t count) noexcept nogil
-    void tfos_to_float64(const uint8_t* p, double* out, size_t count) noexcept nogil
+    void tfos_to_float32(const uint8_t* p, float* out, size_t count, int past) noexcept nogil
+    void tfos_to_float64(const uint8_t* p, double* out, size_t count, int past) noexcept nogil
     int tfos_choose_floats(int most) noexcept nogil
 
 
@@ -13,12 +13,12 @@ cdef Py_ssize_t run_of_floats(const uint8_t* p, Py_ssize_t most) noexcept nogil:
     return <Py_ssize_t>tfos_run_of_floats(p, <size_t>most)
 
 
-cdef void to_float32(const uint8_t* p, float* out, Py_ssize_t count) noexcept nogil:
-    tfos_to_float32(p, out, <size_t>count)
+cdef void to_float32(const uint8_t* p, float* out, Py_ssize_t count, bint past) noexcept nogil:
+    tfos_to_float32(p, out, <size_t>count, past)
 
 
-cdef void to_float64(const uint8_t* p, double* out, Py_ssize_t count) noexcept nogil:
-    tfos_to_float64(p, out, <size_t>count)
+cdef void to_float64(const uint8_t* p, double* out, Py_ssize_t count, bint past) noexcept nogil:
+    tfos_to_float64(p, out, <size_t>count, past)
 
 
 def choose(int most):
@@ -27,9 +27,9 @@ def choose(int most):
     Returns
     -------
     int
-        How many are taken at a time: 7 (AVX-512 VBMI), 4 (AVX2) or 1.
+        How many are taken at a time: 8 (AVX-512 VBMI), 4 (AVX2) or 1.
     """
     return tfos_choose_floats(most)
 
 
-choose(7)
+choose(8)

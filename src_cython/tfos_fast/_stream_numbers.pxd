@@ -45,12 +45,15 @@ cdef inline bint put_int(int code, char* out, Py_ssize_t at, int64_t value) noex
         return 0
     return 1
 
-cdef inline bint put_floats(int code, char* out, Py_ssize_t at, const uint8_t* source, Py_ssize_t count) noexcept nogil:
-    """Floats that lie side by side in the stream, the first one's opcode at `source`; 0 when the column is no float32 or float64."""
+cdef inline bint put_floats(int code, char* out, Py_ssize_t at, const uint8_t* source, Py_ssize_t count, bint past) noexcept nogil:
+    """Floats that lie side by side in the stream, the first one's opcode at `source`; 0 when the column is no float32 or float64.
+
+    `past`: written past the caches.
+    """
     if code == FLOAT32:
-        to_float32(source, <float*>out + at, count)
+        to_float32(source, <float*>out + at, count, past)
     elif code == FLOAT64:
-        to_float64(source, <double*>out + at, count)
+        to_float64(source, <double*>out + at, count, past)
     else:
         return 0
     return 1
@@ -60,7 +63,7 @@ cdef inline bint put_numbers(
 ) noexcept nogil:
     """One number, or so many of a run of floats that begins in the stream."""
     if node.kind == FLOATS:
-        return takes & TAKES_FLOAT and put_floats(code, out, at, stream + node.at + 9 * first, count)
+        return takes & TAKES_FLOAT and put_floats(code, out, at, stream + node.at + 9 * first, count, False)
     if node.kind == INT:
         return takes & TAKES_INT and code != BOOL and put_int(code, out, at, node.at)
     if node.kind == TRUE or node.kind == FALSE:

@@ -18,7 +18,7 @@ from tfos_fast._nodes cimport (
 from tfos_fast._pack cimport RowPacker, _END, _FULL, _TICK, _now
 from tfos_fast._pattern cimport DATA, Field, Part, Pattern, RUN, WHOLE_NUMBER, size_of_int, value_of_int
 from tfos_fast._stream cimport StreamBatch
-from tfos_fast._stream_numbers cimport cast_bytes, put_floats, put_numbers
+from tfos_fast._stream_numbers cimport cast_bytes, item_size, put_floats, put_numbers
 from tfos_fast._stream_values cimport put_value
 from tfos_fast._values cimport FLOAT32, PyList_Type, PyTuple_Type, TAKES_FLOAT
 
@@ -291,6 +291,7 @@ cdef int put_alike(RowPacker packer, StreamBatch batch, const uint8_t* at) noexc
     cdef ColumnState* column
     cdef char* out
     cdef Node number
+    cdef bint many
     cdef Py_ssize_t past = PAST if packer._slot.size >= LARGE_SLOT else PY_SSIZE_T_MAX
     for i in range(pattern.fields):
         at += field.literal
@@ -308,12 +309,13 @@ cdef int put_alike(RowPacker packer, StreamBatch batch, const uint8_t* at) noexc
         elif field.kind == RUN:
             if field.spread:
                 for k in range(field.count):
-                    if not column.takes & TAKES_FLOAT or not put_floats(column.code, column.region + row * column.row_bytes, 0, at, 1):
+                    if not column.takes & TAKES_FLOAT or not put_floats(column.code, column.region + row * column.row_bytes, 0, at, 1, False):
                         return UNFIT
                     at += 9
                     column += 1
             else:
-                if not column.takes & TAKES_FLOAT or not put_floats(column.code, out, field.index, at, field.count):
+                many = field.count * item_size(column.code) >= past
+                if not column.takes & TAKES_FLOAT or not put_floats(column.code, out, field.index, at, field.count, many):
                     return UNFIT
                 at += 9 * field.count
         else:
