@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.helpers import broker_here, ended, in_thread
 from tfos_fast.channel import Channel, Form
-from tfos_fast.errors import FormError, RowTooLarge, SchemaMismatch
+from tfos_fast.errors import FormError, RowTooLarge
 
 
 @pytest.mark.parametrize("mode", ["columns", "rows"])
@@ -72,8 +72,9 @@ def test_several_writers_widen_one_schema_and_older_slots_are_converted():
         def write(value: Callable[[int], Any]) -> None:
             with channel.writer() as writer:
                 writer.open_partition()
-                ready.wait(10)
-                writer.write_rows((value(i), {"a": i}) for i in range(500))
+                writer.write_rows((value(i), {"a": i}) for i in range(20))
+                ready.wait(10)  # all have told their types before there is a whole batch, which would settle them
+                writer.write_rows((value(i), {"a": i}) for i in range(20, 500))
 
         threads = [in_thread(lambda kind=kind: write(kind)) for kind in (bool, int, float)]
         with channel.reader() as reader:
@@ -83,7 +84,7 @@ def test_several_writers_widen_one_schema_and_older_slots_are_converted():
             assert sum(len(batch["c0"]) for batch in batches) == 1500
         for thread, out in threads:
             ended(thread)
-            assert out == [None] or isinstance(out[0], SchemaMismatch)
+            assert out == [None]
         assert len(dtypes) == 1
 
 
