@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import cloudpickle
 import msgspec
 import pytest
 
@@ -21,6 +20,7 @@ from tests.unit.helpers import agent_config
 from tfos_fast.channel import Channel
 from tfos_fast.channel.address import Address
 from tfos_fast.channel.processes import runtime_base
+from tfos_fast.cluster import closure
 from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
@@ -62,7 +62,7 @@ class Nodes:
             info.name, "worker", info.index, info.index, {"worker": ["a:1", "b:2"]}, info.address,
             sys.path, os.getcwd(), dict(os.environ), os.getcwd(), {}, "WARNING",
         )  # fmt: skip
-        (folder / h.MAIN).write_bytes(cloudpickle.dumps((main, args)))
+        (folder / h.MAIN).write_bytes(closure.dumps((main, args)))
         (folder / h.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))
         assert channel.control("start", msgspec.msgpack.encode(h.Start(str(folder)))) == b"started"
         assert channel.control("start", msgspec.msgpack.encode(h.Start(str(folder)))) == b"runs"

@@ -162,11 +162,11 @@ class Classic:
     # ---- what goes along -----------------------------------------------------------------------------------------------------
 
     def pickle(self, value: Any) -> tuple[bytes, list[Any]]:
-        import cloudpickle
+        from tfos_fast.cluster import closure
 
         self.sc._pickled_broadcast_vars.clear()
         try:
-            payload = cloudpickle.dumps(value)
+            payload = closure.dumps(value)
             return payload, list(self.sc._pickled_broadcast_vars)
         finally:
             self.sc._pickled_broadcast_vars.clear()

@@ -199,9 +199,9 @@ class Connect:
     # ---- what goes along -----------------------------------------------------------------------------------------------------
 
     def pickle(self, value: Any) -> tuple[bytes, list[Any]]:
-        import cloudpickle
+        from tfos_fast.cluster import closure
 
-        return cloudpickle.dumps(value), []
+        return closure.dumps(value), []
 
     def small_batches(self, frame: Any) -> Any:
         return frame

@@ -25,10 +25,9 @@ from tfos_fast.cluster.context import Context
 
 def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
     """Unpickle ``main`` and its arguments. The file was written by a Spark task, from Spark's own closure."""
-    import cloudpickle
+    from tfos_fast.cluster import closure
 
-    with open(directory / h.MAIN, "rb") as file:
-        return cloudpickle.load(file)
+    return closure.loads((directory / h.MAIN).read_bytes())
 
 
 def run_main(directory: Path, restarts: int) -> None:
