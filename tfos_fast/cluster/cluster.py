@@ -65,7 +65,8 @@ class Cluster(Feeding):
         Parameters
         ----------
         main : callable
-            Pickled with cloudpickle. Broadcast variables in it keep working.
+            Pickled with cloudpickle, and sent along with the lines of the files that its own code is from. Broadcast variables in
+            it keep working.
         args : object
             A list also becomes ``sys.argv`` of the process.
         input_mode : InputMode
