@@ -47,8 +47,8 @@ def test_autograph_finds_the_source_of_a_main_in_a_script(tmp_path: Path) -> Non
     (tmp_path / "program.py").write_text(SCRIPT)
     environ = os.environ | {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable, "TF_CPP_MIN_LOG_LEVEL": "2"}
     environ.pop("SPARK_HOME", None)
-    command = [sys.executable, "program.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=environ, timeout=110, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command, pipe = [sys.executable, "program.py"], subprocess.PIPE
+    done = subprocess.run(command, cwd=tmp_path, env=environ, timeout=110, text=True, stdout=pipe, stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout
     assert "could not transform" not in done.stdout
     assert float((tmp_path / "total").read_text()) == 2 * sum(range(500)) + sum(range(500, 1000)) / 2
