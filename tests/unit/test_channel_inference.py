@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import pickle
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.unit.helpers import child, ended, free, in_thread, wait_for
@@ -140,7 +143,7 @@ def test_an_exchange_with_a_reader_that_trains_is_refused_at_once():
 
 def test_rows_without_a_result_are_told_at_the_end():
     with Channel.create(memory="64k", slot_bytes="4k", form="rows") as channel:
-        thread, _ = in_thread(lambda: list(itertools.islice(give(channel, 10), 1)))
+        thread, _ = in_thread(lambda: list(itertools.islice(give(channel, range(10)), 1)))
         reader = channel.reader(train_mode=False)
         rows = reader.next_rows(10)
         reader.write_results(rows[:-1])
@@ -149,6 +152,27 @@ def test_rows_without_a_result_are_told_at_the_end():
         ended(thread)
 
 
-def give(channel: Channel, count: int) -> Iterator[list[int]]:
+@pytest.mark.parametrize(("answered", "fed"), [(0, 10), (0, 100_000), (64, 100_000)])
+@pytest.mark.parametrize("source", ["rows", "pickled", "arrow"])
+def test_a_reader_that_ends_before_every_row_has_a_result_is_told(source: str, answered: int, fed: int):
+    with Channel.create(memory="64k", slot_bytes="4k", form="rows") as channel:
+        rows: Any = range(fed)
+        how: dict[str, Any] = {}
+        if source == "pickled":
+            rows, how = [pickle.dumps([*range(i, i + 10)]) for i in range(0, fed, 10)], {"loads": pickle.loads}
+        elif source == "arrow":
+            rows, how = [pa.RecordBatch.from_pydict({"x": [*range(i, i + 10)]}) for i in range(0, fed, 10)], {"arrow": True}
+        thread, out = in_thread(lambda: sum(map(len, give(channel, rows, **how))))
+        reader = channel.reader(train_mode=False)
+        if answered:
+            reader.write_results(reader.next_rows(answered))
+        reader.terminate()
+        reader.close()
+        ended(thread)
+        assert isinstance(out[0], ChannelClosed), out
+        assert re.search(rf"the reader ended with {answered} results for (more than )?\d+ rows.*should_stop", str(out[0]))
+
+
+def give(channel: Channel, rows: Iterable[Any], **how: Any) -> Iterator[list[Any]]:
     with channel.writer() as writer:
-        yield from writer.exchange(range(count))
+        yield from writer.exchange(rows, **how)

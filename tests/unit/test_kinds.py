@@ -254,6 +254,18 @@ def test_objects_are_refused_where_rows_bring_them(rows: list[Any], message: str
         through(rows, tensors=True)
 
 
+@pytest.mark.parametrize("tensors", [True, False], ids=["tensors", "arrays"])
+@pytest.mark.parametrize("source", ["rows", "pickled", "arrow"])
+@pytest.mark.parametrize("at", [0, 1, 70])
+@pytest.mark.parametrize(("value", "dtype", "fill"), [(2, "int32", "0"), ("x", "string", "''")])
+def test_none_in_a_column_with_a_type_in_the_spec(at: int, source: str, value: Any, dtype: str, fill: str, *, tensors: bool) -> None:
+    rows = [{"a": 1, "b": value}] * at + [{"a": 1, "b": None}, {"a": 1, "b": value}]
+    found = rf"row {at}: column 'b': the spec says {dtype}, the rows have None, and.*nulls={{'b': {fill}}}.*MASK.*the row is .*None"
+    with pytest.raises(SchemaMismatch, match=found):
+        through(rows, spec={"b": (dtype, ())}, tensors=tensors, source=source)
+    assert through(rows, spec={"b": ("object", None)}, source=source) == rows
+
+
 HOLES = [
     ([{"x": [1.0, 2.0, None]}], 0, "[2]"),
     ([{"x": [1.0, 2.0, 3.0]}] * 70 + [{"x": [1.0, None, None]}], 70, "[1]"),

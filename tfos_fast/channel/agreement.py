@@ -76,7 +76,7 @@ class Agreement:
 
 def _declared(schema: Schema, form: Form) -> Schema:
     schema = apply_spec(schema, form.spec) if form.spec else schema
-    return apply_nulls(schema, form.nulls)
+    return apply_nulls(schema, form.nulls, form.spec)
 
 
 def _forms(schema: Schema) -> list[Column]:

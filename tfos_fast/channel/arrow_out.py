@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,8 @@ def slot_to_arrow(layout: Layout, slot: Any, count: int, schema: pa.Schema) -> p
     """The results in a slot as one batch. Fixed columns are copied once, others through Python objects.
 
     Columns are found by name where results are dicts or Rows, else by position; a single declared column takes the whole result
-    when that is not a dict, Row, or sequence of one value.
+    when that is not a dict, Row, or sequence of one value. What a result leaves out is null, and what it has more is left out; both at
+    once is a name that is spelt in two ways.
 
     Parameters
     ----------
@@ -35,12 +37,13 @@ def slot_to_arrow(layout: Layout, slot: Any, count: int, schema: pa.Schema) -> p
     Raises
     ------
     SchemaMismatch
-        A result has not as many values as there are columns, or a column does not become the declared type.
+        A result has not as many values as there are columns, or other names; or a column does not become the declared type.
     """
     import pyarrow as pa
 
     found = layout.schema
     if found.structure in ("dict", "row"):
+        check_names(found.names, schema.names)
         index = {name: i for i, name in enumerate(found.names)}
         picked = [index.get(name) for name in schema.names]
     elif len(found.columns) == len(schema) and (found.structure != "bare" or found.columns[0].kind == "fixed"):
@@ -140,17 +143,34 @@ def rows_to_arrow(results: list[Any], schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def check_names(found: Collection[str], names: list[str]) -> None:
+    """Refuse results that lack a declared column and have one that is not declared.
+
+    Raises
+    ------
+    SchemaMismatch
+    """
+    missing = [name for name in names if name not in found]
+    more = [name for name in found if name not in names]
+    if missing and more:
+        raise SchemaMismatch(
+            f"the schema has {missing}, which the results do not have; they have {more}, which the schema does not have. Call "
+            "them the same, or give None for a column without a value"
+        )
+
+
 def to_fields(result: Any, names: list[str]) -> list[Any]:
     """One result as values of columns: a Row or dict by names, a tuple or list by position, anything else is the only column.
 
     Raises
     ------
     SchemaMismatch
-        It has not as many values as there are columns.
+        It has not as many values as there are columns, or other names.
     """
     if hasattr(result, "__fields__"):
         result = result.asDict()
     if isinstance(result, dict):
+        check_names(result, names)
         return [_plain(result.get(name)) for name in names]
     values = list(result) if isinstance(result, tuple | list) and (len(names) == len(result) or len(names) > 1) else [result]
     if len(values) != len(names):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfos_fast.channel.schema import OBJECTS
+from tfos_fast.channel.schema import OBJECTS, no_policy
 from tfos_fast.channel.structs import fields_of
 from tfos_fast.errors import SchemaMismatch
 
@@ -42,8 +42,5 @@ def explained(error: SchemaMismatch, row: Any) -> SchemaMismatch:
             )
         before, objects, _ = str(error).partition(OBJECTS)
         if concerned(error, name) and value is None and objects:
-            return SchemaMismatch(
-                f"{before}None, and nothing says what becomes of it in a tensor; give it a value with nulls={{{name!r}: 0}}, keep "
-                f"it as a mask with nulls={{{name!r}: tfos_fast.MASK}}, or replace it before the rows are fed"
-            )
+            return SchemaMismatch(before + no_policy(name))
     return error

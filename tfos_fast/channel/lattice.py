@@ -22,12 +22,15 @@ structure                 one bare *object* column         the same when the nam
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
 from tfos_fast import _nested
 from tfos_fast._convert import DTYPES, as_array, can_cast, cast_values, dtype_of
 from tfos_fast.channel.infer import infer, nested_column
-from tfos_fast.channel.schema import OBJECT_ROWS, Column, Fill, Schema, describe
+from tfos_fast.channel.schema import OBJECT_ROWS, Column, Fill, Schema, describe, no_policy
 from tfos_fast.errors import SchemaMismatch
 
 #: What a row's value is declared to be: element type and shape (None: any).
@@ -173,19 +176,21 @@ def _holds(target: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return len(target) == len(shape) and all(a in (b, _nested.ANY_LENGTH) for a, b in zip(target, shape, strict=True))
 
 
-def apply_nulls(schema: Schema, policies: dict[str, Nulls]) -> Schema:
+def apply_nulls(schema: Schema, policies: dict[str, Nulls], spec: Mapping[str, Declared] = MappingProxyType({})) -> Schema:
     """Apply what is declared of nulls. A column whose rows have None and that has no policy becomes one of objects.
 
     Raises
     ------
     SchemaMismatch
-        A policy names a column that is not there, its value is none that the column takes, or its mask's name is taken.
+        A policy names a column that is not there, its value is none that the column takes, or its mask's name is taken. Or a column
+        that has no policy has None, and a type in the ``spec``.
     """
     unknown = [name for name in policies if name not in schema.names and name != EVERY]
     if unknown:
         names = ", ".join(map(repr, unknown))
         raise SchemaMismatch(f"nulls names {names}; the feed has the columns {', '.join(schema.names)}")
-    ruled = Schema(schema.structure, tuple(_rule(c, policies.get(c.name), policies.get(EVERY)) for c in schema.columns))
+    common = policies.get(EVERY)
+    ruled = Schema(schema.structure, tuple(_rule(c, policies.get(c.name), common, typed=c.name in spec) for c in schema.columns))
     outputs = [column.name for column in ruled.outputs]
     taken = sorted({name for name in outputs if outputs.count(name) > 1})
     if taken:
@@ -195,7 +200,7 @@ def apply_nulls(schema: Schema, policies: dict[str, Nulls]) -> Schema:
     return ruled
 
 
-def _rule(column: Column, own: Nulls | None, common: Nulls | None) -> Column:
+def _rule(column: Column, own: Nulls | None, common: Nulls | None, *, typed: bool) -> Column:
     policy = own or common
     if column.nulls in ("fill", "mask") or column.kind == "object":
         return column
@@ -206,6 +211,9 @@ def _rule(column: Column, own: Nulls | None, common: Nulls | None) -> Column:
         if own is not None or column.nulls:
             found = f"its nulls are to become {policy.fill!r}, the rows have {describe(column)}"
             raise SchemaMismatch(f"column {column.name!r}: {found}")
+    if column.nulls and typed:
+        none = no_policy(column.name, "''" if column.kind in _nested.TEXTS else "0")
+        raise SchemaMismatch(f"column {column.name!r}: the spec says {describe(column)}, the rows have {none}")
     return Column(column.name, "object") if column.nulls else column
 
 

@@ -146,3 +146,11 @@ def describe(column: Column) -> str:
         return column.python or column.kind
     lengths = ",".join("?" if length == ANY_LENGTH else str(length) for length in column.shape)
     return f"{column.dtype}{f'[{lengths}]' if column.shape else ''}" + (f" ({column.python})" if column.python else "")
+
+
+def no_policy(name: str, fill: str = "0") -> str:
+    """Say that nothing is declared of a column's None, and what helps. ``fill``: a value that it takes, as source."""
+    return (
+        f"None, and nothing says what becomes of it in a tensor; give it a value with nulls={{{name!r}: {fill}}}, keep "
+        f"it as a mask with nulls={{{name!r}: tfos_fast.MASK}}, or replace it before the rows are fed"
+    )

@@ -301,15 +301,18 @@ class Writer:
                     received += len(results.ready[0])
                     yield results.ready.popleft()
             self.end_partition()
-            sent = partition.rows - begin
-            while received < sent:
-                if not results.ready:
+            sent, cut = partition.rows - begin, self.dropped or self.has_more()
+            while received < sent or cut:
+                if not results.ready and not cut:
                     self._conn.wait(
                         lambda: True if results.ready or self.terminated else None,
                         f"results of {sent - received} rows of partition {partition.key} (one for each row, by batch_results)",
                     )
                 if not results.ready:
-                    raise ChannelClosed(f"the reader ended with {received} results for {sent} rows of partition {partition.key}")
+                    raise ChannelClosed(
+                        f"the reader ended with {received} results for {'more than ' if cut else ''}{sent} rows of partition "
+                        f"{partition.key}: its main has returned or called terminate(). Go on until feed.should_stop()"
+                    )
                 received += len(results.ready[0])
                 yield results.ready.popleft()
         finally:
