@@ -65,3 +65,29 @@ def test_frame_with_kept_columns(session, sc):
             cluster.infer(frame, schema="id float", keep=["id"])
         with pytest.raises(TypeError, match="list of column names"):
             cluster.infer(frame, schema="y float", keep="id")
+
+
+def leave(args, ctx):
+    """Give some results, if any, and return."""
+    feed = ctx.get_data_feed(train_mode=False)
+    if args["results"]:
+        feed.batch_results(feed.next_batch(args["results"]))
+
+
+@pytest.mark.parametrize("results", [0, 10])
+def test_a_main_that_returns_early_is_told(session, sc, results):
+    with tfos_fast.run(sc, leave, {"results": results}, 2, memory="1m", slot_bytes="16k") as cluster:
+        if results:
+            inferred = cluster.infer(session.range(3000, numPartitions=4), schema="y long")
+        else:
+            inferred = cluster.infer(sc.parallelize(range(3000), 4))
+        with pytest.raises(Exception, match=r"the reader ended with \d+ results|takes rows any more"):
+            inferred.collect()
+
+
+def test_results_under_other_names_than_the_schema_says_are_told(session, sc):
+    frame = session.range(100, numPartitions=2).selectExpr("cast(id as float) as x")
+    with tfos_fast.run(sc, mains.predict, {"how": "dict"}, 2, memory="4m") as cluster:
+        with pytest.raises(Exception, match=r"the schema has \['nope'\], which the results do not have; they have \['y', 'z'\]"):
+            cluster.infer(frame, schema="nope float").collect()
+        assert cluster.infer(frame, schema="y float").where("y = 4").count() == 1

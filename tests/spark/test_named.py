@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import tfos_fast
 from tests.spark.mains import note, noted
-from tfos_fast.errors import NodeKilled
+from tfos_fast.errors import NodeKilled, StallTimeout
 
 MASTER = "local-cluster[2,1,1024]"
 SPEC = ("float32", "float32")
@@ -97,11 +98,33 @@ def test_one_node_validates_and_shutdown_ends_what_nobody_offers(sc, out):
     with tfos_fast.run(sc, read_both, {"out": out}, 2, memory="32k", slot_bytes="4k", feeds={"validation": "16k"}) as cluster:
         cluster.offer(sc.parallelize(range(3), 3).flatMap(numbered(400)), name="validation", together=1.0)
         assert cluster.feed(sc.parallelize(range(4), 4).flatMap(numbered(500))).rows == 2000
+        report = cluster.shutdown()
     nodes = noted(out)
     assert sorted(nodes[0]["validation"]) == list(range(1200))
     assert nodes[1]["validation"] == []
     assert nodes[0]["rows"] + nodes[1]["rows"] == 2000
     assert nodes[0]["unoffered"] == 0
+    assert [(node.rows, node.rows_offered) for node in report.nodes.values()] == [(nodes[0]["rows"], 1200), (nodes[1]["rows"], 0)]
+    assert f"worker:0: exit status 0, {nodes[0]['rows']} rows and 1200 of named feeds, " in str(report)
+
+
+def read_the_wrong_one(args, ctx):
+    """Train for a while, then ask for a name that nobody has offered."""
+    feed = ctx.get_data_feed()
+    feed.next_batch(10)
+    ctx.get_data_feed(name="validatoin").next_batch(1)
+
+
+def test_a_feed_that_nobody_offers_is_named(sc, caplog, monkeypatch):
+    monkeypatch.setattr("tfos_fast.cluster.offers.UNOFFERED", 1.0)
+    words = "worker:0, worker:1 waits for the feed 'validatoin', which is not offered (offered: 'validation')"
+    with (
+        pytest.raises(StallTimeout, match=re.escape(words)),
+        tfos_fast.run(sc, read_the_wrong_one, {}, 2, memory="64k", slot_bytes="4k") as cluster,
+    ):
+        cluster.offer(sc.parallelize(range(10), 1), name="validation")
+        cluster.feed(sc.parallelize(range(100_000), 4), feed_timeout=4)
+    assert [record.getMessage().partition(";")[0] for record in caplog.records if "validatoin" in record.getMessage()] == [words]
 
 
 def die(args, ctx):

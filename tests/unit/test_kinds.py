@@ -260,7 +260,7 @@ def test_objects_are_refused_where_rows_bring_them(rows: list[Any], message: str
 @pytest.mark.parametrize(("value", "dtype", "fill"), [(2, "int32", "0"), ("x", "string", "''")])
 def test_none_in_a_column_with_a_type_in_the_spec(at: int, source: str, value: Any, dtype: str, fill: str, *, tensors: bool) -> None:
     rows = [{"a": 1, "b": value}] * at + [{"a": 1, "b": None}, {"a": 1, "b": value}]
-    found = rf"row {at}: column 'b': the spec says {dtype}, the rows have None, and.*nulls={{'b': {fill}}}.*MASK.*the row is .*None"
+    found = rf"row {at}: column 'b': the spec says {dtype}, the rows have None..*nulls={{'b': {fill}}}.*MASK.*the row is .*None"
     with pytest.raises(SchemaMismatch, match=found):
         through(rows, spec={"b": (dtype, ())}, tensors=tensors, source=source)
     assert through(rows, spec={"b": ("object", None)}, source=source) == rows

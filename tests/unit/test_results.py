@@ -249,7 +249,7 @@ def test_rows_as_arrow_columns(given: Any, expected: Any):
     assert as_batches(given, schema).to_pylist() == expected
 
 
-@pytest.mark.parametrize("given", [{"y": np.zeros(10), "a": np.zeros(10)}, [{"y": 1.5, "a": i} for i in range(9)] + [{"y": None, "a": 0}]])
+@pytest.mark.parametrize("given", [{"y": np.zeros(10), "a": np.zeros(10)}, [{"y": 1.5, "a": 0}] * 9 + [{"y": None, "a": 0}]])
 def test_a_name_that_is_spelt_in_two_ways_is_told(given: Any):
     with pytest.raises(SchemaMismatch, match=r"the schema has \['nope'\], which the results do not have; they have \['y'\]"):
         as_batches(given, pa.schema([("nope", pa.float64()), ("a", pa.int64())]))

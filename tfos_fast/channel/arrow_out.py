@@ -22,8 +22,8 @@ def slot_to_arrow(layout: Layout, slot: Any, count: int, schema: pa.Schema) -> p
     """The results in a slot as one batch. Fixed columns are copied once, others through Python objects.
 
     Columns are found by name where results are dicts or Rows, else by position; a single declared column takes the whole result
-    when that is not a dict, Row, or sequence of one value. What a result leaves out is null, and what it has more is left out; both at
-    once is a name that is spelt in two ways.
+    when that is not a dict, Row, or sequence of one value. What a result leaves out is null, and what it has more is left out;
+    both at once is a name that is spelt in two ways.
 
     Parameters
     ----------

@@ -100,6 +100,7 @@ class Totals(msgspec.Struct, frozen=True, array_like=True):
     bytes: Count = 0  # filled shared memory
     starved: float = 0.0  # seconds that its reader had nothing
     blocked: float = 0.0  # seconds that its writers waited for a slot, added up
+    offered: Count = 0  # rows of named feeds that its trainer took, over all its lives
 
 
 class Counters(msgspec.Struct, frozen=True, array_like=True):

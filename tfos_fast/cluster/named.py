@@ -73,6 +73,7 @@ class NamedFeeds:
         send: Callable[[m.Message], None],
     ) -> None:
         self.demands: dict[str, m.Demand] = {}  # not yet answered by an end of epoch
+        self._read = 0  # rows of named feeds that trainers took which are dead
         self._config = config
         self._brokers = {"": default}
         self._hooks: dict[str, Any] = {"on_partition_done": on_partition_done, "explain_death": explain_death}
@@ -127,6 +128,7 @@ class NamedFeeds:
     def restart(self) -> Loss:
         """The readers are dead; what of the default feed has to come again. Of named feeds nothing is repeated."""
         self.demands.clear()
+        self._read = self._rows
         return next(iter([broker.restart() for broker in self.all()]))
 
     def repeat(self) -> None:
@@ -145,6 +147,12 @@ class NamedFeeds:
         return sum(broker.feed.progress for name, broker in self._brokers.items() if name)
 
     @property
+    def _rows(self) -> int:
+        """Of named feeds, that this trainer and those before it took. Unlike those of the default one, they do not come again."""
+        totals = [broker.feed.total for name, broker in self._brokers.items() if name]
+        return self._read + sum(total.taken - total.settled for total in totals)
+
+    @property
     def newest(self) -> m.Fed:
         """What was had of the newest feed of the default one."""
         tally = self._brokers[""].feed.newest
@@ -154,7 +162,7 @@ class NamedFeeds:
     def totals(self) -> m.Totals:
         """Of all feeds together."""
         feeds = [broker.feed for broker in self._brokers.values()]
-        return m.Totals(sum(f.bytes for f in feeds), sum(f.starved for f in feeds), sum(f.blocked for f in feeds))
+        return m.Totals(sum(f.bytes for f in feeds), sum(f.starved for f in feeds), sum(f.blocked for f in feeds), self._rows)
 
     def end_epoch(self, name: str) -> None:
         """Put an end-of-epoch mark behind everything that is queued."""

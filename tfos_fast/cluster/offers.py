@@ -24,6 +24,7 @@ from tfos_fast.cluster.source import Source
 log = logging.getLogger("tfos_fast.cluster")
 
 ORDER_TIMEOUT = 60.0
+UNOFFERED = 10.0  # seconds that a reader waits for what nobody offers before a warning: the driver may be about to
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Offers:
         self._offers: dict[str, Offer] = {}
         self._later: dict[str, list[Offer]] = {}  # behind one whose evaluations are counted
         self._serial = itertools.count()
+        self._asked: dict[str, float] = {}  # feeds that were asked for and are not offered -> since when; inf: it was told
         self._ending = False  # readers that do not stop at the end of an epoch get the end of the feed
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -94,6 +96,32 @@ class Offers:
         with self._coordinator.changed:
             self._ending = True
             self._start()
+
+    def unoffered(self) -> dict[str, str]:
+        """Feeds that readers wait for and nobody offers -> that in words."""
+        asked: dict[str, list[str]] = {}
+        for node, state in self._coordinator.nodes.items():
+            for name, demand in list(state.demands.items()) if state.eats else ():
+                offer = self._offers.get(name)
+                if demand.epoch != m.LEFT and (offer is None or (offer.used_up and not self._later.get(name))):
+                    asked.setdefault(name, []).append(node)
+        there = ", ".join(map(repr, sorted(self._offers))) or "none"
+        return {
+            name: f"{', '.join(sorted(nodes))} waits for the feed {name!r}, "
+            + (f"and its offer(epochs={self._offers[name].epochs}) is used up" if name in self._offers else "which is not offered")
+            + f" (offered: {there}); cluster.offer(data, {name!r}) offers it"
+            for name, nodes in asked.items()
+        }
+
+    def warn(self) -> None:
+        """Log once that readers wait for what nobody offers, when they have done so for a while."""
+        now = time.monotonic()
+        found = self.unoffered()
+        self._asked = {name: self._asked.get(name, now) for name in found}
+        for name, text in found.items():
+            if now - self._asked[name] > UNOFFERED:
+                self._asked[name] = float("inf")
+                log.warning(text)
 
     def stop(self) -> None:
         """End the thread and its job."""

@@ -72,6 +72,8 @@ class NodeReport:
         Exit status of its trainer, negative when a signal ended it; None when it was not started, or nobody could tell.
     rows : int
         Rows that its trainer took, counted slot by slot as in ``FeedReport``, over all its lives; those in no step are among them.
+    rows_offered : int
+        Rows of named feeds (``Cluster.offer``) that its trainer took, over all its lives; they are not among ``rows``.
     bytes : int
         Of shared memory that was filled for it.
     waited_for_data : float
@@ -91,6 +93,7 @@ class NodeReport:
     waited_for_space: float
     failure: str = ""
     restarts: tuple[str, ...] = ()
+    rows_offered: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ class ShutdownReport:
     def __str__(self) -> str:
         lines = []
         for name, node in self.nodes.items():
-            fed = f"{node.rows} rows, {node.bytes / 2**20:.1f} MiB"
+            offered = f" and {node.rows_offered} of named feeds" if node.rows_offered else ""
+            fed = f"{node.rows} rows{offered}, {node.bytes / 2**20:.1f} MiB"
             waits = f"waited {node.waited_for_data:.1f} s for data, feed tasks {node.waited_for_space:.1f} s for space"
             why = f"; {node.failure}" if node.failure else ""
             if many := len(node.restarts):
@@ -125,7 +129,7 @@ def shutdown_report(states: Iterable[NodeState], failures: list[m.Failure]) -> S
     nodes = {
         state.name: NodeReport(
             state.status, state.rows_taken, state.totals.bytes, state.totals.starved, state.totals.blocked,
-            state.failure.summary if state.failure else "", tuple(state.restarts),
+            state.failure.summary if state.failure else "", tuple(state.restarts), state.totals.offered,
         )
         for state in sorted(states, key=lambda state: state.name)
     }  # fmt: skip

@@ -157,11 +157,12 @@ class Watching:
                     job.cancel()
                     return
                 eaten, pause = now, 0.5
+                self._offers.warn()
                 beats = [state.beat for state in states.values() if state.beat is not None]
                 if [beat.progress for beat in beats] != progress:
                     progress, moved = [beat.progress for beat in beats], now
                 if stall is not None and now - moved > stall and (who := steps.absent() or stuck(states.values())):
-                    who = "; ".join(filter(None, (who, steps.waits())))
+                    who = "; ".join(filter(None, (who, steps.waits(), *self._offers.unoffered().values())))
                     raise errors.StallTimeout(f"nothing moved for {now - moved:.0f} s: {who}. The setting is feed_timeout.")
                 if timeout is not None and now - begin > timeout:
                     raise ClusterTimeout(f"the driver waits for Spark to run a job ({timeout:g} s)")
@@ -189,4 +190,6 @@ class Watching:
                 self._coordinator.wait(lambda: self._failed, 3.0, "")
             if self._failed and not self._told:
                 return self._failure()
+        if isinstance(error, errors.StallTimeout) and (unoffered := self._offers.unoffered()):
+            return errors.StallTimeout(f"{error} {'; '.join(unoffered.values())}.")
         return error
