@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,8 @@ def tensorflow() -> Any:
     except ImportError as error:
         raise MissingDependency(
             "tensors() and dataset() need TensorFlow, which cannot be imported "
-            f"({error}); install tfos-fast[tensorflow], tfos-fast[cpu] or tfos-fast[gpu]"
+            f"({error}); install tfos-fast[tensorflow], tfos-fast[cpu] or tfos-fast[gpu] for {sys.executable}, or, on a cluster, "
+            "set PYSPARK_PYTHON to a Python that has it"
         ) from error
     return tf
 

@@ -393,14 +393,14 @@ def test_declared_casts_are_checked() -> None:
     assert same(out["a"], np.array([1, 2, 255], np.uint8))
     assert same(out["f"], np.array([[0.1, np.inf]] * 3, np.float32))
     large = pa.RecordBatch.from_pydict({"a": pa.array([1, 256]), "f": pa.array([[0.1, 0.2]] * 2)})
-    with pytest.raises(SchemaMismatch, match="column 'a': expected uint8, the batch has int64"):
+    with pytest.raises(SchemaMismatch, match="column 'a': expected uint8, from 0 to 255, the batch"):
         feed([large], exact=False, spec={"a": ("uint8", None)})
 
 
 def test_what_does_not_fit_the_layout_is_a_mismatch() -> None:
     batch = pa.RecordBatch.from_pydict({"a": pa.array([1.5, 2.5])})
     form = layout(Schema("row", (Column("a", "fixed", "int64"),)), 8, 4096)
-    with pytest.raises(SchemaMismatch, match="column 'a': expected int64, the batch has float64"):
+    with pytest.raises(SchemaMismatch, match=r"column 'a': expected int64, from -9.*, the batch has float64"):
         pack_batch(form, slot(4096), 0, 0, batch, 0, exact=False)
     form = layout(Schema("row", (Column("b", "fixed", "float64"),)), 8, 4096)
     with pytest.raises(SchemaMismatch, match=r"has the columns \['a'\], the feed has \['b'\]"):

@@ -246,8 +246,9 @@ def test_nulls_before_the_first_value_are_filled_when_the_type_is_known() -> Non
         ([(1, 2), (1, None)], r"row 1: column 'c1': expected int64, found None, and nothing says"),
         ([(1, [1, 2]), (1, "x")], r"row 1: column 'c1': expected int64\[2\], found values"),
         ([(1, object)], r"row 0: column 'c1'"),
+        ([(1, 2), (1, 2, 3)], r"row 1: rows differ in structure: .* and a tuple of 3.*; the row is \(1, 2, 3\)"),
     ],
-    ids=["first", "null", "kinds", "object"],
+    ids=["first", "null", "kinds", "object", "structure"],
 )
 def test_objects_are_refused_where_rows_bring_them(rows: list[Any], message: str) -> None:
     with pytest.raises(SchemaMismatch, match=message):
@@ -258,9 +259,9 @@ def test_objects_are_refused_where_rows_bring_them(rows: list[Any], message: str
 @pytest.mark.parametrize("source", ["rows", "pickled", "arrow"])
 @pytest.mark.parametrize("at", [0, 1, 70])
 @pytest.mark.parametrize(("value", "dtype", "fill"), [(2, "int32", "0"), ("x", "string", "''")])
-def test_none_in_a_column_with_a_type_in_the_spec(at: int, source: str, value: Any, dtype: str, fill: str, *, tensors: bool) -> None:
+def test_none_in_a_column_with_a_type_in_the_spec(at: int, source: str, value: Any, dtype: str, fill: str, tensors: Any) -> None:
     rows = [{"a": 1, "b": value}] * at + [{"a": 1, "b": None}, {"a": 1, "b": value}]
-    found = rf"row {at}: column 'b': the spec says {dtype}, the rows have None..*nulls={{'b': {fill}}}.*MASK.*the row is .*None"
+    found = rf"row {at}: column 'b': the spec says {dtype}, the rows have None.*nulls={{'b': {fill}}}.*MASK.*the row is .*None"
     with pytest.raises(SchemaMismatch, match=found):
         through(rows, spec={"b": (dtype, ())}, tensors=tensors, source=source)
     assert through(rows, spec={"b": ("object", None)}, source=source) == rows

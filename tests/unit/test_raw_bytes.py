@@ -140,7 +140,7 @@ def test_a_misfit_in_an_arrow_batch_names_its_row() -> None:
     small = {"c0": ("uint8", ())}
     rows = [[*range(200)], [*range(77), 300, 301]]
     with pytest.raises(
-        SchemaMismatch, match=r"row 277: column 'c0': expected uint8, the batch has int64; the row is \{'c0': 300\}"
+        SchemaMismatch, match=r"row 277: column 'c0': expected uint8, from 0 to 255, the batch has int64; the row is \{'c0': 300\}"
     ):
         through_batches([batch(values) for values in rows], small)
     images = [image(1).tobytes()] * 1000

@@ -22,7 +22,7 @@ from tfos_fast.channel.holes import concerned, hole
 from tfos_fast.channel.infer import duplicates, nested_column
 from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.layout import layout as lay_out
-from tfos_fast.channel.schema import ANY_LENGTH, Column, Schema, describe
+from tfos_fast.channel.schema import ANY_LENGTH, Column, Schema, describe, expected
 from tfos_fast.errors import MissingDependency, RowTooLarge, SchemaMismatch
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def _check(column: Column, array: Any, exact: bool) -> None:
     found = _column(column.name, array, exact)
     if column.kind == "object" or found == column or (not exact and _takes(column, found, array)):
         return
-    raise SchemaMismatch(f"column {column.name!r}: expected {describe(column)}, the batch has {describe(found)}")
+    raise SchemaMismatch(f"column {column.name!r}: expected {expected(column)}, the batch has {describe(found)}")
 
 
 def _takes(column: Column, found: Column, array: Any) -> bool:

@@ -9,7 +9,7 @@ from tfos_fast.channel.infer import infer
 from tfos_fast.channel.lattice import join
 from tfos_fast.channel.proposals import Proposals
 from tfos_fast.channel.results import ResultReader
-from tfos_fast.channel.schema import Schema, describe
+from tfos_fast.channel.schema import Schema, expected
 from tfos_fast.channel.slotwriter import SlotWriter
 from tfos_fast.channel.sources import PickledRows, Rows
 from tfos_fast.channel.structs import flatten, has_structs
@@ -111,14 +111,14 @@ class RowWriter:
         try:
             wider = join(columns.inferred, infer(row, exact=exact), exact=exact)
         except SchemaMismatch as error:
-            raise self._slots.located(error) from None
+            raise self._slots.located(error, row) from None
         self._slots.publish(whole=True)  # nothing of the older schema may stay behind
         self._agree(wider, row)
         if columns.agreed == before:
             assert before is not None
             name = before.columns[column].name if column >= 0 else "?"
-            expected = describe(before.columns[column]) if column >= 0 else before.structure
-            refused = SchemaMismatch(f"column {name!r}: expected {expected}, found a value that does not fit")
+            wanted = expected(before.columns[column]) if column >= 0 else before.structure
+            refused = SchemaMismatch(f"column {name!r}: expected {wanted}, found a value that does not fit")
             raise self._slots.located(refused, row)
         self._slots.unbind()
         packer = self._new_packer()

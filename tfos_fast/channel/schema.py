@@ -27,6 +27,7 @@ import math
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from tfos_fast._convert import dtype_of
 
@@ -146,6 +147,15 @@ def describe(column: Column) -> str:
         return column.python or column.kind
     lengths = ",".join("?" if length == ANY_LENGTH else str(length) for length in column.shape)
     return f"{column.dtype}{f'[{lengths}]' if column.shape else ''}" + (f" ({column.python})" if column.python else "")
+
+
+def expected(column: Column) -> str:
+    """As ``describe``, with the range of whole numbers: for values that the column does not take."""
+    text = describe(column)
+    if column.kind == "fixed" and column.python != "bytes" and dtype_of(column.dtype).kind in "iu":
+        info = np.iinfo(column.dtype)
+        text += f", from {info.min} to {info.max}"
+    return text
 
 
 def no_policy(name: str, fill: str = "0") -> str:

@@ -262,25 +262,26 @@ def _versions(found: Findings, facts: Sequence[Facts], driver: Facts) -> None:
     def other(module: str, parts: int) -> dict[str, tuple[str, ...]]:
         def look(one: Facts) -> tuple[str, ...]:
             theirs, mine = one.versions.get(module), driver.versions.get(module)
-            return (theirs,) if theirs and mine and theirs.split(".")[:parts] != mine.split(".")[:parts] else ("",)
+            differs = theirs and mine and theirs.split(".")[:parts] != mine.split(".")[:parts]
+            return (str(theirs), _python(one)) if differs else ("",)
 
         return _grouped(facts, look)
 
-    for where, (version,) in other("pyspark", 2).items():
+    for where, (version, _) in other("pyspark", 2).items():
         text = (
             f"{where} runs pyspark {version} and the driver runs {driver.versions['pyspark']}; install the same on both, and unset "
             "SPARK_HOME where it names another"
         )
         found.problems.append(Problem(errors.VersionMismatch, text))
-    for where, (version,) in other("numpy", 1).items():
+    for where, (version, python) in other("numpy", 1).items():
         text = (
             f"{where} has numpy {version} and the driver has {driver.versions['numpy']}: arrays pickled by one may not be readable "
-            "for the other; install the same major version in the Python that PYSPARK_PYTHON names"
+            f"for the other; install the same major version in {python}"
         )
         found.problems.append(Problem(errors.VersionMismatch, text))
-    for where, (version,) in _grouped(facts, lambda one: (_too_old(one, "numpy"),)).items():
+    for where, (version, python) in _grouped(facts, _old_numpy).items():
         least = ".".join(map(str, NEEDED["numpy"][1]))
-        text = f"{where} has {version}; install numpy {least} or newer in the Python that PYSPARK_PYTHON names"
+        text = f"{where} has {version}; install numpy {least} or newer in {python}"
         found.problems.append(Problem(errors.MissingDependency, text))
     flows = {one.versions.get("tensorflow") or "none" for one in facts}
     if len(flows) > 1:
@@ -290,9 +291,13 @@ def _versions(found: Findings, facts: Sequence[Facts], driver: Facts) -> None:
         )
         found.problems.append(Problem(errors.VersionMismatch, text))
     elif flows == {"none"}:
-        found.advice.append("the executors' Python has no TensorFlow; install it there if main needs it (PYSPARK_PYTHON)")
+        theirs = ", ".join(dict.fromkeys(one.executable for one in facts))
+        found.advice.append(
+            f"the executors' Python ({theirs}) has no TensorFlow; if main needs it, install it there, or set PYSPARK_PYTHON to a "
+            "Python that has it"
+        )
     else:
-        for where, (version,) in other("tensorflow", 2).items():
+        for where, (version, _) in other("tensorflow", 2).items():
             found.advice.append(f"{where} has TensorFlow {version}, the driver has {driver.versions['tensorflow']}")
 
 
@@ -307,13 +312,12 @@ def _shipping(found: Findings, facts: Sequence[Facts], driver: Facts) -> None:
         return
     receivers = [one for one in facts if one in lacking or any(one in ones for ones in old.values())]
     what = "; ".join(dict.fromkeys(_not_ours(one, driver.ours) or _all_too_old(one) for one in receivers))
-    for where, (abi, system) in _grouped(receivers, lambda one: _foreign(one, driver)).items():
+    for where, (abi, system, python) in _grouped(receivers, lambda one: _foreign(one, driver)).items():
         found.problems.append(
             Problem(
                 errors.VersionMismatch,
                 f"{where} has {what}, and the driver's tfos_fast cannot be sent there, because it is compiled for {driver.abi} "
-                f"({driver.system}) and {where} runs {abi} ({system}); install tfos-fast {driver.ours['version']} in the Python "
-                "that PYSPARK_PYTHON names, or make it the same as the driver's",
+                f"({driver.system}) and {where} runs {abi} ({system}); install tfos-fast {driver.ours['version']} in {python}",
             )
         )
 
@@ -352,7 +356,12 @@ def _too_old(one: Facts, module: str) -> str:
 
 
 def _foreign(one: Facts, driver: Facts) -> tuple[str, ...]:
-    return ("",) if (one.abi, one.system) == (driver.abi, driver.system) else (one.abi, one.system)
+    return ("",) if (one.abi, one.system) == (driver.abi, driver.system) else (one.abi, one.system, _python(one))
+
+
+def _old_numpy(one: Facts) -> tuple[str, ...]:
+    found = _too_old(one, "numpy")
+    return (found, _python(one)) if found else ("",)
 
 
 def _by_flow(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
@@ -373,6 +382,10 @@ def _grouped(facts: Sequence[Facts], look: Any) -> dict[str, tuple[str, ...]]:
         if said != ("",):
             groups.setdefault(said, []).append(one)
     return {_executors(ones): said for said, ones in groups.items()}
+
+
+def _python(one: Facts) -> str:
+    return f"its Python ({one.executable}), or set PYSPARK_PYTHON to another"
 
 
 def _executors(facts: Sequence[Facts]) -> str:
