@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pickle
 import re
@@ -150,6 +151,24 @@ def test_rows_without_a_result_are_told_at_the_end():
         with pytest.raises(FormError, match="1 rows of an inference were read and got no result"):
             reader.close()
         ended(thread)
+
+
+def test_a_program_that_waits_for_rows_and_owes_results_is_warned(caplog, monkeypatch):
+    monkeypatch.setattr("tfos_fast.channel.inbox.OWED_S", 0.2)
+    with Channel.create(memory="64k", slot_bytes="4k", form="rows") as channel:
+        thread, out = in_thread(lambda: sum(map(len, give(channel, range(100)))))
+        reader = channel.reader(train_mode=False)
+        rows = reader.next_rows(100)
+        reader.write_results(rows[:-3])
+        waiting, _ = in_thread(lambda: reader.next_rows(1))
+        wait_for(lambda: bool(caplog.records))
+        assert "0.2 s, and 3 rows that were handed out have no result yet" in caplog.text
+        reader.terminate()
+        ended(waiting)
+        with contextlib.suppress(FormError):
+            reader.close()
+        ended(thread)
+        assert re.search("97 results for 100 rows", str(out[0]))
 
 
 @pytest.mark.parametrize(("answered", "fed"), [(0, 10), (0, 100_000), (64, 100_000)])

@@ -5,6 +5,7 @@ Kept rows that are dealt out again come through it as well, in the place of the 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,9 +19,12 @@ from tfos_fast.channel.local import LocalConnection
 from tfos_fast.channel.replay import Keeper, Piece
 from tfos_fast.channel.results import ResultWriter
 from tfos_fast.channel.schema import Schema
-from tfos_fast.errors import ChannelError, TfosError
+from tfos_fast.errors import ChannelError, StallTimeout, TfosError
+
+log = logging.getLogger(__name__)
 
 LINGER_S = 0.02  # inference: a short batch goes out when some writer is there and nothing came for so long
+OWED_S = 10.0  # inference: who waits so long for rows while some have no result yet is warned, once
 _MOST_LAYOUTS = 64  # that are remembered; slots with a heap are laid out for many numbers of rows
 _UNTOLD_MS = 40  # so long what was taken may stay untold, while a reader waits for more
 _PATIENCE_MS, _GAPS = 200, 4  # at most, and of so many slots: see _patience
@@ -73,6 +77,7 @@ class Inbox:
         self._epoch = 0  # ends of an epoch that have come
         self._layouts: dict[tuple[int, int], Layout] = {}
         self._delivered = 0.0  # when the last slot came; 0: none of this epoch
+        self._warned = False  # of rows without a result
         self._gaps: deque[float] = deque(maxlen=_GAPS)  # how long after the one before the last ones came
 
     # ---- coming in -----------------------------------------------------------------------------------------------------------
@@ -227,12 +232,21 @@ class Inbox:
 
     def wait(self, have: int = 0, *, starve_ms: int = STARVE_AFTER_MS) -> None:
         """Wait for more than ``have`` items; writers are asked for what they have when nothing comes for ``starve_ms``."""
-        self._conn.wait(
-            lambda: True if len(self.items) > have or self.leaving else None,
-            "rows (a feed, or the end of the feed)",
-            starve=self.starve,
-            starve_ms=starve_ms,
-        )
+        ready = lambda: True if len(self.items) > have or self.leaving else None  # noqa: E731
+        what, starve = "rows (a feed, or the end of the feed)", self.starve
+        if self._results.owed and not self._warned:
+            try:
+                self._conn.wait(ready, what, starve=starve, starve_ms=starve_ms, timeout=OWED_S)
+                return
+            except StallTimeout:
+                self._warned = True
+                log.warning(
+                    "no rows have come for %g s, and %d rows that were handed out have no result yet: their tasks wait. Give "
+                    "batch_results() one result for each row",
+                    OWED_S,
+                    self._results.owed,
+                )
+        self._conn.wait(ready, what, starve=starve, starve_ms=starve_ms)
 
     def pause(self, seconds: float) -> None:
         """Handle messages for up to so long; writers are asked for what they have when nothing comes at once."""
