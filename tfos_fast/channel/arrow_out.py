@@ -155,7 +155,7 @@ def check_names(found: Collection[str], names: list[str]) -> None:
     if missing and more:
         raise SchemaMismatch(
             f"the schema has {missing}, which the results do not have; they have {more}, which the schema does not have. Call "
-            "them the same, or give None for a column without a value"
+            "them the same in infer(schema=) and batch_results(), or give None for a column without a value"
         )
 
 

@@ -234,7 +234,7 @@ class Inbox:
         """Wait for more than ``have`` items; writers are asked for what they have when nothing comes for ``starve_ms``."""
         ready = lambda: True if len(self.items) > have or self.leaving else None  # noqa: E731
         what, starve = "rows (a feed, or the end of the feed)", self.starve
-        if self._results.owed and not self._warned:
+        if not self._warned and self._conn.stall_timeout > OWED_S and self._results.owed:
             try:
                 self._conn.wait(ready, what, starve=starve, starve_ms=starve_ms, timeout=OWED_S)
                 return

@@ -22,8 +22,7 @@ structure                 one bare *object* column         the same when the nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Collection
 
 import msgspec
 
@@ -176,21 +175,23 @@ def _holds(target: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return len(target) == len(shape) and all(a in (b, _nested.ANY_LENGTH) for a, b in zip(target, shape, strict=True))
 
 
-def apply_nulls(schema: Schema, policies: dict[str, Nulls], spec: Mapping[str, Declared] = MappingProxyType({})) -> Schema:
+def apply_nulls(schema: Schema, policies: dict[str, Nulls], typed: Collection[str] = ()) -> Schema:
     """Apply what is declared of nulls. A column whose rows have None and that has no policy becomes one of objects.
+
+    ``typed``: the columns for which a spec declares a type, and which so cannot become objects.
 
     Raises
     ------
     SchemaMismatch
-        A policy names a column that is not there, its value is none that the column takes, or its mask's name is taken. Or a column
-        that has no policy has None, and a type in the ``spec``.
+        A policy names a column that is not there, its value is none that the column takes, or its mask's name is taken; or a typed
+        column has None and no policy.
     """
     unknown = [name for name in policies if name not in schema.names and name != EVERY]
     if unknown:
         names = ", ".join(map(repr, unknown))
         raise SchemaMismatch(f"nulls names {names}; the feed has the columns {', '.join(schema.names)}")
     common = policies.get(EVERY)
-    ruled = Schema(schema.structure, tuple(_rule(c, policies.get(c.name), common, typed=c.name in spec) for c in schema.columns))
+    ruled = Schema(schema.structure, tuple(_rule(c, policies.get(c.name), common, typed=c.name in typed) for c in schema.columns))
     outputs = [column.name for column in ruled.outputs]
     taken = sorted({name for name in outputs if outputs.count(name) > 1})
     if taken:

@@ -310,8 +310,8 @@ class Writer:
                     )
                 if not results.ready:
                     raise ChannelClosed(
-                        f"the reader ended with {received} results for {'more than ' if cut else ''}{sent} rows of partition "
-                        f"{partition.key}: its main has returned or called terminate(). Go on until feed.should_stop()"
+                        f"the reader ended before every row of partition {partition.key} had its result ({received} came back): "
+                        "its program has returned or called terminate(). It has to go on until feed.should_stop()"
                     )
                 received += len(results.ready[0])
                 yield results.ready.popleft()
