@@ -117,7 +117,8 @@ class Tally:
     """Sums of batches as they come: so that every byte is read, for as little beside that as Python allows."""
 
     def __init__(self) -> None:
-        self._rows = 0
+        self._words = 0  # of the last column, in all,
+        self._per_row = 1  # and of each row: an eager tensor takes longer to give its shape than 256 numbers to be summed
         self._columns: list[int] = []
         self._kinds: list[np.dtype] = []  # as which each column's memory is summed; see column_sum
         self._shifts: list[int] = []
@@ -130,6 +131,7 @@ class Tally:
             self._kinds = [_WORD if array.nbytes // len(array) % 8 == 0 else _UNSIGNED[array.itemsize] for array in arrays]
             self._shifts = [8 * (8 - kind.itemsize) for kind in self._kinds]
             self._columns = [0] * len(arrays)
+            self._per_row = arrays[-1].nbytes // len(arrays[-1]) // self._kinds[-1].itemsize
         for i, column in enumerate(columns):
             kind = self._kinds[i]
             words = np.frombuffer(column, kind)
@@ -140,12 +142,13 @@ class Tally:
             if ones is None:
                 ones = self._ones[len(words), kind] = np.ones(len(words), kind)
             self._columns[i] += int(words.dot(ones))
-        self._rows += columns[0].shape[0]
+        self._words += len(words)
 
     @property
     def sums(self) -> Sums:
         """What came so far."""
-        return Sums(self._rows, tuple((total << shift) % WRAP for total, shift in zip(self._columns, self._shifts, strict=True)))
+        columns = ((total << shift) % WRAP for total, shift in zip(self._columns, self._shifts, strict=True))
+        return Sums(self._words // self._per_row, tuple(columns))
 
 
 def sums_of(rows: Iterable[Any], dtypes: Sequence[str]) -> Sums:

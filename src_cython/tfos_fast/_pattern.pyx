@@ -18,7 +18,6 @@ from tfos_fast._floats cimport run_of_floats
 from tfos_fast._nodes cimport (
     ARRAY, BINBYTES8, BINUNICODE8, BYTEARRAY8, Chunk, DTYPE, Dtype, FALSE, FLOATS, FUNCTION, INT, LIST, LONG1, MEMOIZE, NEWFALSE, NEWTRUE,
     Node, SCALAR, SHORT_BINUNICODE, TEXT, TRUE, TUPLE, TUPLE1, TUPLE2, TUPLE3, children_of, chunk_of, little,
-    signed_little,
 )
 
 cdef extern from *:
@@ -40,7 +39,7 @@ cdef Py_ssize_t end_of_row(Pattern* pattern, const uint8_t* stream, Py_ssize_t a
     cdef Field* field = pattern.field
     cdef Py_ssize_t i, more
     for i in range(pattern.fields):
-        if size - at <= field.literal or memcmp(stream + at, literal, field.literal):
+        if size - at <= field.literal or differ(stream + at, literal, field.literal):
             return -1
         at += field.literal
         literal += field.literal
@@ -66,34 +65,9 @@ cdef Py_ssize_t end_of_row(Pattern* pattern, const uint8_t* stream, Py_ssize_t a
                 return -1
         at += more
         field += 1
-    if size - at < pattern.tail or memcmp(stream + at, literal, pattern.tail):
+    if size - at < pattern.tail or differ(stream + at, literal, pattern.tail):
         return -1
     return at + pattern.tail
-
-
-cdef Py_ssize_t size_of_int(const uint8_t* p, Py_ssize_t room) noexcept nogil:
-    """Bytes of an int's opcode and argument; 0: it is none, or a larger one, or cut off."""
-    cdef Py_ssize_t size = 0
-    if room < 2:
-        return 0
-    if p[0] == c"K":
-        size = 2
-    elif p[0] == c"M":
-        size = 3
-    elif p[0] == c"J":
-        size = 5
-    elif p[0] == LONG1 and p[1] <= 8:
-        size = 2 + p[1]
-    return size if size <= room else 0
-
-
-cdef int64_t value_of_int(const uint8_t* p) noexcept nogil:
-    """Of an int that has a size."""
-    if p[0] == c"K":
-        return p[1]
-    if p[0] == c"M":
-        return <int64_t>little(p + 1, 2)
-    return signed_little(p + 1, 4) if p[0] == c"J" else signed_little(p + 2, p[1])
 
 
 cdef bint suits(Pattern* pattern, Machine* m) noexcept nogil:

@@ -23,6 +23,7 @@ cdef class StreamBatch:
     cdef bint _know_types(self) except -1
     cdef void first(self) noexcept
     cdef void advance(self) noexcept
+    cdef void follow(self) noexcept nogil
     cdef object row_object(self)
     cdef int _parse(self) except -1
     cdef int parse_whole(self) except -1

@@ -167,6 +167,10 @@ cdef class StreamBatch:
             return
         self.within = 0
         self.node += 1
+        self.follow()
+
+    cdef void follow(self) noexcept nogil:
+        """From behind a chunk's last node to the next chunk."""
         # Only the first chunk can be empty, and then it is the only one.
         if self.node == children_of(&self.machine, self.chunk) + self.chunk.nodes and self.chunk.next >= 0:
             self.chunk = <Chunk*>self.machine.chunks.data + self.chunk.next

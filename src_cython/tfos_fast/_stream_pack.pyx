@@ -31,6 +31,7 @@ cdef extern from "_past.h" nogil:
     void tfos_past_done()
 
 cdef enum:
+    AT_ONCE = 32  # rows that follow the pattern; then the clock is asked
     MAX_INT = 10  # bytes of an int with its opcode
     PAST = 512  # bytes of a value from which on it is written past the caches (see _copy.pyx),
     LARGE_SLOT = 1 << 20  # into slots that have left this core's caches before they are written again
@@ -83,6 +84,10 @@ def pack_stream(RowPacker packer, StreamBatch batch, double tick_seconds):
                 return _FULL
             if not packer.has_pending and batch.position >= batch.rows:
                 return _END
+            if not packer.has_pending and batch.node.kind == ALIKE and put_rows_alike(packer, batch, AT_ONCE):
+                if _now() >= until:
+                    return _FULL if packer.rows >= packer._capacity else _TICK
+                continue
             event = next_row(packer, batch, &names)
             if event == _FULL and packer.rows == 0:
                 if not packer.has_pending:
@@ -281,6 +286,21 @@ cdef bint part_fits(ColumnState* column, Part* part) noexcept nogil:
         if column.shape[i] != part.array.shape[i]:
             return False
     return part.array.code == column.code or column.casts >> part.array.code & 1
+
+
+cdef Py_ssize_t put_rows_alike(RowPacker packer, StreamBatch batch, Py_ssize_t most) noexcept nogil:
+    """Pack the next rows, so many at most; returns how many: up to the slot's end, a chunk's end, or a row that must be packed otherwise."""
+    cdef Node* node = batch.node
+    cdef Py_ssize_t done = 0
+    most = min(most, packer._capacity - packer.rows, batch.chunk.nodes - (node - children_of(&batch.machine, batch.chunk)))
+    while done < most and node.kind == ALIKE and put_alike(packer, batch, <const uint8_t*>batch.machine.bytes + node.at) == OK:
+        packer.rows += 1
+        node += 1
+        done += 1
+    batch.position += done
+    batch.node = node
+    batch.follow()
+    return done
 
 
 cdef int put_alike(RowPacker packer, StreamBatch batch, const uint8_t* at) noexcept nogil:
