@@ -116,7 +116,7 @@ def test_terminate_and_stall_in_a_replay(sc, out):
         assert report.ended_early == {"worker:0": "called terminate()"}
         assert 20_000 <= report.rows < 40_000 == report.rows + report.rows_left["worker:0"]
     args["then"] = "wait"
-    with pytest.raises(StallTimeout, match=r"leaves \d+ rows of a replay.*feed_timeout"):
+    with pytest.raises(StallTimeout, match=r"has \d+ rows of a replay that it does not take.*feed_timeout"):
         with tfos_fast.run(sc, pausing, args, 1, **SMALL) as cluster:
             cluster.feed(rows, epochs=5, keep="memory", feed_timeout=5)
 

@@ -119,7 +119,7 @@ def test_a_feed_that_nobody_offers_is_named(sc, caplog, monkeypatch):
     monkeypatch.setattr("tfos_fast.cluster.offers.UNOFFERED", 1.0)
     words = "worker:0, worker:1 waits for the feed 'validatoin', which is not offered (offered: 'validation')"
     with (
-        pytest.raises(StallTimeout, match=re.escape(words)),
+        pytest.raises(StallTimeout, match=re.escape(f"{words}; did you mean 'validation'? Otherwise cluster.offer(")),
         tfos_fast.run(sc, read_the_wrong_one, {}, 2, memory="64k", slot_bytes="4k") as cluster,
     ):
         cluster.offer(sc.parallelize(range(10), 1), name="validation")

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from tfos_fast.cluster import messages as m
@@ -106,10 +107,13 @@ class Offers:
                 if demand.epoch != m.LEFT and (offer is None or (offer.used_up and not self._later.get(name))):
                     asked.setdefault(name, []).append(node)
         there = ", ".join(map(repr, sorted(self._offers))) or "none"
+        near = {name: get_close_matches(name, self._offers, 1) for name in asked if name not in self._offers}
         return {
             name: f"{', '.join(sorted(nodes))} waits for the feed {name!r}, "
             + (f"and its offer(epochs={self._offers[name].epochs}) is used up" if name in self._offers else "which is not offered")
-            + f" (offered: {there}); cluster.offer(data, {name!r}) offers it"
+            + f" (offered: {there}); "
+            + (f"did you mean {near[name][0]!r}? Otherwise " if near.get(name) else "")
+            + f"cluster.offer(data, {name!r}) offers it"
             for name, nodes in asked.items()
         }
 

@@ -150,9 +150,9 @@ def stuck(states: Iterable[NodeState]) -> str:
             continue
         left = beat.rows_published - beat.rows_taken
         if any(isinstance(order, m.Replay) for order in state.orders.values()):
-            lines.append(f"the driver waits for {who}, where {trainer}{held} leaves {left} rows of a replay")
+            lines.append(f"the driver waits for {who}, where {trainer}{held} has {left} rows of a replay that it does not take")
         elif beat.waiting or (beat.writers and left) or held:
-            lines.append(f"{beat.writers} feed tasks wait for {who}, where {trainer}{held} leaves {left} rows")
+            lines.append(f"{beat.writers} feed tasks wait for {who}, where {trainer}{held} has {left} rows that it does not take")
     return "; ".join(lines)
 
 
