@@ -146,11 +146,11 @@ def make(
     empty : bool
         When nothing came in time, hand out batches without rows.
     full : bool
-        Every batch has ``batch_size`` rows, and elements say so.
+        Every batch has ``batch_size`` rows, and elements say so, as with ``drop_remainder``.
     handed : Handed
         Is told of iterators and batches.
     """
-    if full:
+    if full or (drop_remainder and not empty):
         specs = {name: _of_rows(tf, spec, batch_size) for name, spec in specs.items()}
     most = 1 if empty else batches_at_once(specs, batch_size, prefetch)  # unbatch crashes on a batch without rows
     if most > 1:

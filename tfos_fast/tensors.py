@@ -109,7 +109,7 @@ class DataFeed:
         """
         if uneven is not None:
             source, declared = self._sources.in_step(uneven, n, spec, nulls)
-            self._open(n, spec, nulls)
+            self._open(n, spec, nulls, only=specs.is_nested(spec))
             columns = columns_maker()
             while (batch := source(1)) is not None:
                 values = columns(batch)
@@ -117,7 +117,7 @@ class DataFeed:
                 yield self._arranged(spec, declared, values)
                 del values
             return
-        self._open(n, spec, nulls)
+        self._open(n, spec, nulls, only=specs.is_nested(spec))
         make = None
         while (batch := self.reader.next_batch(n)) is not None:
             make = make or tensor_maker(self._schema(), spec)
@@ -128,7 +128,7 @@ class DataFeed:
 
     def poll(self, n: int, timeout: float, spec: Any = None, *, nulls: Any = None) -> Any:
         """One batch as ``tensors`` gives it, or None when there is none within ``timeout`` seconds (see ``should_stop``)."""
-        self._open(n, spec, nulls)
+        self._open(n, spec, nulls, only=specs.is_nested(spec))
         batch = self.reader.next_batch(n, timeout=timeout)
         return None if batch is None else tensor_maker(self._schema(), spec)(batch)
 
@@ -162,7 +162,7 @@ class DataFeed:
             See :func:`row_spec`. A nested one, such as Keras's ``(features, labels)`` with a dict of features, gives batches its
             structure; columns that it does not name are left out. So does a flat one with every shape.
         drop_remainder : bool
-            Leave out the short batch at an epoch's end.
+            Leave out the short batch at an epoch's end; elements then say how many rows they have, as XLA wants it.
         shuffle : int
             Draw rows at random from a window of so many rows; 0: in the order of feeding. They are gathered straight from the slots
             where they lie: one copy in all. The window ends with the epoch.
@@ -233,7 +233,7 @@ class DataFeed:
         handed = self._sources.begin(ordered=not shuffle)
         if uneven is not None:
             source, _ = self._sources.in_step(uneven, batch_size, spec, nulls, group, shuffle, seed, drop_remainder, known=True)
-        schema = self._open(batch_size, spec, nulls, wait=not known and idle is None)
+        schema = self._open(batch_size, spec, nulls, wait=not known and idle is None, only=known or specs.is_nested(spec))
         if known:
             single = {name: tensor_spec(column(name, *part)) for name, part in declared.items()}
         else:
@@ -350,10 +350,13 @@ class DataFeed:
         self.reader.terminate()
         self._sources.clear()
 
-    def _open(self, n: int, spec: Any, nulls: Any, *, tensors: bool = True, wait: bool = False) -> Schema | None:
+    def _open(
+        self, n: int, spec: Any, nulls: Any, *, tensors: bool = True, wait: bool = False, only: bool = False
+    ) -> Schema | None:
         if tensors:
             self._pin()
-        return self.reader.open_columns(n, row_spec(spec), nulls=null_policies(nulls), tensors=tensors, wait=wait)
+        policies = null_policies(nulls)
+        return self.reader.open_columns(n, row_spec(spec), nulls=policies, tensors=tensors, only=only, wait=wait)
 
     def _schema(self) -> Schema:
         schema = self.reader.schema

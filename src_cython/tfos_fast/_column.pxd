@@ -18,6 +18,7 @@ cdef enum Kind:
     SCALAR          # row mode: a numpy scalar
     ANY             # column mode: whatever gives numbers of this type and shape
     NULLS           # column mode: nothing but None
+    UNUSED          # column mode: anything, and nothing is written
     STRING          # from here on the values lie in the heap
     BYTES
     BYTEARRAY       # row mode; in column mode it is BYTES

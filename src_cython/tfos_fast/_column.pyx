@@ -79,6 +79,8 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
         state.kind = OBJECT
     elif column.kind == "null":
         state.kind = NULLS
+    elif column.kind == "unused":
+        state.kind = UNUSED
     elif column.kind == "ragged":
         state.kind = RAGGED
     if column.nulls == "fill" or column.nulls == "mask":
@@ -214,7 +216,7 @@ cdef int put_value(ColumnState* column, object value, Slot* slot, Py_ssize_t row
         return put_bytes(<uint32_t*>out, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), slot)
     if kind == RAGGED:
         return put_ragged(column, value, slot, <uint32_t*>out)
-    return UNFIT
+    return OK if kind == UNUSED else UNFIT
 
 
 cdef int put_raw(ColumnState* column, object value, char* out) noexcept:

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from tfos_fast._column cimport (
-    ANY, ARRAY as ARRAY_COLUMN, ColumnState, MAX_DIMS, NESTED, NO_ROOM, NUMBER, OK, SCALAR as SCALAR_COLUMN, UNFIT,
+    ANY, ARRAY as ARRAY_COLUMN, ColumnState, MAX_DIMS, NESTED, NO_ROOM, NUMBER, OK, SCALAR as SCALAR_COLUMN, UNFIT, UNUSED,
 )
 from tfos_fast._nodes cimport (
     ALIKE, Chunk, DICT, FALSE, FLOATS, INT, JVM_ROW, LIST, NEWTRUE, Node, ROW, SCALAR, TEXT, TRUE, TUPLE, children_of, chunk_of,
@@ -268,6 +268,8 @@ cdef bint follows_fit(RowPacker packer, StreamBatch batch):
 cdef bint part_fits(ColumnState* column, Part* part) noexcept nogil:
     cdef bint any_number = column.kind == ANY or column.kind == NUMBER or column.kind == NESTED
     cdef int i
+    if column.kind == UNUSED:
+        return True
     if part.kind == INT:
         return any_number and column.dims == 0
     if part.kind == LIST or part.kind == TUPLE:
@@ -303,6 +305,14 @@ cdef Py_ssize_t put_rows_alike(RowPacker packer, StreamBatch batch, Py_ssize_t m
     return done
 
 
+cdef inline Py_ssize_t size_of_field(Field* field, const uint8_t* at) noexcept nogil:
+    if field.kind == DATA:
+        return field.count
+    if field.kind == RUN:
+        return 9 * field.count
+    return size_of_int(at, MAX_INT) if field.kind == WHOLE_NUMBER else 1
+
+
 cdef int put_alike(RowPacker packer, StreamBatch batch, const uint8_t* at) noexcept nogil:
     """OK, or UNFIT as for any other row."""
     cdef Pattern* pattern = &batch.pattern
@@ -317,7 +327,9 @@ cdef int put_alike(RowPacker packer, StreamBatch batch, const uint8_t* at) noexc
         at += field.literal
         column = &packer.columns[field.column]
         out = column.region + row * column.row_bytes
-        if field.kind == DATA:
+        if column.kind == UNUSED and not (field.kind == RUN and field.spread):
+            at += size_of_field(field, at)
+        elif field.kind == DATA:
             if pattern.part[field.column].array.code == column.code:
                 if field.count >= past:
                     tfos_past(out, <const char*>at, field.count)
@@ -329,7 +341,8 @@ cdef int put_alike(RowPacker packer, StreamBatch batch, const uint8_t* at) noexc
         elif field.kind == RUN:
             if field.spread:
                 for k in range(field.count):
-                    if not column.takes & TAKES_FLOAT or not put_floats(column.code, column.region + row * column.row_bytes, 0, at, 1, False):
+                    out = column.region + row * column.row_bytes
+                    if column.kind != UNUSED and not (column.takes & TAKES_FLOAT and put_floats(column.code, out, 0, at, 1, False)):
                         return UNFIT
                     at += 9
                     column += 1

@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 
 from tfos_fast._column cimport (
     ANY, ARRAY as ARRAY_COLUMN, BYTEARRAY as BYTEARRAY_COLUMN, BYTES as BYTES_COLUMN, ColumnState, MAX_DIMS, NESTED, NO_ROOM, NUMBER,
-    OK, RAGGED as RAGGED_COLUMN, SCALAR as SCALAR_COLUMN, STRING, Slot, UNFIT, put_bytes, put_null,
+    OK, RAGGED as RAGGED_COLUMN, SCALAR as SCALAR_COLUMN, STRING, Slot, UNFIT, UNUSED, put_bytes, put_null,
 )
 from tfos_fast._nodes cimport (
     ARRAY, Array, BYTEARRAY, BYTES, Chunk, FLOATS, LIST, Machine, NOTHING, Node, SCALAR, TEXT, TUPLE, children_of, chunk_of,
@@ -53,6 +53,8 @@ cdef int put_something(
         return OK if node.kind == SCALAR and put_scalar(column, m, node, out) else UNFIT
     if kind == RAGGED_COLUMN:
         return put_ragged(column, m, node, slot, <uint32_t*>out)
+    if kind == UNUSED:
+        return OK
     if kind == STRING:
         if node.kind != TEXT or not is_utf8(m, node):
             return UNFIT

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfos_fast._convert import DTYPES
 from tfos_fast._nested import TEXTS
-from tfos_fast.channel.lattice import apply_nulls, apply_spec, join, settle
+from tfos_fast.channel.lattice import apply_nulls, apply_spec, join, leave_out, settle
 from tfos_fast.channel.messages import Form
 from tfos_fast.channel.schema import ANY_LENGTH, OBJECTS, WHY_OBJECTS, Column, Schema, describe
 from tfos_fast.errors import FormError, SchemaMismatch
@@ -76,6 +76,7 @@ class Agreement:
 
 def _declared(schema: Schema, form: Form) -> Schema:
     schema = apply_spec(schema, form.spec) if form.spec else schema
+    schema = leave_out(schema, form.spec) if form.only else schema
     return apply_nulls(schema, form.nulls, form.spec)
 
 

@@ -22,7 +22,7 @@ from tfos_fast.channel.holes import concerned, hole
 from tfos_fast.channel.infer import duplicates, nested_column
 from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.layout import layout as lay_out
-from tfos_fast.channel.schema import ANY_LENGTH, Column, Schema, describe, expected
+from tfos_fast.channel.schema import ANY_LENGTH, NO_PLACE, Column, Schema, describe, expected
 from tfos_fast.errors import MissingDependency, RowTooLarge, SchemaMismatch
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def pack_batch(
     if batch.num_rows == start:
         return 0, heap_used
     arrays = [batch.column(i).slice(start, max(count, 1)) for i in range(len(schema.columns))]
-    arrays = [_plain(array) for array in arrays]
+    arrays = [array if column.kind == "unused" else _plain(array) for column, array in zip(schema.columns, arrays, strict=True)]
     if count:
         known = schema.columns if found is None else found.columns
         for column, array, seen in zip(schema.columns, arrays, known, strict=True):
@@ -153,7 +153,7 @@ def pack_batch(
         if column.kind == "fixed":
             _copy_fixed(column, region.view(dtype_of(column.dtype)).reshape(count, *column.shape), arrays[i].slice(0, count))
             continue
-        if column.kind == "null":
+        if column.kind in NO_PLACE:
             continue
         offsets, data = heaps[i]
         entries = region.view(np.uint32).reshape(count, 2)
@@ -298,6 +298,8 @@ def _dtype(kind: Any) -> str | None:
 
 
 def _check(column: Column, array: Any, exact: bool) -> None:
+    if column.kind == "unused":
+        return
     found = _column(column.name, array, exact)
     if column.kind == "object" or found == column or (not exact and _takes(column, found, array)):
         return

@@ -89,12 +89,15 @@ class BatchWriter:
     def pack(self, batch: Any) -> Iterator[None]:
         """Pack a batch; yields whenever a slot is needed and none is granted, and when results have come."""
         from tfos_fast.channel.arrow import from_arrow, is_fitting
-        from tfos_fast.channel.arrow_types import flatten_batch
+        from tfos_fast.channel.arrow_types import flatten_batch, leave_out
 
         if batch.num_rows == 0:
             return
         self.has_more = True
-        slots, exact = self._slots, self._columns.form.exact
+        slots, form = self._slots, self._columns.form
+        exact = form.exact
+        if form.only:
+            batch = leave_out(batch, form.spec)
         if not exact:
             batch = flatten_batch(batch)
         if isinstance(slots.packer, RowPacker):

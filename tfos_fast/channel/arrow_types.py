@@ -17,6 +17,7 @@ other extensions      what they are stored as
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,27 @@ def flatten_batch(batch: Any) -> Any:
                 raise SchemaMismatch(f"several columns would be called {path!r}; give each a name of its own")
             columns[path] = array
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def leave_out(batch: Any, named: Collection[str]) -> Any:
+    """The ``pyarrow.RecordBatch`` with nothing but null in columns of which neither they nor a part of them is named.
+
+    Structs stay as they are: their fields are columns, by the names that they have in rows. Memory is not copied.
+    """
+    import pyarrow as pa
+
+    wanted = {name.split(".", 1)[0] for name in named}.union(named)
+    unused = [
+        i for i, (name, kind) in enumerate(zip(batch.schema.names, batch.schema.types, strict=True))
+        if name not in wanted and not pa.types.is_struct(kind)
+    ]  # fmt: skip
+    if not unused:
+        return batch
+    schema, columns = batch.schema, batch.columns
+    for i in unused:
+        columns[i] = pa.nulls(batch.num_rows)
+        schema = schema.set(i, pa.field(schema.names[i], pa.null()))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -10,7 +10,7 @@ from tfos_fast.channel.assembler import Assembler, Slot
 from tfos_fast.channel.batch import AnyBatch, Batch
 from tfos_fast.channel.cutter import Cutter
 from tfos_fast.channel.inbox import LINGER_S, Inbox
-from tfos_fast.channel.lattice import Declared, apply_spec
+from tfos_fast.channel.lattice import Declared, apply_spec, leave_out
 from tfos_fast.channel.local import LocalConnection
 from tfos_fast.channel.replay import Piece
 from tfos_fast.channel.schema import Schema
@@ -40,6 +40,8 @@ class ColumnReader:
         What batches look like; known once the first rows came.
     spec : dict
         What the program declared of the columns.
+    only : bool
+        It wants no others.
     hoarded : int
         Slots whose batches were copied, because the program keeps too many.
     settled : bool
@@ -55,6 +57,7 @@ class ColumnReader:
         self.assembler = Assembler()
         self.schema: Schema | None = None
         self.spec: Spec = {}
+        self.only = False
         self.hoarded = 0
         self.settled = False
         self._current: int | Piece | None = None  # the slot that the assembler cuts
@@ -146,7 +149,8 @@ class ColumnReader:
         self._conn.send(m.Pin())
         pinned = self._conn.ask(m.Pinned, "the broker to fix the schema").schema
         # Writers that came before the spec was known packed without it; what they packed is cast here.
-        self.schema = apply_spec(pinned, self.spec) if self.spec else pinned
+        schema = apply_spec(pinned, self.spec) if self.spec else pinned
+        self.schema = leave_out(schema, self.spec) if self.only else schema
         return True
 
     def late(self, epoch_ends: bool) -> Batch | None:

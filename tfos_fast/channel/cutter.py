@@ -44,7 +44,7 @@ class Cutter:
         self._exporter: Exporter | None = None
         self._where, self._lease, self._pinned = where, lease, pinned
         self._whole: list[tuple[str, Any]] | None = None
-        if where.schema == pinned and all(column.kind == "fixed" for column in pinned.columns):
+        if where.schema == pinned and all(column.kind in ("fixed", "unused") for column in pinned.columns):
             whole = decode_columns(where, lease, 0, rows)
             self._whole = list(whole.items())
             arrays = [array for array in whole.values() if isinstance(array, np.ndarray)]  # all of them, as they are fixed

@@ -44,6 +44,8 @@ def columns(layout: Layout, buffer: Any, start: int, stop: int) -> dict[str, Val
     slot = _slot(layout, buffer, start, stop)
     out: dict[str, Values] = {}
     for index, column in enumerate(layout.schema.columns):
+        if column.kind == "unused":
+            continue
         if column.kind == "fixed":
             out[column.name] = _fixed(layout, slot, index, start, stop)
         elif column.kind == "ragged":
@@ -121,6 +123,8 @@ def convert(batch: dict[str, Values], src: Schema, dst: Schema) -> dict[str, Val
     older = {column.name: column for column in src.columns}
     out: dict[str, Values] = {}
     for column in dst.columns:
+        if column.kind == "unused":
+            continue
         before = older[column.name]
         out[column.name] = _widen(batch[column.name], before, column)
         if column.mask:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.agreement import check_form
 from tfos_fast.channel.partitions import OnOpen, Partitions
@@ -152,7 +154,7 @@ class Feed(Partitions):
             form = message.form
         elif form.mode == message.form.mode:
             # Writers have begun by this form: their spec stays, and the reader casts for itself.
-            form = m.Form(form.mode, message.form.batch, form.spec, form.nulls, form.tensors)
+            form = msgspec.structs.replace(form, batch=message.form.batch)
         else:
             text = f"the feed is open in {form.mode} mode, and {message.form.mode} was asked for; use one of them per feed"
             if self.reader is None:

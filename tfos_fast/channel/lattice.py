@@ -132,6 +132,11 @@ def apply_spec(schema: Schema, spec: dict[str, Declared]) -> Schema:
     return Schema(schema.structure, tuple(_declare(column, spec.get(column.name)) for column in schema.columns))
 
 
+def leave_out(schema: Schema, named: Collection[str]) -> Schema:
+    """The schema with all columns but the named ones unused."""
+    return Schema(schema.structure, tuple(c if c.name in named else Column(c.name, "unused") for c in schema.columns))
+
+
 def _declare(column: Column, declared: Declared | None) -> Column:
     if declared is None:
         return column
@@ -203,7 +208,7 @@ def apply_nulls(schema: Schema, policies: dict[str, Nulls], typed: Collection[st
 
 def _rule(column: Column, own: Nulls | None, common: Nulls | None, *, typed: bool) -> Column:
     policy = own or common
-    if column.nulls in ("fill", "mask") or column.kind == "object":
+    if column.nulls in ("fill", "mask") or column.kind in ("object", "unused"):
         return column
     if policy is not None:
         ruled = msgspec.structs.replace(column, nulls="mask" if policy.mask else "fill", fill=policy.fill)

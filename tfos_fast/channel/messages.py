@@ -40,6 +40,8 @@ class Form(msgspec.Struct, frozen=True):
         Column name, or ``"*"`` for every other one -> what becomes of None.
     tensors : bool
         Tensors are to be made: columns of Python objects are refused when rows bring them.
+    only : bool
+        Columns that the spec does not name are left out of the slots.
     """
 
     mode: Literal["rows", "columns"]
@@ -47,6 +49,7 @@ class Form(msgspec.Struct, frozen=True):
     spec: dict[str, Declared] = {}
     nulls: dict[str, Nulls] = {}
     tensors: bool = False
+    only: bool = False
 
     @property
     def exact(self) -> bool:

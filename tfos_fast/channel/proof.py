@@ -16,7 +16,7 @@ import numpy as np
 
 from tfos_fast._proof import sample
 from tfos_fast.channel.layout import Layout
-from tfos_fast.channel.schema import Column
+from tfos_fast.channel.schema import NO_PLACE, Column
 
 DENSE = 32  # the first rows of a partition, each of which is looked at
 PER_SLOT = 8  # rows of a slot that are looked at behind these: each may cost a miss of every cache
@@ -53,8 +53,8 @@ def mark(columns: tuple[Column, ...]) -> int:
 def _sampled(layout: Layout) -> tuple[int, Any, Any, Any]:
     """Every how many rows one is looked at, which columns of it, where they lie, and bytes of their values."""
     columns = layout.schema.columns
-    # Pickles of equal objects may differ; a column of None has no bytes.
-    those = [i for i, column in enumerate(columns) if column.kind not in ("object", "null")]
+    # Pickles of equal objects may differ; others have no bytes.
+    those = [i for i, column in enumerate(columns) if column.kind not in ("object", *NO_PLACE)]
     those = those[:: -(-len(those) // COLUMNS)] if those else []
     widths = [-1 if columns[i].in_heap else columns[i].row_bytes for i in those]
     row_bytes = max(1, sum(column.row_bytes for column in columns))

@@ -170,6 +170,7 @@ class Reader(InStep):
         *,
         nulls: dict[str, Nulls] | None = None,
         tensors: bool = False,
+        only: bool = False,
         wait: bool = True,
     ) -> Schema | None:
         """Declare column mode; the first declaration counts.
@@ -182,6 +183,8 @@ class Reader(InStep):
             Column name, or ``"*"`` for all others -> what becomes of None.
         tensors : bool
             Columns of Python objects are refused where rows bring them.
+        only : bool
+            Columns that ``spec`` does not name are left out: they are not packed.
         wait : bool
             Wait for the first rows.
 
@@ -193,7 +196,7 @@ class Reader(InStep):
         with self._lock:
             if self._terminated:
                 return self.schema
-            self._declare(m.Form("columns", n, spec or {}, nulls or {}, tensors))
+            self._declare(m.Form("columns", n, spec or {}, nulls or {}, tensors, only))
             if wait and self.schema is None:
                 self._column_reader.pin(n)
             return self.schema
@@ -409,6 +412,7 @@ class Reader(InStep):
         self._form = form
         self._inbox.batch = form.batch
         self._column_reader.spec = form.spec
+        self._column_reader.only = form.only
 
     def _handle(self, message: Any) -> None:
         if isinstance(message, m.Granted):

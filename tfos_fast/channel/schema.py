@@ -18,6 +18,7 @@ string      text                                                    an object ar
 bytes       byte strings                                            an object array of ``bytes``
 object      anything, pickled                                       an object array
 null        only None so far                                        what the policy for nulls says
+unused      anything, which is not written                          nothing: the spec does not name it, and decides the structure
 ==========  ======================================================  =============================================================
 """
 
@@ -31,7 +32,9 @@ import numpy as np
 
 from tfos_fast._convert import dtype_of
 
-Kind = Literal["fixed", "ragged", "string", "bytes", "object", "null"]
+Kind = Literal["fixed", "ragged", "string", "bytes", "object", "null", "unused"]
+#: Kinds whose values take no place in a slot.
+NO_PLACE = ("null", "unused")
 Structure = Literal["tuple", "list", "dict", "row", "bare"]
 #: A value that stands for None. Of byte strings the text that has these bytes in Latin-1: messages know one kind of text only.
 Fill = bool | int | float | str | None
@@ -57,7 +60,7 @@ class Column(msgspec.Struct, frozen=True):
     ----------
     name : str
         Its name; unique in column mode.
-    kind : {"fixed", "ragged", "string", "bytes", "object", "null"}
+    kind : {"fixed", "ragged", "string", "bytes", "object", "null", "unused"}
         See the table above.
     dtype : str
         For fixed and ragged columns the numpy name of the element type, one of :data:`tfos_fast._convert.DTYPES`; for ragged ones
@@ -88,12 +91,12 @@ class Column(msgspec.Struct, frozen=True):
         """Bytes that one row takes in the column's region: the value itself, or where it lies in the heap."""
         if self.kind == "fixed":
             return dtype_of(self.dtype).itemsize * math.prod(self.shape)
-        return 0 if self.kind == "null" else ENTRY_BYTES
+        return 0 if self.kind in NO_PLACE else ENTRY_BYTES
 
     @property
     def in_heap(self) -> bool:
         """Whether the values lie in the slot's heap."""
-        return self.kind not in ("fixed", "null")
+        return self.kind != "fixed" and self.kind not in NO_PLACE
 
     @property
     def ragged_dims(self) -> int:
@@ -128,9 +131,11 @@ class Schema(msgspec.Struct, frozen=True):
 
     @property
     def outputs(self) -> tuple[Column, ...]:
-        """What the reader gets: the columns, each with a mask followed by it."""
+        """What the reader gets: the columns, each with a mask followed by it, without those that are unused."""
         out: list[Column] = []
         for column in self.columns:
+            if column.kind == "unused":
+                continue
             out.append(column)
             if column.mask:
                 out.append(Column(column.mask, "fixed", "bool"))

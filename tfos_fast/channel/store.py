@@ -25,7 +25,8 @@ from tfos_fast.errors import NotEnoughMemory, StoreFull
 CHUNK_BYTES = 64 << 20  # the file grows by so much, and so much is mapped at once
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _POPULATE_READ = 22  # MADV_POPULATE_READ of <linux/mman.h>, Linux 5.14
-_KNOWN = {"fixed", "null", "string", "bytes", "object", "ragged"}  # kinds whose regions hold values, nothing, or (offset, length)
+# Kinds whose regions hold values, nothing, or (offset, length).
+_KNOWN = {"fixed", "null", "unused", "string", "bytes", "object", "ragged"}
 
 
 @dataclass(frozen=True)
