@@ -8,7 +8,7 @@ PYTHON_BIN = $(VENV)/bin/python
 RUN = env -u SPARK_HOME JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON="$(CURDIR)/$(PYTHON_BIN)" $(PYTHON_BIN)
 ARGS ?=
 
-.PHONY: help setup demo test failures chaos lint unit build sanitize fuzz bench bench-tfos dist test-gpu test-oldest clean multihost
+.PHONY: help setup demo test failures chaos lint unit build sanitize fuzz fuzz-guided bench bench-tfos dist test-gpu test-oldest clean multihost
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -37,6 +37,8 @@ unit: setup ## only the tests that need no Spark: seconds
 multihost: setup ## executors in namespaces as separate hosts: remote feed, a cut link, a stranger (for root; skips with a reason)
 	TFOS_MULTIHOST=1 $(RUN) -m pytest tests/multihost -rs $(ARGS)
 
+# Where there is a GPU, TensorFlow comes with the CUDA libraries that it needs (gigabytes).
+test-gpu: export EXTRAS = $(shell command -v nvidia-smi >/dev/null && echo test,gpu || echo test)
 test-gpu: setup ## on a GPU node: pinned shared memory and copies to the device (skips with a reason elsewhere)
 	$(RUN) -m pytest tests/gpu -rs $(ARGS)
 
@@ -52,6 +54,9 @@ sanitize: setup ## the compiled modules under the address and undefined-behaviou
 
 fuzz: setup ## mutated pickle streams against the decoder, under the sanitizers (SECONDS=60)
 	@scripts/sanitize.sh $(PYTHON_BIN) --fuzz $(or $(SECONDS),60)
+
+fuzz-guided: setup ## the same by libFuzzer, guided by what each stream reaches (SECONDS=600; installs clang and atheris)
+	@scripts/fuzz-guided.sh $(PYTHON_BIN) $(or $(SECONDS),600)
 
 bench: setup ## the benchmarks, each prints ratios and the machine
 	@for program in pack channel remote feed; do echo "== $$program"; $(RUN) -m benchmarks $$program $(ARGS) || exit 1; done

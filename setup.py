@@ -5,6 +5,7 @@ Switches, from the environment:
 =====================  ==============================================================
 ``TFOS_BUILD=debug``     no optimisation, symbols, bounds checks in Cython
 ``TFOS_BUILD=sanitize``  address and undefined-behaviour sanitizers (preload libasan)
+``TFOS_BUILD=fuzz``      address sanitizer and counters for libFuzzer (CC=clang LDSHARED="clang -shared")
 ``TFOS_BUILD=coverage``  line tracing, for coverage of the ``.pyx`` files
 =====================  ==============================================================
 
@@ -25,6 +26,7 @@ MODES = {
         ["-O1", "-g3", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
         ["-fsanitize=address,undefined"],
     ),
+    "fuzz": (["-O1", "-g3", "-fsanitize=address,fuzzer-no-link", "-fno-omit-frame-pointer"], ["-fsanitize=address,fuzzer-no-link"]),
     "coverage": (["-O0", "-g1"], []),
 }
 mode = os.environ.get("TFOS_BUILD", "release")

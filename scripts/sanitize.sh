@@ -21,6 +21,7 @@ run=(-m pytest -q --capture=no -p no:cacheprovider
     -m "not tensorflow" tests/unit/test_{copy,pack,pack_values,stream,floats,decode,arrow,segment,dlpack,assembler,broker,window,kinds,proof}.py tests/unit/test_channel*.py "$@")
 if [[ "${1:-}" == --fuzz ]]; then
     run=(-m tests.fuzz.stream "${@:2}")
+    export PYTHONMALLOC=malloc # short streams, too, have poisoned memory around them
 fi
 
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \

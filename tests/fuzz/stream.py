@@ -15,15 +15,15 @@ import time
 
 import numpy as np
 
-from tests.unit.rows import slot
 from tests.unit.test_jvm_rows import ROWS, SCHEMA, pickled
 from tests.unit.test_stream import COMMON
 from tfos_fast._pack import RowPacker
 from tfos_fast._stream import StreamBatch
 from tfos_fast._stream_pack import pack_stream
 from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import Nulls, apply_nulls, join
-from tfos_fast.channel.layout import plan
+from tfos_fast.channel.lattice import Nulls, apply_nulls, join, leave_out
+from tfos_fast.channel.layout import Layout, plan
+from tfos_fast.channel.schema import Schema
 
 RAGGED = {
     "lists": [([*range(i % 5)], np.arange(i % 3, dtype=np.float32), None if i % 4 else i, [0.5] * 300) for i in range(30)],
@@ -40,6 +40,69 @@ class Refused(Exception):
 
 def refuse(_: bytes) -> list[object]:
     raise Refused
+
+
+class Target:
+    """What is attacked: the decoder, and packers of many schemas behind it.
+
+    Attributes
+    ----------
+    streams : list of bytes
+        Sound ones to begin with.
+    read, rows : int
+        Streams that the decoder took, and rows that were packed of them.
+    """
+
+    def __init__(self) -> None:
+        known = [*COMMON.values(), *RAGGED.values()]
+        self.streams = [pickle.dumps(rows[:count], protocol) for rows in known for protocol in (2, 3, 4, 5) for count in (1, 2, 5)]
+        self.streams += [pickled(ROWS[:count], SCHEMA) for count in (1, 2, 5)] * 4
+        schemas = [
+            (infer(rows[0], exact=exact), exact)
+            for exact in (False, True)
+            for rows in [*COMMON.values(), pickle.loads(pickled(ROWS[:1], SCHEMA))]
+        ]
+        self.packers = [(RowPacker(schema, exact=exact), _plan(schema)) for schema, exact in schemas]
+        for schema in [schema for schema, exact in schemas if not exact and len(schema.columns) > 1]:
+            part = leave_out(schema, schema.names[1:])
+            self.packers.append((RowPacker(part, exact=False), _plan(part)))
+        for rows_of in RAGGED.values():
+            joined = functools.reduce(functools.partial(join, exact=False), (infer(row, exact=False) for row in rows_of))
+            schema = apply_nulls(joined, NULLS)
+            self.packers += [(RowPacker(schema, exact=False, cast=True), _plan(schema))] * 8
+        self.read = self.rows = 0
+        self._memory = _whole_slot()
+
+    def attack(self, stream: bytes, earlier: bytes, packers: list[tuple[RowPacker, Layout]]) -> None:
+        """Load a stream after an earlier one, rows of which may be its pattern, and pack it by each of the packers."""
+        batch = StreamBatch(refuse)
+        batch.load(earlier)
+        if not batch.load(stream):
+            return
+        self.read += 1
+        for packer, layout in packers:
+            batch.load(stream)
+            packer.bind(self._memory, layout)
+            with contextlib.suppress(Refused):
+                pack_stream(packer, batch, 1.0)
+            self.rows += packer.rows
+            packer.unbind()
+            packer.take_pending()
+
+
+def _plan(schema: Schema) -> Layout:
+    return plan(schema, SLOT, batch=1, heap_per_row=64.0)
+
+
+def _whole_slot() -> np.ndarray:
+    """A slot with nothing behind it that belongs to it, so that the sanitizer sees whatever is written there."""
+    kept = []
+    while True:
+        memory = np.full(SLOT, 0xA5, np.uint8)
+        if memory.ctypes.data % 64 == 0:
+            return memory
+        kept.append(memory)  # the next one lies elsewhere
+        assert len(kept) < 1000
 
 
 def mutated(streams: list[bytes], random_: random.Random) -> bytes:
@@ -76,38 +139,14 @@ def main() -> None:
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     random_ = random.Random(options.seed)
-    known = [*COMMON.values(), *RAGGED.values()]
-    streams = [pickle.dumps(rows[:count], protocol) for rows in known for protocol in (2, 3, 4, 5) for count in (1, 2, 5)]
-    streams += [pickled(ROWS[:count], SCHEMA) for count in (1, 2, 5)] * 4
-    packers = [
-        (RowPacker(schema, exact=exact), plan(schema, SLOT, batch=1, heap_per_row=64.0))
-        for exact in (False, True)
-        for schema in (infer(rows[0], exact=exact) for rows in [*COMMON.values(), pickle.loads(pickled(ROWS[:1], SCHEMA))])
-    ]
-    for rows_of in RAGGED.values():
-        joined = functools.reduce(functools.partial(join, exact=False), (infer(row, exact=False) for row in rows_of))
-        schema = apply_nulls(joined, NULLS)
-        packers += [(RowPacker(schema, exact=False, cast=True), plan(schema, SLOT, batch=1, heap_per_row=64.0))] * 8
-    memory = slot(SLOT)
-    tried = read = rows = 0
+    target, tried = Target(), 0
     until = time.monotonic() + options.seconds
     while time.monotonic() < until:
-        stream = mutated(streams, random_)
+        stream = mutated(target.streams, random_)
         tried += 1
-        batch = StreamBatch(refuse)
-        batch.load(random_.choice(streams) if random_.random() < 0.3 else before(stream, streams))  # rows that may be its pattern
-        if not batch.load(stream):
-            continue
-        read += 1
-        for packer, layout in random_.sample(packers, 4):
-            batch.load(stream)
-            packer.bind(memory, layout)
-            with contextlib.suppress(Refused):
-                pack_stream(packer, batch, 1.0)
-            rows += packer.rows
-            packer.unbind()
-            packer.take_pending()
-    print(f"{tried} streams, {read} of them read, {rows} rows packed")
+        earlier = random_.choice(target.streams) if random_.random() < 0.3 else before(stream, target.streams)
+        target.attack(stream, earlier, random_.sample(target.packers, 4))
+    print(f"{tried} streams, {target.read} of them read, {target.rows} rows packed")
 
 
 if __name__ == "__main__":
