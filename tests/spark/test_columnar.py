@@ -62,6 +62,13 @@ def test_tensors_from_files(sc, folder, out):
     assert sorted(i for node in nodes.values() for i in node["ids"]) == sorted([*range(12_000)] * 2)
 
 
+@pytest.mark.tensorflow
+def test_rows_of_a_split_come_in_their_order(sc, folder, out):
+    with tfos_fast.run(sc, add_up, {"out": out}, 1, **SMALL) as cluster:
+        cluster.feed(tfos_fast.parquet(folder, columns=["x", "id"], splits=1))
+    assert noted(out)[0] == {"ids": list(range(12_000)), "fits": True}
+
+
 def test_rows_of_files_with_filters(sc, folder, out):
     data = tfos_fast.parquet(folder, columns=["id", "half", "name"], filters=(pc.field("id") >= 5900) & (pc.field("id") < 6100))
     with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:

@@ -73,6 +73,19 @@ def in_step(args, ctx):
     step(strategy.run(lambda: tf.zeros(1)))  # leave together
 
 
+def plain(args, ctx):
+    """An epoch of a dataset that TensorFlow distributes by itself."""
+    import tensorflow as tf
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    dataset = ctx.get_data_feed().dataset(64, (("float32", (250,)), ("float32", ())))
+    batches = []
+    for _, number in strategy.experimental_distribute_dataset(dataset):
+        batches.append([int(i) for i in strategy.experimental_local_results(number)[0].numpy()])
+    note(args["out"], ctx, batches)
+    strategy.reduce("SUM", strategy.run(lambda: tf.zeros(1)), axis=None)  # leave together
+
+
 def uneven(args, ctx):
     """Epochs in custom loops, and one in ``fit``; weights say which rows count."""
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
@@ -142,6 +155,20 @@ def agree_on_steps(sc, out, how, nodes, sizes):
     else:
         assert seen[0]["one partition"]["steps"] == 0
         assert second.rows_unused in [{f"worker:{i}": 3000} for i in range(nodes)]
+
+
+def test_a_plain_dataset_is_not_sharded_and_its_batches_are_split(sc, out):
+    def partition(p):
+        import numpy as np
+
+        for i in range(p * 640, (p + 1) * 640):
+            yield np.full(250, i, np.float32), float(i)
+
+    with tfos_fast.run(sc, plain, {"out": out}, 2, memory="4m", slot_bytes="256k") as cluster:
+        assert cluster.feed(sc.parallelize(range(2), 2).flatMap(partition)).rows == 1280
+    nodes = list(noted(out).values())
+    assert sorted(row for batches in nodes for batch in batches for row in batch) == list(range(1280))
+    assert {len(batch) for batches in nodes for batch in batches} - {0} == {32}
 
 
 @pytest.mark.parametrize("how", [pytest.param("stop", marks=pytest.mark.long), "pad"])
