@@ -25,5 +25,9 @@ TFOS_BUILD=fuzz CC=clang LDSHARED="clang -shared" "$python" -W ignore setup.py -
 
 runtime=$(dirname "$("$python" -c 'import atheris; print(atheris.path())')")
 runtime=$(find "$runtime" -maxdepth 2 -name asan_with_fuzzer.so | head -1)
+if [[ -z $runtime ]]; then
+    echo "fuzz-guided: this atheris has no asan_with_fuzzer.so, which its wheels for Linux have" >&2
+    exit 1
+fi
 LD_PRELOAD=$runtime PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=4:allocator_may_return_null=1 \
     "$python" -m tests.fuzz.guided corpus -max_total_time="$seconds" -max_len=4096 -rss_limit_mb=4096 -print_final_stats=1

@@ -18,7 +18,7 @@ TFOS_BUILD=sanitize "$python" -W ignore setup.py -q build_ext --inplace
 # The interpreter itself is not sanitized, so the runtimes come first by force; it also keeps memory until it ends, which is no leak.
 # Freed memory is held back only shortly, as some tests look at how much this process has.
 run=(-m pytest -q --capture=no -p no:cacheprovider
-    -m "not tensorflow" tests/unit/test_{copy,pack,pack_values,stream,floats,decode,arrow,segment,dlpack,assembler,broker,window,kinds,proof}.py tests/unit/test_channel*.py "$@")
+    -m "not tensorflow" tests/unit/test_{copy,pack,pack_values,unused,stream,floats,decode,arrow,segment,dlpack,assembler,broker,window,kinds,proof}.py tests/unit/test_channel*.py "$@")
 if [[ "${1:-}" == --fuzz ]]; then
     run=(-m tests.fuzz.stream "${@:2}")
     export PYTHONMALLOC=malloc # short streams, too, have poisoned memory around them

@@ -223,6 +223,14 @@ def as_pair(row):
     return (row["id"], row["kind"]) if isinstance(row, dict) else tuple(row)
 
 
+def test_columns_that_are_not_selected_stay_in_the_files(sc, folder):
+    from tfos_fast.cluster.frames import in_small_batches
+
+    frame = SparkSession.builder.getOrCreate().read.parquet(folder).select("id")
+    tasks = in_small_batches(sc, frame).mapInArrow(lambda batches: batches, frame.schema)
+    assert "ReadSchema: struct<id:bigint>" in tasks._jdf.queryExecution().executedPlan().toString()
+
+
 def test_arrow_batches_of_dataframes_are_small_and_settings_stay(sc):
     from tfos_fast.cluster.frames import in_small_batches
 

@@ -23,7 +23,7 @@ from tfos_fast.channel.infer import infer
 from tfos_fast.channel.lattice import apply_spec, leave_out
 from tfos_fast.channel.layout import plan
 from tfos_fast.channel.reader import Reader
-from tfos_fast.errors import SchemaMismatch, WriterDied
+from tfos_fast.errors import FormError, SchemaMismatch, WriterDied
 
 some = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -55,6 +55,7 @@ def read(channel: Channel, write: Any, spec: Any, n: int = 64) -> tuple[dict[str
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}, reader
 
 
+VECTOR = pa.struct({"type": pa.int8(), "size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())})
 SPEC = {"x": ("float32", (2,)), "y": ("int32", ())}
 
 
@@ -89,6 +90,35 @@ def test_tuples_and_rows_of_another_length() -> None:
             read(channel, lambda writer: writer.write_rows([*rows, (1, 2)]), {"c2": ("float64", ())})
 
 
+@pytest.mark.parametrize("source", ["rows", "pickled"])
+def test_structs_that_nobody_names_are_not_taken_apart(source: str) -> None:
+    metas = [{"a": 1}, {"b": 2}, {}, None, "text"]
+    rows = [{"x": float(i), "meta": metas[i % 5], "p": {"q": {"z": i}, "r": ODD[i % len(ODD)]}} for i in range(100)]
+    with Channel.create(memory="1m", slot_bytes="16k", form=None) as channel:
+
+        def write(writer: Any) -> None:
+            if source == "rows":
+                writer.write_rows(rows)
+            else:
+                writer.write_pickled([pickle.dumps(rows)])
+
+        got, reader = read(channel, write, {"x": ("float32", ()), "p.q.z": ("int64", ())})
+        assert {name: values.tolist() for name, values in got.items()} == {"x": list(range(100)), "p.q.z": list(range(100))}
+        reader.close()
+
+
+def test_a_later_call_that_asks_for_more_is_refused() -> None:
+    with Channel.create(memory="1m", slot_bytes="16k", form=None) as channel:
+        got, reader = read(channel, lambda writer: writer.write_rows(odd_rows(100)), SPEC)
+        assert len(got["y"]) == 100
+        reader.open_columns(8, {"y": ("int32", ())}, only=True)
+        with pytest.raises(FormError, match=r"decided which columns are packed: x, y\. A later call wants every column"):
+            reader.open_columns(8)
+        with pytest.raises(FormError, match="has 'a', 'b' more"):
+            reader.open_columns(8, SPEC | {"a": ("object", None), "b": ("object", None)}, only=True)
+        reader.close()
+
+
 def test_unnamed_columns_of_arrow_are_not_even_looked_at() -> None:
     count = 300
     table = pa.record_batch({
@@ -97,6 +127,8 @@ def test_unnamed_columns_of_arrow_are_not_even_looked_at() -> None:
         "struct": pa.array([{"p": None if i % 2 else i, "q": {"z": i}} for i in range(count)]),
         "odd": pa.array([None if i % 3 else [[i], None] for i in range(count)]),
         "text": pa.array(["t" * 100] * count),
+        "meta": pa.array([{"a": i} for i in range(count)]),
+        "vector": pa.array([{"type": 0, "size": 2**30, "indices": [i], "values": [1.0]} for i in range(count)], VECTOR),
         "y": pa.array(range(count), pa.int64()),
     })  # fmt: skip
     with Channel.create(memory="1m", slot_bytes="16k", form=None) as channel:
@@ -105,7 +137,7 @@ def test_unnamed_columns_of_arrow_are_not_even_looked_at() -> None:
         assert same(got["struct.q.z"], np.arange(count))
         assert same(got["y"], np.arange(count, dtype=np.int32))
         kinds = {column.name: column.kind for column in reader.schema.columns}  # type: ignore[union-attr]
-        wanted, others = ("x", "struct.q.z", "y"), ("map", "struct.p", "odd", "text")
+        wanted, others = ("x", "struct.q.z", "y"), ("map", "struct.p", "odd", "text", "meta", "vector")
         assert kinds == dict.fromkeys(wanted, "fixed") | dict.fromkeys(others, "unused")
         reader.close()
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from tfos_fast.channel.structs import outer_names
 from tfos_fast.errors import SchemaMismatch
 
 _VECTOR = ("type", "size", "indices", "values")  # the fields of pyspark.ml.linalg.VectorUDT
@@ -45,15 +46,12 @@ def flatten_batch(batch: Any) -> Any:
 def leave_out(batch: Any, named: Collection[str]) -> Any:
     """The ``pyarrow.RecordBatch`` with nothing but null in columns of which neither they nor a part of them is named.
 
-    Structs stay as they are: their fields are columns, by the names that they have in rows. Memory is not copied.
+    Memory is not copied.
     """
     import pyarrow as pa
 
-    wanted = {name.split(".", 1)[0] for name in named}.union(named)
-    unused = [
-        i for i, (name, kind) in enumerate(zip(batch.schema.names, batch.schema.types, strict=True))
-        if name not in wanted and not pa.types.is_struct(kind)
-    ]  # fmt: skip
+    wanted = outer_names(named).union(named)
+    unused = [i for i, name in enumerate(batch.schema.names) if name not in wanted]
     if not unused:
         return batch
     schema, columns = batch.schema, batch.columns

@@ -250,7 +250,7 @@ class Reader(InStep):
             if self._terminated:
                 return None
             columns = self._column_reader
-            if columns.schema is None or self._form is None or self._form.mode != "columns":
+            if self._form is None or self._form.mode != "columns":
                 self._declare(m.Form("columns", n, spec or {}))
             deadline = None if timeout is None else time.monotonic() + timeout
             if columns.schema is None and not columns.pin(n, deadline):
@@ -403,6 +403,13 @@ class Reader(InStep):
             if self._form.mode != form.mode:
                 raise FormError(
                     f"this feed is open in {self._form.mode} mode; next_batch() and batches()/tensors()/dataset() do not mix"
+                )
+            more = [repr(name) for name in form.spec if name not in self._form.spec]
+            if self._form.only and (more or not form.only):
+                packed, wanted = ", ".join(self._form.spec), f"has {', '.join(more)} more" if more else "wants every column"
+                raise FormError(
+                    f"this feed's first spec decided which columns are packed: {packed}. A later call {wanted}; name all columns "
+                    "in the first spec, or read them under another that leaves none out"
                 )
             return
         self._conn.send(m.OpenReader(form, self._train))

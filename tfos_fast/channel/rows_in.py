@@ -12,7 +12,7 @@ from tfos_fast.channel.results import ResultReader
 from tfos_fast.channel.schema import Schema, expected
 from tfos_fast.channel.slotwriter import SlotWriter
 from tfos_fast.channel.sources import PickledRows, Rows
-from tfos_fast.channel.structs import flatten, has_structs
+from tfos_fast.channel.structs import flatten, has_structs, outer_names
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
 
 Source = Rows | PickledRows
@@ -62,16 +62,16 @@ class RowWriter:
             except StopIteration:
                 return
             if columns.flat is None:
-                columns.flat = not columns.form.exact and has_structs(first)
+                columns.flat = not columns.form.exact and has_structs(first, self._outer)
             if columns.flat:
-                source = self._source = Rows(flatten(source.objects()))
+                source = self._source = Rows(flatten(source.objects(), self._outer))
                 first = source.peek()
             wanted = infer(first, exact=columns.form.exact)
             slots.expect()
             self._agree(wanted, first)
             slots.packer = self._new_packer()
         elif columns.flat:
-            source = self._source = Rows(flatten(source.objects()))
+            source = self._source = Rows(flatten(source.objects(), self._outer))
         while not slots.terminated:
             if not slots.open():
                 yield
@@ -93,6 +93,12 @@ class RowWriter:
                 return
             if self._results.ready:
                 yield  # an exchange hands its results on at once: they must not pile up here
+
+    @property
+    def _outer(self) -> frozenset[str] | None:
+        """The structs that have to be taken apart; None: all."""
+        form = self._columns.form
+        return outer_names(form.spec) if form.only else None
 
     def _new_packer(self) -> RowPacker:
         columns = self._columns

@@ -6,37 +6,49 @@ known from the rows before it).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from tfos_fast._convert import are_names, row_names
 
+Outer = Collection[str] | None
 
-def has_structs(row: Any) -> bool:
-    """Whether a value of the row is a struct."""
+
+def outer_names(names: Iterable[str]) -> frozenset[str]:
+    """The structs of which a dotted name names a field: ``a`` and ``a.b`` of ``a.b.c``."""
+    return frozenset(name[:at] for name in names for at, letter in enumerate(name) if letter == ".")
+
+
+def has_structs(row: Any, outer: Outer = None) -> bool:
+    """Whether a value of the row is a struct; with ``outer``, one of these."""
     fields = fields_of(row)
-    return fields is not None and any(_struct(value) is not None for value in fields.values())
+    return fields is not None and any(
+        (outer is None or name in outer) and _struct(value) is not None for name, value in fields.items()
+    )
 
 
-def flatten(rows: Iterable[Any]) -> Iterator[Any]:
-    """The rows as dicts of dotted names. Values are not copied; what is no row with columns stays as it is."""
+def flatten(rows: Iterable[Any], outer: Outer = None) -> Iterator[Any]:
+    """The rows as dicts of dotted names. Values are not copied; what is no row with columns stays as it is.
+
+    With ``outer`` these structs alone are taken apart.
+    """
     known: dict[str, tuple[str, ...]] = {}
     for row in rows:
         fields = fields_of(row)
-        yield row if fields is None else dict(_leaves("", fields, known))
+        yield row if fields is None else dict(_leaves("", fields, known, outer))
 
 
-def _leaves(prefix: str, fields: dict[str, Any], known: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, Any]]:
+def _leaves(prefix: str, fields: dict[str, Any], known: dict[str, tuple[str, ...]], outer: Outer) -> Iterator[tuple[str, Any]]:
     for name, value in fields.items():
         path = prefix + name
-        struct = _struct(value)
+        struct = _struct(value) if outer is None or path in outer else None
         if struct is None and value is None and path in known:
             struct = dict.fromkeys(known[path])
         if struct is None:
             yield path, value
         else:
             known.setdefault(path, tuple(struct))
-            yield from _leaves(f"{path}.", struct, known)
+            yield from _leaves(f"{path}.", struct, known, outer)
 
 
 def fields_of(row: Any) -> dict[str, Any] | None:

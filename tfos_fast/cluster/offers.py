@@ -107,7 +107,7 @@ class Offers:
                 if demand.epoch != m.LEFT and (offer is None or (offer.used_up and not self._later.get(name))):
                     asked.setdefault(name, []).append(node)
         there = ", ".join(map(repr, sorted(self._offers))) or "none"
-        near = {name: get_close_matches(name, self._offers, 1) for name in asked if name not in self._offers}
+        near = {name: get_close_matches(name, list(self._offers), 1) for name in asked if name not in self._offers}
         return {
             name: f"{', '.join(sorted(nodes))} waits for the feed {name!r}, "
             + (f"and its offer(epochs={self._offers[name].epochs}) is used up" if name in self._offers else "which is not offered")
