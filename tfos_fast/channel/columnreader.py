@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.acks import Acks
@@ -15,6 +16,7 @@ from tfos_fast.channel.local import LocalConnection
 from tfos_fast.channel.replay import Piece
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.trail import Trail
+from tfos_fast.errors import FormError
 
 _KEEP_FREE = 2  # slots that a hoarding reader must leave in motion
 Spec = dict[str, Declared]
@@ -58,10 +60,31 @@ class ColumnReader:
         self.schema: Schema | None = None
         self.spec: Spec = {}
         self.only = False
+        self._every = False  # a later call wants all columns
         self.hoarded = 0
         self.settled = False
         self._current: int | Piece | None = None  # the slot that the assembler cuts
         self._early: set[int] = set()  # slots told as taken before the schema was fixed
+
+    def want(self, names: Collection[str] | None) -> None:
+        """A later call wants these columns, or all (None), where the first spec has decided which are packed.
+
+        Raises
+        ------
+        FormError
+            It left some of them out. Of all columns that is known when the first rows have come.
+        """
+        self._every = self._every or names is None
+        self._check_wanted([name for name in names or () if name not in self.spec])
+
+    def _check_wanted(self, more: Collection[str] = ()) -> None:
+        if self._every and self.schema is not None:
+            more = [*more, *(column.name for column in self.schema.columns if column.kind == "unused")]
+        if more:
+            raise FormError(
+                f"this feed's first spec decided which columns are packed: {', '.join(self.spec)}. A later call wants "
+                f"{', '.join(more)}, too; name all columns in the first spec"
+            )
 
     def next(self, n: int, epoch_ends: bool, deadline: float | None, most: int, runs: bool) -> AnyBatch | None:
         """See :meth:`Reader.next_batch <tfos_fast.channel.reader.Reader.next_batch>`. The deadline is a point in time.
@@ -151,6 +174,7 @@ class ColumnReader:
         # Writers that came before the spec was known packed without it; what they packed is cast here.
         schema = apply_spec(pinned, self.spec) if self.spec else pinned
         self.schema = leave_out(schema, self.spec) if self.only else schema
+        self._check_wanted()
         return True
 
     def late(self, epoch_ends: bool) -> Batch | None:

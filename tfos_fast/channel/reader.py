@@ -404,13 +404,8 @@ class Reader(InStep):
                 raise FormError(
                     f"this feed is open in {self._form.mode} mode; next_batch() and batches()/tensors()/dataset() do not mix"
                 )
-            more = [repr(name) for name in form.spec if name not in self._form.spec]
-            if self._form.only and (more or not form.only):
-                packed, wanted = ", ".join(self._form.spec), f"has {', '.join(more)} more" if more else "wants every column"
-                raise FormError(
-                    f"this feed's first spec decided which columns are packed: {packed}. A later call {wanted}; name all columns "
-                    "in the first spec, or read them under another that leaves none out"
-                )
+            if self._form.only:
+                self._column_reader.want(form.spec if form.only else None)
             return
         self._conn.send(m.OpenReader(form, self._train))
         answer = self._conn.ask(m.FormSet, "the broker to take the form")
