@@ -105,7 +105,8 @@ class DataFeed:
         ------
         tuple, dict or tensor
             A tuple where rows are tuples or lists, a dict where their columns have names, one tensor where they are bare values;
-            the spec's structure where that is nested. First dimension: ``n``, or what is left at the end.
+            the spec's structure where that is nested, without the columns that it does not name. First dimension: ``n``, or what is
+            left at the end.
         """
         if uneven is not None:
             source, declared = self._sources.in_step(uneven, n, spec, nulls)
@@ -192,7 +193,7 @@ class DataFeed:
         ChannelClosed
             The feed ended without a row and ``spec`` does not say what rows would have been.
         FormError
-            The spec is none, or rows of an inference are to be shuffled.
+            The spec is none, or names columns that the first one on this feed left out; or rows of an inference are to be shuffled.
         """
         return self._dataset(
             batch_size,

@@ -192,6 +192,11 @@ class Reader(InStep):
         -------
         Schema or None
             With ``wait`` that of the first rows; None when the feed ended before they came.
+
+        Raises
+        ------
+        FormError
+            The feed is open in row mode, or its first declaration left out columns that this one wants.
         """
         with self._lock:
             if self._terminated:
