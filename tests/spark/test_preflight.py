@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import stat
 import sys
 from contextlib import contextmanager
 
 import pytest
 
+import tests.unit.refuse_calls
 import tfos_fast
 from tests.spark import mains, sparks
 from tests.spark.mains import noted
@@ -24,6 +26,7 @@ from tfos_fast.errors import (
     PreflightFailed,
     SettingRefused,
     UnevenExecutors,
+    UnsupportedPlatform,
     VersionMismatch,
 )
 
@@ -103,6 +106,19 @@ def test_another_python_on_the_executors(sc, tmp_path):
         pytest.raises(MissingDependency, match=r"have no Python .*/not-there; set the environment variable PYSPARK_PYTHON"),
     ):
         tfos_fast.reserve(sc, 2, **SMALL)
+
+
+def test_executors_whose_container_refuses_system_calls(sc, tmp_path):
+    refuse = tests.unit.refuse_calls.__file__
+    stand_in = script(
+        tmp_path / "python", f'#!/bin/sh\nexec {sys.executable} {refuse} EPERM memfd_create,pidfd_open {sys.executable} "$@"\n'
+    )
+    with python(sc, stand_in), pytest.raises(PreflightFailed, match="2 things stand in the way") as caught:
+        tfos_fast.reserve(sc, 2, **SMALL)
+    assert [type(problem) for problem in caught.value.problems] == [UnsupportedPlatform] * 2
+    for problem, call in zip(caught.value.problems, ("memfd_create", "pidfd_open"), strict=True):
+        words = rf"^on each of 2 executors on \S+, the system call {call} fails with EPERM on Linux .* profile that allows {call}$"
+        assert re.search(words, str(problem))
 
 
 def test_another_version_of_a_library(sc, tmp_path):

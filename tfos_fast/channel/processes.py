@@ -7,6 +7,7 @@ here guesses by heartbeat.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import shutil
@@ -16,7 +17,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from tfos_fast.errors import SegmentError
+from tfos_fast.channel.kernel import explain, relative_folder
+from tfos_fast.errors import SegmentError, UnsupportedPlatform
 
 _PR_SET_PDEATHSIG = 1
 _MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes, the terminating zero included
@@ -59,6 +61,10 @@ def open_pidfd(pid: int, start: int) -> int | None:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM, errno.EACCES):
+            raise UnsupportedPlatform(explain("pidfd_open", error)) from error
+        raise
     # Opened first, compared second: the descriptor now holds whatever process we compare.
     if alive(pid, start):
         return fd
@@ -106,14 +112,16 @@ def runtime_base() -> Path:
     Raises
     ------
     SegmentError
-        The folder belongs to somebody else, or others may enter it.
+        The folder belongs to somebody else, others may enter it, or the setting is no absolute path.
     """
     uid = os.getuid()
     setting = os.environ.get("TFOS_RUNTIME_DIR")
     xdg = os.environ.get("XDG_RUNTIME_DIR")
     if setting:
+        if refused := relative_folder(os.environ):
+            raise SegmentError(refused)
         base = Path(setting)
-    elif xdg and os.access(xdg, os.W_OK | os.X_OK) and len(xdg) < 40:
+    elif xdg and os.path.isabs(xdg) and os.access(xdg, os.W_OK | os.X_OK) and len(os.fsencode(xdg)) < 40:
         base = Path(xdg) / "tfos_fast"
     else:
         base = Path(f"/tmp/tfos_fast-{uid}")
@@ -140,10 +148,12 @@ def make_runtime_directory() -> Path:
     reap(base)
     pid = os.getpid()
     directory = Path(tempfile.mkdtemp(prefix=f"{pid}-{started(pid)}-{_namespace()}-{_boot()}-", dir=base))
-    if len(str(directory / "broker")) > _MAX_SOCKET_PATH:
+    length = len(os.fsencode(directory / "broker"))
+    if length > _MAX_SOCKET_PATH:
         shutil.rmtree(directory)
         raise SegmentError(
-            f"the socket path {directory}/broker is longer than {_MAX_SOCKET_PATH} bytes; set TFOS_RUNTIME_DIR to a shorter folder"
+            f"the socket path {directory}/broker has {length} bytes, and {_MAX_SOCKET_PATH} are allowed; set TFOS_RUNTIME_DIR to a "
+            "shorter folder"
         )
     return directory
 

@@ -16,8 +16,9 @@ import time
 
 from tfos_fast._segment import HUGE_PAGE, Lease, Mapping, ReleaseSet, Window
 from tfos_fast.channel.kept import mapped
+from tfos_fast.channel.kernel import explain
 from tfos_fast.channel.memory import available_bytes
-from tfos_fast.errors import AddressError, ChannelClosed, NotEnoughMemory, SegmentError
+from tfos_fast.errors import AddressError, ChannelClosed, NotEnoughMemory, SegmentError, UnsupportedPlatform
 
 HEADER_BYTES = 4096
 MIN_SLOTS = 4  # two may be held back by a hoarding reader, one is being read, one is being written
@@ -128,6 +129,8 @@ class Segment:
             The memory is not there (machine, or cgroup of this container).
         SegmentError
             Fewer than four slots would result.
+        UnsupportedPlatform
+            The kernel refuses to make a memfd.
         """
         wanted = parse_bytes(memory)
         slot = default_slot_bytes(wanted) if slot_bytes is None else parse_bytes(slot_bytes, "slot_bytes")
@@ -142,7 +145,10 @@ class Segment:
         free, source = available_bytes()
         if total > free:
             raise NotEnoughMemory(_too_little(total, f"{free} bytes are free ({source})"))
-        fd = os.memfd_create("tfos_fast", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            fd = os.memfd_create("tfos_fast", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError as error:
+            raise UnsupportedPlatform(explain("memfd_create", error)) from error
         try:
             os.ftruncate(fd, total)
             try:

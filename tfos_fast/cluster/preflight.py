@@ -48,6 +48,8 @@ class Facts:
         Why the coordinator cannot be reached.
     import_error : str
         Why this package cannot be imported, if that was tried.
+    lacking : list of str
+        A sentence for each thing that the operating system withholds from the process (`tfos_fast.channel.kernel`).
     """
 
     host: str
@@ -63,6 +65,7 @@ class Facts:
     address_space: int | None = None
     unreachable: str = ""
     import_error: str = ""
+    lacking: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ def check_executors(facts: Sequence[Facts], driver: Facts, need: Need) -> Findin
     need : Need
     """
     found = Findings()
+    found.problems += _lacking(facts, driver)
     found.problems += _unreachable(facts, need)
     found.problems += _memory(facts, need)
     _versions(found, facts, driver)
@@ -211,6 +215,20 @@ def explain_spark(text: str) -> Problem | None:
             "(with spark-submit: spark.pyspark.python) to one that every executor has",
         )
     return None
+
+
+def _lacking(facts: Sequence[Facts], driver: Facts) -> list[Problem]:
+    problems: dict[str, list[Facts]] = {}
+    for one in facts:
+        for text in one.lacking:
+            problems.setdefault(text, []).append(one)
+    told = [Problem(errors.UnsupportedPlatform, f"on {_executors(ones)}, {text}") for text, ones in problems.items()]
+    # On the driver's own machine the executors have said it already.
+    return told + [
+        Problem(errors.UnsupportedPlatform, f"on the driver's host {driver.host}, {text}")
+        for text in driver.lacking
+        if text not in problems
+    ]
 
 
 def _unreachable(facts: Sequence[Facts], need: Need) -> list[Problem]:

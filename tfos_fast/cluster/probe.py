@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tfos_fast.channel import kernel
 from tfos_fast.channel import memory as memory_facts
 from tfos_fast.channel.memory import available_bytes
 
@@ -121,11 +122,9 @@ def look(
 
     free, source = available_bytes()
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        boot = file.read().strip()
     return {
         "host": socket.gethostname(),
-        "machine": f"{boot}/{os.readlink('/proc/self/ns/pid')}",
+        "machine": machine(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "abi": str(sysconfig.get_config_var("SOABI")),
@@ -135,17 +134,28 @@ def look(
         "free": free,
         "free_source": source,
         "address_space": None if address_space == resource.RLIM_INFINITY else address_space,
+        "lacking": kernel.missing(os.environ),
         "unreachable": reach(*endpoint, patience) if endpoint else "",
         "import_error": import_error(name, load) if load else "",
     }
 
 
+def machine() -> str:
+    """The kernel's boot and the namespace of process ids, which processes that see each other have in common.
+
+    Where /proc tells less, the host's name stands for it; `kernel.missing` then says what is wrong.
+    """
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{kernel.boot_id() or socket.gethostname()}/{namespace}"
+
+
 def where() -> tuple[str, int | None]:
     """The executor that this Python worker belongs to, in words that others can compare, and its cores where its JVM tells."""
     pid, told = _executor()
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        boot = file.read().strip()
-    name = f"{told.get('--executor-id', '')}@{boot}/{os.readlink('/proc/self/ns/pid')}/{pid}"
+    name = f"{told.get('--executor-id', '')}@{machine()}/{pid}"
     cores = told.get("--cores", "")
     return name, int(cores) if cores.isdigit() else None
 
@@ -215,7 +225,7 @@ def travel() -> None:
     """Let pyspark pickle these functions by value: documented by cloudpickle for modules that the other side cannot import."""
     from pyspark import cloudpickle  # a copy of its own
 
-    for module in (sys.modules[__name__], memory_facts):
+    for module in (sys.modules[__name__], memory_facts, kernel):
         cloudpickle.register_pickle_by_value(module)
 
 
