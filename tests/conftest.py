@@ -119,13 +119,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """A run that has to end in time (``.ci/run``) leaves out, and names, what would begin after that."""
-    if time.time() > float(os.environ.get("TFOS_TESTS_END") or "inf"):
-        pytest.skip("the time that this run has is over (TFOS_TESTS_END); make test takes all of it")
-
-
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Remember a failure: the frames of its traceback keep arrays, and so mappings, alive."""
