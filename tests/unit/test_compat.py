@@ -121,3 +121,20 @@ def test_the_keys_of_a_server_go_with_a_program_that_fails():
     assert "it failed" in done.stderr
     host, port = done.stdout.split()
     assert not (runtime_base() / f"reservation-{host}-{port}").exists()
+
+
+def test_a_server_where_no_runtime_folder_can_be(tmp_path, monkeypatch, caplog):
+    """Whoever gets its address with the keys reaches it all the same."""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("TFOS_RUNTIME_DIR", str(blocked))
+    server = reservation.Server(1)
+    address = server.start()
+    try:
+        assert "its keys are kept nowhere" in caplog.text
+        client = reservation.Client(pickle.loads(pickle.dumps(address)))
+        client.request_stop()
+        client.close()
+        assert server.done
+    finally:
+        server.stop()

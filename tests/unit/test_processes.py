@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tfos_fast.channel import processes
+from tfos_fast.channel import Channel, processes
+from tfos_fast.channel.address import Address
 from tfos_fast.channel.processes import alive, make_runtime_directory, open_pidfd, reap, runtime_base, started
 from tfos_fast.errors import SegmentError
 
@@ -77,18 +80,134 @@ def test_directories_are_private_and_only_those_of_the_dead_are_reaped(base: Pat
     reused = base / f"{os.getpid()}-{started(os.getpid()) + 1}-{namespace}-{boot}-x"  # this id, another process
     elsewhere = base / f"{2**22 + 1}-1-{namespace + 1}-{boot}-x"  # ids of another container
     strange = base / "notes"
-    # Before the power was cut: one has the id and start time of a living process, one was in a container.
-    cut = [base / f"{os.getpid()}-{started(os.getpid())}-{namespace}-0badb007-x", base / f"7-1-{namespace + 1}-0badb007-x"]
-    for folder in (living, reused, elsewhere, strange, *cut):
+    # Of another boot, which may be another host's: nothing says whose they are.
+    hosts = [base / f"{os.getpid()}-{started(os.getpid())}-{namespace}-0badb007-x", base / f"7-1-{namespace + 1}-0badb007-x"]
+    for folder in (living, reused, elsewhere, strange, *hosts):
         folder.mkdir()
         (folder / "broker").touch()
-    assert set(reap()) == {reused, *cut}
-    assert sorted(base.iterdir()) == sorted([mine, living, elsewhere, strange])
+    assert reap() == [reused]
+    assert sorted(base.iterdir()) == sorted([mine, living, elsewhere, strange, *hosts])
     process.communicate()
     assert reap(base) == [living]
     mine_again = make_runtime_directory()
     assert mine.exists()
     assert mine_again != mine
+
+
+MAKE = "from tfos_fast.channel.processes import make_runtime_directory as make; print(make(), flush=True); input()"
+
+
+def owner(place: processes._Place) -> tuple[subprocess.Popen[str], Path]:
+    """A process that has a runtime directory, as it looks when it runs at another place."""
+    code = f"from tfos_fast.channel import processes as p\np._Place.here = lambda: p._Place(*{tuple(place)!r})\n{MAKE}"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def places() -> dict[str, processes._Place]:
+    here = processes._Place.here()
+    boot = "0badb007-0000-4000-8000-000000000000"
+    return {
+        "this one": here,
+        "this host before it was started anew": here._replace(boot=boot),
+        "another host": here._replace(boot=boot, machine="0" * 32),
+        "another host of an unknown name": here._replace(boot=boot, machine=""),
+        "a boot whose id begins alike": here._replace(boot=here.boot[:8] + boot[8:], machine="0" * 32),
+        "a container here": here._replace(namespace="4026532999", machine="1" * 32),
+        "a container of the same image elsewhere": here._replace(namespace="4026532999", boot=boot),
+    }
+
+
+LEFT = {"this one", "this host before it was started anew", "a container here"}  # whose end can be known here
+
+
+@pytest.mark.parametrize("where", places())
+def test_only_what_surely_is_no_other_hosts_is_removed(base: Path, where: str, monkeypatch: pytest.MonkeyPatch):
+    here = processes._Place.here()
+    # As on a host that is no container, and has an id.
+    here = here._replace(machine=here.machine or "f" * 32, namespace=processes._FIRST_NAMESPACE)
+    monkeypatch.setattr(processes._Place, "here", lambda: here)
+    process, directory = owner(places()[where])
+    try:
+        assert (directory / "owner").read_text().splitlines() == list(places()[where])
+        assert reap(base) == []  # it lives
+    finally:
+        process.kill()
+        process.communicate()
+    assert reap(base) == ([directory] if where in LEFT else [])
+    assert directory.exists() == (where not in LEFT)
+
+
+def test_in_a_container_the_machine_is_unknown(base: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its /etc/machine-id came with its image, and so has that of a container on another host."""
+    here = processes._Place.here()
+    image = here._replace(machine="f" * 32, namespace="4026532999")
+    monkeypatch.setattr(processes._Place, "here", lambda: image)
+    process, directory = owner(image._replace(boot="0badb007-0000-4000-8000-000000000000"))
+    process.kill()
+    process.communicate()
+    assert reap(base) == []
+    assert directory.exists()
+
+
+def test_a_folder_without_locks(base: Path, monkeypatch: pytest.MonkeyPatch):
+    """As some network file systems are: the process's own id is what remains."""
+    code = f"import fcntl\ndef no(*_): raise OSError(38, 'no locks')\nfcntl.flock = no\n{MAKE}"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    directory = Path(process.stdout.readline().strip())
+    assert list(directory.iterdir()) == []
+    assert reap(base) == []
+    process.kill()
+    process.communicate()
+    assert reap(base) == [directory]
+
+
+def test_reaping_never_fails(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In the end a success must not become an error, nor hide one, because of somebody's folder."""
+    assert reap() == []  # there is none, and none is made
+    assert not base.exists()
+    base.mkdir(mode=0o755)
+    assert reap() == []
+    base.rmdir()
+    base.write_text("a file")
+    assert reap() == []
+    base.unlink()
+    base.symlink_to(tmp_path / "nowhere")
+    assert reap() == []
+    processes.remove_own_directories()
+    for wrong in ("relative", str(tmp_path) + "/\udcff"):
+        monkeypatch.setenv("TFOS_RUNTIME_DIR", wrong)
+        assert reap() == []
+        processes.remove_own_directories()
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("run", "not an absolute path"),
+        ("/proc/tfos", "cannot be made"),
+        ("/tmp/tfos-\udcff", r"TFOS_RUNTIME_DIR=b'/tmp/tfos-\\xff' is not"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(setting: str, says: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TFOS_RUNTIME_DIR", setting)
+    with pytest.raises(SegmentError, match=says) as caught:
+        make_runtime_directory()
+    assert "TFOS_RUNTIME_DIR" in str(caught.value)
+
+
+def test_who_attaches_after_a_cleaner_came(base: Path):
+    """Somebody has removed the folder of a broker that lives."""
+    with Channel.create("1m", slot_bytes="64k") as channel:
+        directory = Path(Address.parse(channel.address).socket).parent
+        shutil.rmtree(directory)
+        while not (directory / "broker").exists():
+            time.sleep(0.01)
+        with Channel.attach(channel.address).writer() as writer:
+            writer.open_partition("p", 0)
+    assert not directory.exists()
 
 
 def test_a_folder_that_others_may_enter_is_refused(base: Path):

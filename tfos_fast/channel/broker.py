@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import signal
 import socket
 import time
@@ -23,7 +22,7 @@ import zmq
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.address import Address
 from tfos_fast.channel.feed import Feed, Loss, OnOpen
-from tfos_fast.channel.processes import make_runtime_directory, open_pidfd, started
+from tfos_fast.channel.processes import make_runtime_directory, open_pidfd, remove_runtime_directory, started
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.spans import Reached
@@ -33,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # A dying client's last messages may still be in the socket when the kernel reports its death.
 _LAST_WORDS = 0.02
+_LOOK = 2.0  # seconds after which it is looked whether the socket's path is still there
 _MOST_UNREAD = 1 << 20  # messages that may wait for one client
 _MOST_AT_ONCE = 64  # messages that a client sends together
 _MAX_MESSAGE = 16 << 20  # control messages are small; a spool file carries what is not
@@ -90,7 +90,8 @@ class Broker:
         self.feed.on_partition_done = lambda *what: self.on_partition_done(*what) if self.on_partition_done else None
         self.feed.explain_death = lambda pid: self.explain_death(pid) if self.explain_death else None
         self.directory: Path = make_runtime_directory()
-        path = self.directory / "broker"
+        path = self._path = self.directory / "broker"
+        self._missed = False  # the path was seen to be gone, and could not be made again
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -103,7 +104,7 @@ class Broker:
             self._socket.bind(f"ipc://{path}")
         except zmq.ZMQError:
             self._context.destroy(linger=0)  # not left to the garbage collector, which may take the sockets' registry first
-            shutil.rmtree(self.directory, ignore_errors=True)
+            remove_runtime_directory(self.directory)
             raise
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -113,6 +114,7 @@ class Broker:
         self._timers: list[list[Any]] = []  # [next time, period, callback]
         self._dying: dict[bytes, float] = {}
         self._running = True
+        self.every(_LOOK, self._look)
         self._more = False  # messages are left for the next turn
         if host is not None:
             host._guests.append(self)
@@ -206,8 +208,26 @@ class Broker:
             os.close(fd)
         self._pidfds.clear()
         self._context.destroy(linger=200)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_runtime_directory(self.directory)
         self.segment.close()
+
+    def _look(self) -> None:
+        """Listen at the socket's path again where somebody has removed it, such as a cleaner of ``/tmp``."""
+        for broker in (self, *self._guests):
+            if not os.path.lexists(broker._path):
+                broker._listen_again()
+
+    def _listen_again(self) -> None:
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._socket.bind(f"ipc://{self._path}")  # what is connected stays so
+        except (OSError, zmq.ZMQError) as error:
+            if not self._missed:
+                log.warning("somebody has removed %s, and it cannot be made again: %s. Nobody new can attach", self._path, error)
+            self._missed = True
+        else:
+            log.warning("somebody has removed %s: it is made again. TFOS_RUNTIME_DIR names the folder", self._path)
+            self._missed = False
 
     # ---- the loop ------------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import select
 import shutil
@@ -16,12 +17,16 @@ import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from tfos_fast.channel.kernel import explain, relative_folder
 from tfos_fast.errors import SegmentError, UnsupportedPlatform
 
 _PR_SET_PDEATHSIG = 1
 _MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes, the terminating zero included
+_OWNER = "owner"  # file in a runtime directory: names its host, and its owner holds a lock on it
+_FIRST_NAMESPACE = "4026531836"  # PROC_PID_INIT_INO of linux/include/linux/proc_ns.h: the host's own processes, in no container
+_locks: dict[Path, list[int]] = {}  # runtime directory of this process -> descriptors that hold its locks
 
 
 def started(pid: int) -> int:
@@ -104,31 +109,38 @@ def die_with(parent: int | None) -> None:
         os._exit(1)
 
 
-def runtime_base() -> Path:
-    """This user's folder for the runtime directories: ``TFOS_RUNTIME_DIR``, else one in ``XDG_RUNTIME_DIR`` or ``/tmp``.
-
-    It is made with mode 0700 when missing.
-
-    Raises
-    ------
-    SegmentError
-        The folder belongs to somebody else, others may enter it, or the setting is no absolute path.
-    """
-    uid = os.getuid()
+def _where() -> tuple[Path, bool]:
+    """Where this user's runtime directories lie, and whether TFOS_RUNTIME_DIR says so."""
     setting = os.environ.get("TFOS_RUNTIME_DIR")
     xdg = os.environ.get("XDG_RUNTIME_DIR")
     if setting:
         if refused := relative_folder(os.environ):
             raise SegmentError(refused)
-        base = Path(setting)
-    elif xdg and os.path.isabs(xdg) and os.access(xdg, os.W_OK | os.X_OK) and len(os.fsencode(xdg)) < 40:
-        base = Path(xdg) / "tfos_fast"
-    else:
-        base = Path(f"/tmp/tfos_fast-{uid}")
-    with suppress(FileExistsError):
-        base.mkdir(mode=0o700, parents=True)
-    # In /tmp anybody can put a link of that name; where the user points to is the user's matter.
-    info = base.stat() if setting else base.lstat()
+        if not _is_text(setting):
+            raise SegmentError(f"TFOS_RUNTIME_DIR={os.fsencode(setting)!r} is not UTF-8; set it to a folder whose name is")
+        return Path(setting), True
+    if xdg and _is_text(xdg) and os.path.isabs(xdg) and os.access(xdg, os.W_OK | os.X_OK) and len(os.fsencode(xdg)) < 40:
+        return Path(xdg) / "tfos_fast", False
+    return Path(f"/tmp/tfos_fast-{os.getuid()}"), False
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path is UTF-8: addresses of channels travel as text."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_private(base: Path, *, follow: bool) -> None:
+    """Refuse a folder that is not this user's alone."""
+    uid = os.getuid()
+    try:
+        # In /tmp anybody can put a link of that name; where the user points to is the user's matter.
+        info = base.stat() if follow else base.lstat()
+    except OSError as error:
+        raise SegmentError(f"{base} cannot be used: {error.strerror}; set TFOS_RUNTIME_DIR to a folder of your own") from error
     if not stat.S_ISDIR(info.st_mode):
         raise SegmentError(f"{base} is not a folder; remove it, or set TFOS_RUNTIME_DIR to a folder of your own")
     if info.st_uid != uid or stat.S_IMODE(info.st_mode) & 0o077:
@@ -136,18 +148,46 @@ def runtime_base() -> Path:
             f"{base} is not a private folder of user {uid} (owner {info.st_uid}, mode {stat.S_IMODE(info.st_mode):04o}); "
             "remove it, chmod it to 0700, or set TFOS_RUNTIME_DIR to a folder of your own"
         )
+
+
+def runtime_base() -> Path:
+    """Return this user's folder for the runtime directories: ``TFOS_RUNTIME_DIR``, else one in ``XDG_RUNTIME_DIR`` or ``/tmp``.
+
+    It is made with mode 0700 when missing.
+
+    Raises
+    ------
+    SegmentError
+        The folder cannot be made, belongs to somebody else, or others may enter it.
+    """
+    base, chosen = _where()
+    try:
+        base.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise SegmentError(f"{base} cannot be made: {error.strerror}; set TFOS_RUNTIME_DIR to a folder of your own") from error
+    _check_private(base, follow=chosen)
     return base
 
 
 def make_runtime_directory() -> Path:
-    """Make a new directory of mode 0700 whose name carries this process's id, start time, pid namespace and the kernel's boot.
+    """Make a new directory of mode 0700, whose name and owner file say which process of which host it belongs to.
 
-    Dead owners' directories are reaped first.
+    Directories of this host's dead processes are removed first. Give it back by :func:`remove_runtime_directory`.
+
+    Raises
+    ------
+    SegmentError
+        It cannot be made.
     """
     base = runtime_base()
     reap(base)
-    pid = os.getpid()
-    directory = Path(tempfile.mkdtemp(prefix=f"{pid}-{started(pid)}-{_namespace()}-{_boot()}-", dir=base))
+    pid, here = os.getpid(), _Place.here()
+    try:
+        directory = Path(tempfile.mkdtemp(prefix=here.prefix(pid, started(pid)), dir=base))
+    except OSError as error:
+        raise SegmentError(f"no folder can be made in {base}: {error.strerror}; set TFOS_RUNTIME_DIR to another folder") from error
     length = len(os.fsencode(directory / "broker"))
     if length > _MAX_SOCKET_PATH:
         shutil.rmtree(directory)
@@ -155,28 +195,118 @@ def make_runtime_directory() -> Path:
             f"the socket path {directory}/broker has {length} bytes, and {_MAX_SOCKET_PATH} are allowed; set TFOS_RUNTIME_DIR to a "
             "shorter folder"
         )
+    _locks[directory] = _lock(directory, here)
     return directory
+
+
+def remove_runtime_directory(directory: Path) -> None:
+    """Remove a runtime directory of this process. What cannot be removed stays: nothing depends on it any more."""
+    shutil.rmtree(directory, ignore_errors=True)
+    for fd in _locks.pop(directory, ()):
+        os.close(fd)
 
 
 def remove_own_directories() -> None:
     """Remove this process's runtime directories, when it has come to nothing."""
     pid = os.getpid()
-    for directory in runtime_base().glob(f"{pid}-{started(pid)}-{_namespace()}-{_boot()}-*"):
-        shutil.rmtree(directory, ignore_errors=True)
+    with suppress(OSError):  # a folder that cannot be used holds none
+        for directory in _where()[0].glob(f"{_Place.here().prefix(pid, started(pid))}*"):
+            remove_runtime_directory(directory)
 
 
-def _namespace() -> int:
-    """Where process ids mean what they mean here: containers may share a folder, and must not take each other's for dead."""
-    return os.stat("/proc/self/ns/pid").st_ino
+class _Place(NamedTuple):
+    """Where process ids mean what they mean here."""
+
+    machine: str  # /etc/machine-id, empty where nobody has set it
+    boot: str  # of the kernel
+    namespace: str  # of process ids; each container has one
+
+    @classmethod
+    def here(cls) -> _Place:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return cls(_machine(), boot, str(os.stat("/proc/self/ns/pid").st_ino))
+
+    def prefix(self, pid: int, start: int) -> str:
+        """What the name of a directory of a process begins with."""
+        return f"{pid}-{start}-{self.namespace}-{self.boot[:8]}-"
+
+    @classmethod
+    def read(cls, directory: Path) -> _Place | None:
+        """The place that a directory's owner file names; None where there is no such file."""
+        try:
+            machine, boot, namespace = (directory / _OWNER).read_text().splitlines()
+        except (OSError, ValueError):
+            return None
+        return cls(machine, boot, namespace)
 
 
-def _boot() -> str:
-    """The kernel's boot: nobody lives on from another one, in whatever container."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+def _machine() -> str:
+    try:
+        text = Path("/etc/machine-id").read_text().strip()
+    except (OSError, ValueError):
+        return ""
+    return text if len(text) == 32 else ""  # "uninitialized" is a word of systemd's
+
+
+def _lock(directory: Path, place: _Place) -> list[int]:
+    """Lock a directory of this process, and its owner file, for as long as the process lives; gives the descriptors.
+
+    Systemd's cleaner of ``/tmp`` leaves a locked directory alone. The lock on the file tells processes of other namespaces and
+    later boots that the owner lives. Where the file system has no locks there is no owner file.
+    """
+    fds: list[int] = []
+    with suppress(OSError):
+        fds.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        fcntl.flock(fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    unfinished = directory / f"{_OWNER}.new"
+    try:
+        fds.append(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.write(fds[-1], "\n".join(place).encode())
+        fcntl.flock(fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unfinished.rename(directory / _OWNER)  # nobody sees it without its lock
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+    return fds
+
+
+def _is_locked(directory: Path) -> bool:
+    """Whether some process, of whatever host, holds the lock on a directory's owner file, or nobody can tell."""
+    try:
+        fd = os.open(directory / _OWNER, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _is_left(directory: Path, here: _Place) -> bool:
+    """Whether the owner of a directory is surely dead.
+
+    A folder on storage that hosts share has directories of them all. A process of this kernel and namespace is looked at. Of
+    any other place the lock must be free, and it must be this kernel, or this machine before it was started anew. A container
+    does not know its machine: its ``/etc/machine-id`` came with its image.
+    """
+    pid, start, namespace, boot, *_ = (*directory.name.split("-"), "", "", "", "")
+    if not (pid.isdigit() and start.isdigit()):
+        return False  # none of ours
+    owner = _Place.read(directory)
+    if owner is None:
+        return (namespace, boot) == (here.namespace, here.boot[:8]) and not alive(int(pid), int(start))
+    if (owner.boot, owner.namespace) == (here.boot, here.namespace) and alive(int(pid), int(start)):
+        return False
+    same_machine = owner.machine == here.machine != "" and owner.namespace == here.namespace == _FIRST_NAMESPACE
+    return (owner.boot == here.boot or same_machine) and not _is_locked(directory)
 
 
 def reap(base: Path | None = None) -> list[Path]:
-    """Remove the runtime directories whose owner is dead: it has ended, or the machine has been started anew since.
+    """Remove the runtime directories that dead processes of this host have left.
+
+    It never fails: where there is no folder, or one that cannot be used, nothing is removed.
 
     Returns
     -------
@@ -184,13 +314,15 @@ def reap(base: Path | None = None) -> list[Path]:
         What was removed.
     """
     removed = []
-    here, boot = str(_namespace()), _boot()
-    base = runtime_base() if base is None else base
-    for directory in base.iterdir():
-        pid, start, namespace, then, *_ = (*directory.name.split("-"), "", "", "", "")
-        if not (pid.isdigit() and start.isdigit()):
-            continue  # none of ours
-        if then != boot or (namespace == here and not alive(int(pid), int(start))):
-            shutil.rmtree(directory, ignore_errors=True)  # another reaper may be at it too
-            removed.append(directory)
+    try:
+        if base is None:
+            base, chosen = _where()
+            _check_private(base, follow=chosen)
+        here = _Place.here()
+        for directory in base.iterdir():
+            if _is_left(directory, here):
+                shutil.rmtree(directory, ignore_errors=True)  # another reaper may be at it too
+                removed.append(directory)
+    except OSError:
+        return removed
     return removed

@@ -9,6 +9,7 @@ who find the keys in a private file.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -24,6 +25,8 @@ from tfos_fast.cluster.entrance import Entrance, Keys
 from tfos_fast.cluster.ports import HeldPort, parse_ports
 from tfos_fast.compat import util
 from tfos_fast.errors import ClusterError, ClusterTimeout
+
+log = logging.getLogger("tfos_fast.compat")
 
 TFOS_SERVER_HOST = "TFOS_SERVER_HOST"
 TFOS_SERVER_PORT = "TFOS_SERVER_PORT"
@@ -46,6 +49,11 @@ class Address(tuple):
 
 def _file(host: str, port: int) -> Path:
     return runtime_base() / f"reservation-{host}-{port}"
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the folder may have become somebody else's, or read-only
+        path.unlink(missing_ok=True)
 
 
 def held_port(host: str) -> HeldPort:
@@ -90,12 +98,19 @@ class Server:
         ports = (0,) if any_port else parse_ports(os.environ.get(TFOS_SERVER_PORT), TFOS_SERVER_PORT)
         entrance = self._entrance = Entrance("0.0.0.0", host, ports)
         port = int(entrance.keys.endpoint.rpartition(":")[2])
-        path = _file(host, port)
-        # Also when the program ends without stop(), as a script does whose feed has failed: there are keys in it.
-        self._forget = weakref.finalize(self, path.unlink, missing_ok=True)
         keys = entrance.keys
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(msgspec.json.encode((keys.server_public.decode(), keys.client_public.decode(), keys.client_secret.decode())))
+        try:
+            path = _file(host, port)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(
+                    msgspec.json.encode((keys.server_public.decode(), keys.client_public.decode(), keys.client_secret.decode()))
+                )
+            # Also when the program ends without stop(), as a script does whose feed has failed: there are keys in it.
+            self._forget = weakref.finalize(self, _remove, path)
+        except OSError as error:
+            log.warning(
+                "no other process can connect to %s:%d by this bare address, as its keys are kept nowhere: %s", host, port, error
+            )
         self._thread = threading.Thread(target=self._serve, args=(entrance,), name="tfos_fast reservation", daemon=True)
         self._thread.start()
         return Address(host, port, keys)
