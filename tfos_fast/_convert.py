@@ -184,4 +184,6 @@ def fill_bytes(kind: str, dtype: str, shape: tuple[int, ...], fill: Any) -> byte
     if kind == "fixed":
         value = np.zeros((), dtype_of(dtype)) if fill is None else np.asarray(fill).astype(dtype_of(dtype))
         return np.broadcast_to(value, shape).tobytes()
+    if kind == "ragged" and (dtype not in DTYPES or shape.count(-1) > 1):
+        return bytes(4)  # a list without items begins with its length, see _nested.py; of numbers in one dimension it has no bytes
     return b""

@@ -48,3 +48,4 @@ cdef class RowPacker:
     cdef object _open_columns(self, object row)
     cdef object _values_in_order(self, dict row)
     cdef int _make_room(self) except -1
+    cdef Py_ssize_t _heap_bytes(self, column, value) except -1

@@ -374,14 +374,8 @@ cdef class RowPacker:
             row_bytes += column.row_bytes
             if value is None and column.nulls in ("fill", "mask"):
                 heap_bytes += len(_convert.fill_bytes(column.kind, column.dtype, column.shape, column.fill)) if column.in_heap else 0
-            elif column.kind == "string":
-                heap_bytes += len(value.encode())
-            elif column.kind == "bytes":
-                heap_bytes += len(value)
-            elif column.kind == "object":
-                heap_bytes += len(dumps(value))
-            elif column.kind == "ragged":
-                heap_bytes += 7 + len(_nested.encode(value, column.dtype, column.shape, cast=self.cast))  # it may begin at a multiple of 8
+            elif column.in_heap:
+                heap_bytes += self._heap_bytes(column, value)
         roomier = self.layout.roomier(heap_bytes)
         if self._slot.size - roomier.heap < heap_bytes or self.layout.heap <= roomier.heap:
             raise RowTooLarge(
@@ -390,6 +384,17 @@ cdef class RowPacker:
             )
         self._lay_out(roomier)
         return 0
+
+    cdef Py_ssize_t _heap_bytes(self, column, value) except -1:
+        """Bytes of the heap for one value: 0 for one that the column does not take, which is found out when there is room for the rest."""
+        if column.kind == "object":
+            return len(dumps(value))
+        if column.kind == "ragged":
+            data = _nested.encode(value, column.dtype, column.shape, cast=self.cast)
+            return 0 if data is None else 7 + len(data)  # it may begin at a multiple of 8
+        if column.kind == "string":
+            return len(value.encode(errors="replace")) if isinstance(value, str) else 0
+        return len(value) if isinstance(value, (bytes, bytearray)) else 0
 
 
 def move_rows(layout_src, src_buffer, Py_ssize_t start, Py_ssize_t stop, layout_dst, dst_buffer):

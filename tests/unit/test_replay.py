@@ -28,10 +28,12 @@ KINDS = ["memory", "disk"]
 class Kept:
     """A channel whose reader keeps the first epoch; a writer of partitions in a thread."""
 
-    def __init__(self, broker, kind, partitions, limit=0):
+    def __init__(self, broker, kind, partitions, limit=0, nulls=None):
         self.broker = broker
         self.channel = Channel.attach(broker.address)
         self.reader = self.channel.reader()
+        if nulls is not None:
+            self.reader.open_columns(64, nulls=nulls, wait=False)
         self.replays = []
         broker.do(lambda: broker.feed.keep(kind, limit))
         self.thread, self.wrote = in_thread(lambda: self.write(partitions))

@@ -8,7 +8,7 @@ from typing import Any
 from tfos_fast._segment import ReleaseSet
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.local import LocalConnection
-from tfos_fast.channel.replay import Keeper, Piece
+from tfos_fast.channel.replay import Drawn, Keeper, Piece
 
 _TELL_S = 0.1  # what was taken and which leases ended is told so long after the last message,
 _TOLD_AT_ONCE = 8  # or when there are so many slots to tell of
@@ -63,6 +63,8 @@ class Acks:
 
     def finish(self, slot: int | Piece) -> None:
         """The slot's rows were all handed out or carried."""
+        if isinstance(slot, Drawn):
+            return  # told when it was drawn
         if isinstance(slot, Piece):
             self._keeper.finish(slot.rows)
         else:

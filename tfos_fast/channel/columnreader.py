@@ -13,7 +13,7 @@ from tfos_fast.channel.cutter import Cutter
 from tfos_fast.channel.inbox import LINGER_S, Inbox
 from tfos_fast.channel.lattice import Declared, apply_spec, leave_out
 from tfos_fast.channel.local import LocalConnection
-from tfos_fast.channel.replay import Piece
+from tfos_fast.channel.replay import Drawn, Piece
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.trail import Trail
 from tfos_fast.errors import FormError
@@ -110,7 +110,7 @@ class ColumnReader:
                 if deadline is not None and now >= deadline:
                     return Batch({}, 0) if epoch_ends else None
                 inbox.pause(LINGER_S if deadline is None else min(LINGER_S if impatient else 0.1, deadline - now))
-            elif isinstance(item, m.Deliver):
+            elif isinstance(item, m.Deliver | Drawn):
                 quiet_since = None
                 if self.schema is None:  # an epoch without rows came before
                     inbox.put_back(item)
@@ -145,26 +145,38 @@ class ColumnReader:
         """Fix the schema once the first batch lies in the inbox; False when the deadline came first.
 
         Not at the first slot: a partition's first batches may hold one row, and a column that begins with an int may go on with
-        floats. Half of all slots is as long as it can wait.
+        floats. Each such change of the columns takes a slot, as does each end of a partition: where these fill half of all slots
+        before there is a batch, their few rows are copied out. In inference a batch is what has come when nothing more comes.
         """
         inbox = self._inbox
         while True:
+            have = len(inbox.items)
             slots = [item for item in inbox.items if isinstance(item, m.Deliver)]
+            rows = sum(item.rows for item in inbox.items if isinstance(item, m.Deliver | Drawn))
             if inbox.leaving:
                 return False
-            if slots and (not self._train or len(slots) >= self._acks.quota // 2 or sum(item.rows for item in slots) >= n):
+            if rows and rows >= n:
                 break
+            if len(slots) >= max(1, self._acks.quota // 2):
+                inbox.draw()
+                self._early.clear()
+                continue
             if any(isinstance(item, m.Settle | m.EpochEnd | m.FeedEnd) for item in inbox.items):
-                if slots:
+                if rows:
                     break
                 return True
+            if rows and not self._train:
+                inbox.pause(LINGER_S)
+                if len(inbox.items) == have:
+                    break
+                continue
             # Fewer rows than a batch may be all that a feed has: they are here, so the feed must not wait for us to cut them.
             early = [item.slot for item in slots if item.slot not in self._early]
             if early:
                 self._early.update(early)
                 self._conn.send(m.Done(early, []))
             if deadline is None:
-                inbox.wait(len(inbox.items))
+                inbox.wait(have)
             elif time.monotonic() >= deadline:
                 return False
             else:

@@ -126,13 +126,15 @@ def convert(batch: dict[str, Values], src: Schema, dst: Schema) -> dict[str, Val
         if column.kind == "unused":
             continue
         before = older[column.name]
-        out[column.name] = _widen(batch[column.name], before, column)
+        values, mask = batch[column.name], batch[before.mask] if before.mask else None
+        out[column.name] = _widen(values, mask, before, column)
         if column.mask:
-            out[column.mask] = batch[before.mask] if before.mask else np.ones(len(batch[column.name]), np.bool_)
+            out[column.mask] = np.ones(len(values), np.bool_) if mask is None else mask
     return out
 
 
-def _widen(values: Values, src: Column, dst: Column) -> Values:
+def _widen(values: Values, mask: Any, src: Column, dst: Column) -> Values:
+    """``mask``: which rows have a value, where the column says it; what stands for None in the others is not widened."""
     if src.kind == dst.kind and src.dtype == dst.dtype and src.shape == dst.shape:
         return values
     widened: Values | None = None
@@ -140,13 +142,17 @@ def _widen(values: Values, src: Column, dst: Column) -> Values:
         return _filled(dst, len(values))
     if dst.kind == "object":
         if src.kind == "fixed":
-            return _objects(values.tolist() if src.shape == () else [value.copy() for value in values])
-        return _objects(values.tolist()) if isinstance(values, Ragged) else values.copy()
+            objects = _objects(values.tolist() if src.shape == () else [value.copy() for value in values])
+        else:
+            objects = _objects(values.tolist()) if isinstance(values, Ragged) else values.copy()
+        if mask is not None:
+            objects[~mask] = None
+        return objects
     if isinstance(values, np.ndarray) and dst.kind == "ragged" and values.size == 0 and len(src.shape) <= len(dst.shape):
         # Lists without items: of any type and depth.
         kind = object if dst.dtype in _nested.TEXTS else dtype_of(dst.dtype)
         shape = (*src.shape, *(0 if length < 0 else length for length in dst.shape[len(src.shape) :]))
-        return from_array(np.empty((len(values), *shape), kind), dst.ragged_dims)
+        return _lists_of(np.empty((len(values), *shape), kind), mask, dst)
     if isinstance(values, np.ndarray) and dst.kind == "fixed" and 0 in src.shape and 0 in dst.shape:
         return np.empty((len(values), *dst.shape), dtype_of(dst.dtype))
     if src.kind == "bytes" and dst.python == "bytes" and {len(value) for value in values} <= {dst.row_bytes}:
@@ -155,7 +161,7 @@ def _widen(values: Values, src: Column, dst: Column) -> Values:
     if isinstance(values, np.ndarray) and src.kind == "fixed" and dst.kind in ("fixed", "ragged") and comparable:
         numbers = None if dst.dtype in _nested.TEXTS else cast_values(values, dst.dtype, cast=True)
         if numbers is not None and dst.kind == "ragged":
-            widened = from_array(numbers, dst.ragged_dims)
+            widened = _lists_of(numbers, mask, dst)
         elif src.shape == dst.shape:
             widened = numbers
     elif isinstance(values, Ragged) and dst.kind == "ragged" and comparable:
@@ -165,6 +171,14 @@ def _widen(values: Values, src: Column, dst: Column) -> Values:
     if widened is None:
         raise SchemaMismatch(f"column {src.name!r} of {describe(src)} cannot become {describe(dst)}")
     return widened
+
+
+def _lists_of(array: np.ndarray, mask: Any, column: Column) -> Ragged:
+    """An array's rows as those of a ragged column: lists without items where there is no value."""
+    if mask is None or mask.all():
+        return from_array(array, column.ragged_dims)
+    whole = from_array(array[mask], column.ragged_dims)
+    return Ragged(whole.values, [_nested.splits_of(np.where(mask, array.shape[1], 0)), *whole.splits[1:]])
 
 
 def _filled(column: Column, rows: int) -> Values:

@@ -11,12 +11,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
+from tfos_fast._pack import move_rows
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.acks import Acks
+from tfos_fast.channel.aligned import aligned_empty
 from tfos_fast.channel.connection import STARVE_AFTER_MS, to_exception
 from tfos_fast.channel.layout import Layout, layout
 from tfos_fast.channel.local import LocalConnection
-from tfos_fast.channel.replay import Keeper, Piece
+from tfos_fast.channel.replay import Drawn, Keeper, Piece
 from tfos_fast.channel.results import ResultWriter
 from tfos_fast.channel.schema import Schema
 from tfos_fast.errors import ChannelError, StallTimeout, TfosError
@@ -46,7 +50,7 @@ class Inbox:
     Attributes
     ----------
     items : deque
-        Messages ``Deliver``, ``StreamEnd``, ``EpochEnd``, ``FeedEnd``, ``Settle``, ``Keep`` and ``Replay``.
+        Messages ``Deliver``, ``StreamEnd``, ``EpochEnd``, ``FeedEnd``, ``Settle``, ``Keep`` and ``Replay``, and drawn slots.
     batch : int
         Rows in a batch, where that is known.
     epoch_ends : bool
@@ -147,7 +151,7 @@ class Inbox:
         while isinstance(self._keeper.ahead, m.StreamEnd):
             yield self._keeper.ahead
             self._keeper.next()
-        while self.items and self._keeper.ahead is None and not isinstance(self.items[0], m.Deliver | m.Replay):
+        while self.items and self._keeper.ahead is None and not isinstance(self.items[0], m.Deliver | m.Replay | Drawn):
             item = self.items[0]
             if (
                 isinstance(item, m.Settle)
@@ -184,6 +188,27 @@ class Inbox:
         if self._keeper.keeps:
             self._failing(lambda: self._keeper.add(where, lease, item.rows, item.stream))
         return where, lease
+
+    def draw(self) -> None:
+        """Copy the rows of all slots that lie here, and give the slots back: writers need them for the rows that come next.
+
+        Only memory that the rows use is touched.
+        """
+        items, self.items = self.items, deque()
+        for item in items:
+            if isinstance(item, m.Keep):
+                self._obey(item)  # the slots behind it are opened now
+                continue
+            if isinstance(item, m.Deliver):
+                where, lease = self.open(item)
+                here = layout(where.schema, item.rows, where.slot_bytes)
+                memory = aligned_empty((where.slot_bytes,), np.dtype(np.uint8))
+                move_rows(where, lease, 0, item.rows, here, memory)
+                del lease
+                self._acks.finish(item.slot)
+                item = Drawn(here, memory, item.stream, 0, item.rows)
+            self.items.append(item)
+        self._acks.send()
 
     def _next_message(self, *, wait: bool) -> Any:
         if not self.items:

@@ -31,6 +31,11 @@ class Piece:
     rows: int
 
 
+@dataclass(frozen=True)
+class Drawn(Piece):
+    """A slot's rows in memory of their own, on their way to the reader; the broker was told that the slot is taken."""
+
+
 class Keeper:
     """What one reader keeps, and how far it is in dealing it out."""
 
