@@ -45,8 +45,12 @@ class DataFeed:
         self._pin_asked = False
 
     def should_stop(self) -> bool:
-        """Whether the feed has ended and all rows were handed out. Does not wait."""
-        return self.reader.ended and not self._sources.waiting_rows
+        """Whether the feed has ended and all rows were handed out. Does not wait.
+
+        A thread that asks while another thread reads gets True when the reading thread has come back for more. While
+        ``tf.data`` reads ahead in a dataset of the program's own, other threads get False: that dataset's iterator ends by itself.
+        """
+        return not self._sources.waiting_rows and self.reader.may_stop()
 
     def next_batch(self, n: int) -> list[Any]:
         """The next ``n`` rows as they were fed, Python types included. Values are copied.

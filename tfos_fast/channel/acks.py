@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -50,6 +51,10 @@ class Acks:
         self._told = 0.0  # when the last Done was sent
         self._at_once = 1
         connection.wake_on(self.released.fd, self.send)
+
+    def wake(self) -> None:
+        """End the wait of another thread for messages, so that it looks for what this thread has left for it."""
+        os.eventfd_write(self.released.fd, 1)
 
     def limit(self, quota: int) -> None:
         """The broker has said how many slots there are for rows."""

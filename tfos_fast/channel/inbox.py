@@ -95,6 +95,8 @@ class Inbox:
             if self._delivered:
                 self._gaps.append(now - self._delivered)
             self._delivered = now
+            if not self._train:
+                self._results.note(message.stream, answered=message.answered)
         elif isinstance(message, m.EpochEnd):
             self._epoch += 1
             self._delivered = 0.0
@@ -256,8 +258,17 @@ class Inbox:
     # ---- waiting -------------------------------------------------------------------------------------------------------------
 
     def wait(self, have: int = 0, *, starve_ms: int = STARVE_AFTER_MS) -> None:
-        """Wait for more than ``have`` items; writers are asked for what they have when nothing comes for ``starve_ms``."""
-        ready = lambda: True if len(self.items) > have or self.leaving else None  # noqa: E731
+        """Wait for more than ``have`` items; writers are asked for what they have when nothing comes for ``starve_ms``.
+
+        Results that another thread gives meanwhile are sent.
+        """
+        while not (len(self.items) > have or self.leaving):
+            self._wait_for_word(have, starve_ms)
+            if self._results.given:
+                self._results.flush()
+
+    def _wait_for_word(self, have: int, starve_ms: int) -> None:
+        ready = lambda: True if len(self.items) > have or self.leaving or self._results.given else None  # noqa: E731
         what, starve = "rows (a feed, or the end of the feed)", self.starve
         if not self._warned and self._conn.stall_timeout > OWED_S and self._results.owed:
             try:

@@ -300,7 +300,8 @@ class Yield(Message):
 class Deliver(Message):
     """A filled slot for its reader. The schema comes along the first time its number is used.
 
-    ``granted`` slots are in writers' hands: the reader must leave at least one more in motion.
+    ``granted`` slots are in writers' hands: the reader must leave at least one more in motion. With ``answered`` each row gets a
+    result.
     """
 
     slot: int
@@ -310,6 +311,7 @@ class Deliver(Message):
     schema_id: int
     schema: Schema | None
     granted: int = 0
+    answered: bool = False
 
 
 class StreamEnd(Message):

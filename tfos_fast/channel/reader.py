@@ -1,6 +1,7 @@
 """The reader: takes delivered slots and hands out rows, batches of arrays that alias the slots, and (for inference) takes results.
 
-Messages are handled on the thread that calls; a lock makes calls from several threads (as tf.data makes them) take turns.
+Messages are handled on the thread that calls; a lock makes calls from several threads (as tf.data makes them) take turns. Results
+do not wait for their turn: see ``answering.py``.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from threading import get_ident
 from typing import Any
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.acks import Acks
+from tfos_fast.channel.answering import Answering
 from tfos_fast.channel.batch import AnyBatch, Columns
-from tfos_fast.channel.blocks import Block
 from tfos_fast.channel.checkpoints import Checkpoints
 from tfos_fast.channel.columnreader import ColumnReader, Spec
 from tfos_fast.channel.connection import to_exception
@@ -21,6 +23,7 @@ from tfos_fast.channel.inbox import Inbox
 from tfos_fast.channel.instep import InStep
 from tfos_fast.channel.lattice import Nulls
 from tfos_fast.channel.local import LocalConnection
+from tfos_fast.channel.readahead import ReadAhead
 from tfos_fast.channel.replay import Keeper
 from tfos_fast.channel.results import ResultWriter
 from tfos_fast.channel.rowbuffer import RowBuffer
@@ -30,7 +33,7 @@ from tfos_fast.channel.trail import Trail
 from tfos_fast.errors import FormError
 
 
-class Reader(InStep):
+class Reader(Answering, InStep):
     """The one reader of a channel. Made by :meth:`Channel.reader() <tfos_fast.channel.Channel.reader>`.
 
     Parameters
@@ -53,10 +56,11 @@ class Reader(InStep):
         self._train = train
         self._lock = threading.RLock()
         self._form: m.Form | None = None
-        self._terminated = False
+        self._terminated = self._over = False
         self.on_close: Callable[[], None] | None = None
         self.trail = Trail()
         self._rows = RowBuffer(origins=not train)
+        self._ahead = ReadAhead()
         self._checkpoints = Checkpoints(address, self.trail, self._rows, train=train)
         self._keeper = Keeper()
         # None of these knows the reader: one that is dropped without close() must go at once, not with the garbage collector.
@@ -75,6 +79,8 @@ class Reader(InStep):
         """Whether the feed has ended and every row was handed out (or the reader terminated it). Does not wait."""
         if self._rows.ready and not self._terminated:
             return False  # most often, for who asks before every row
+        if self._over:
+            return True
         if not self._lock.acquire(blocking=False):
             return self._terminated  # another thread waits for rows
         try:
@@ -85,9 +91,19 @@ class Reader(InStep):
                 self._drop(wait=False)
                 self._take_marks()
             left = len(self._rows) or not self._rows.wants_slot or self._assembler.waiting_rows or not self._assembler.wants_slot
-            return self._inbox.feed_ended and not left
+            self._over = self._inbox.feed_ended and not left
+            return self._over
         finally:
             self._lock.release()
+            if self._results.given:
+                self._take_results()
+
+    def may_stop(self) -> bool:
+        """Whether the feed has ended and the calling thread has nothing more to wait for. Does not wait.
+
+        Other than ``ended`` it considers rows that another thread holds, or that lie in a pipeline of tf.data.
+        """
+        return self.ended and (self._terminated or self._ahead.may_stop(self.trail.total))
 
     @property
     def summary(self) -> dict[str, int]:
@@ -132,7 +148,13 @@ class Reader(InStep):
             rows, origin = self._rows.take(n)
             if origin:
                 self._results.owe(origin)
-            return rows
+        if len(rows) < n and (self._train or not rows):
+            self._ahead.learn()
+        elif self._ahead.last != get_ident():
+            self._ahead.note()
+        if self._results.given:
+            self._take_results()
+        return rows
 
     # ---- columns -------------------------------------------------------------------------------------------------------------
 
@@ -204,7 +226,8 @@ class Reader(InStep):
             self._declare(m.Form("columns", n, spec or {}, nulls or {}, tensors, only))
             if wait and self.schema is None:
                 self._column_reader.pin(n)
-            return self.schema
+        self._take_results()
+        return self.schema
 
     def next_batch(
         self,
@@ -238,37 +261,46 @@ class Reader(InStep):
         """
         if n < 1:
             raise ValueError(f"a batch needs at least one row, not {n}")
-        with self._lock:
-            inbox, acks = self._inbox, self._acks
-            if epoch_ends:
-                inbox.epoch_ends = True
-            if self._train and most == 1 and not (runs or inbox.leaving or self._conn.failure):
-                plain = self._assembler.inside(n)
-                if plain is not None:
-                    self.trail.note(*plain.origin[0])
-                    if (acks.taken or acks.released.pending) and acks.is_due():
-                        acks.send()
-                    return plain
-            self._check_open()
-            if self._conn.failure is not None:
-                self._conn.check()
-            if self._terminated:
-                return None
-            columns = self._column_reader
-            if self._form is None or self._form.mode != "columns":
-                self._declare(m.Form("columns", n, spec or {}))
-            deadline = None if timeout is None else time.monotonic() + timeout
-            if columns.schema is None and not columns.pin(n, deadline):
-                return columns.late(epoch_ends)
-            batch = columns.next(n, epoch_ends, deadline, most, runs)
-            if batch is not None:
-                if not self._train:
-                    self._results.owe(batch.origin)
-                for part in batch.origin:
-                    self.trail.note(*part)
-            if self._keeper.untold or batch is None or acks.is_due():
-                acks.send()
-            return batch
+        try:
+            with self._lock:
+                inbox, acks = self._inbox, self._acks
+                if epoch_ends:
+                    inbox.epoch_ends = True
+                if self._train and most == 1 and not (runs or inbox.leaving or self._conn.failure):
+                    plain = self._assembler.inside(n)
+                    if plain is not None:
+                        self.trail.note(*plain.origin[0])
+                        if (acks.taken or acks.released.pending) and acks.is_due():
+                            acks.send()
+                        return plain
+                self._check_open()
+                if self._conn.failure is not None:
+                    self._conn.check()
+                if self._terminated:
+                    return None
+                columns = self._column_reader
+                if self._form is None or self._form.mode != "columns":
+                    self._declare(m.Form("columns", n, spec or {}))
+                deadline = None if timeout is None else time.monotonic() + timeout
+                if columns.schema is None and not columns.pin(n, deadline):
+                    return columns.late(epoch_ends)
+                batch = columns.next(n, epoch_ends, deadline, most, runs)
+                if batch is not None:
+                    if not self._train:
+                        self._results.owe(batch.origin)
+                    for part in batch.origin:
+                        self.trail.note(*part)
+                if batch is None:
+                    if inbox.feed_ended:
+                        self._ahead.learn()
+                elif not epoch_ends and self._ahead.last != get_ident():
+                    self._ahead.note()
+                if self._keeper.untold or batch is None or acks.is_due():
+                    acks.send()
+                return batch
+        finally:
+            if self._results.given:
+                self._take_results()
 
     # ---- what a checkpoint covers --------------------------------------------------------------------------------------------
 
@@ -304,28 +336,6 @@ class Reader(InStep):
         FormError
         """
         return self._checkpoints.position(rows, epoch, ends=self._inbox.epoch_ends)
-
-    # ---- results -------------------------------------------------------------------------------------------------------------
-
-    def write_results(self, results: list[Any] | Block) -> None:
-        """Send results back, one for each row handed out, in the same order.
-
-        Parameters
-        ----------
-        results : list or Block
-            See :func:`tfos_fast.channel.blocks.to_results`.
-
-        Raises
-        ------
-        ValueError
-            More results than rows without a result.
-        FormError
-            The feed is for training.
-        """
-        with self._lock:
-            if self._train:
-                raise FormError("results belong to inference; open the feed with train_mode=False")
-            self._results.answer(results)
 
     # ---- end -----------------------------------------------------------------------------------------------------------------
 
@@ -376,12 +386,6 @@ class Reader(InStep):
                     self.on_close()
                 self._checkpoints.close()
                 self._conn.close()
-
-    def _check_answered(self) -> None:
-        missing = self._results.owed
-        self._results.forgive()
-        if missing and not self._terminated:
-            raise FormError(f"{missing} rows of an inference were read and got no result; give batch_results() one for each row")
 
     def _forget(self) -> None:
         self._inbox.clear()

@@ -19,6 +19,7 @@ from tfos_fast.channel.infer import infer
 from tfos_fast.channel.lattice import join
 from tfos_fast.channel.layout import Layout, plan
 from tfos_fast.channel.layout import layout as lay_out
+from tfos_fast.channel.owed import Owed
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.table import OUTPUT
@@ -73,6 +74,11 @@ class ResultWriter:
     ----------
     connection : Connection
         The reader's.
+
+    Attributes
+    ----------
+    given : deque
+        Results that some thread gave and nobody has taken: (stream, results).
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -83,40 +89,55 @@ class ResultWriter:
         self._schema_id = -1
         self._block_ids: dict[Schema, int] = {}
         self._granted: deque[int] = deque()
-        self._owed: deque[tuple[int, int]] = deque()  # whose rows were handed out and have no result yet: (stream, rows)
+        self.given: deque[tuple[int, list[Any] | Block]] = deque()
+        self._owed = Owed()
+        self._training: set[int] = set()  # streams whose rows get no result
 
     @property
     def owed(self) -> int:
         """Rows that were handed out and have no result yet."""
-        return sum(rows for _, rows in self._owed)
+        return self._owed.rows
+
+    def note(self, stream: int, *, answered: bool) -> None:
+        """Rows of a stream have come; ``answered``: each gets a result."""
+        if not answered:
+            self._training.add(stream)
 
     def owe(self, origin: list[tuple[int, int]]) -> None:
-        """Rows were handed out: (stream, rows) in order."""
-        self._owed.extend(origin)
+        """The calling thread was handed rows: (stream, rows) in order."""
+        if self._training:
+            self._owed.owe([(None if stream in self._training else stream, rows) for stream, rows in origin])
+        else:
+            self._owed.owe(origin)
 
     def forgive(self) -> None:
         """No more results are expected."""
-        self._owed.clear()
+        self._owed.forgive()
 
-    def answer(self, results: list[Any] | Block) -> None:
-        """Take results of the rows that were handed out, in their order.
+    # ---- on any thread -------------------------------------------------------------------------------------------------------
+
+    def give(self, results: list[Any] | Block, *, later: bool = False) -> None:
+        """Give results of rows that were handed out; ``take`` or ``flush`` sends them. See :class:`Owed` for whose they are.
+
+        Parameters
+        ----------
+        results : list or Block
+        later : bool
+            The program may change the block's arrays before they are sent.
 
         Raises
         ------
         ValueError
             There are more of them than rows without a result.
         """
-        waiting = self.owed
-        if len(results) > waiting:
-            raise ValueError(f"{len(results)} results for {waiting} rows that have none yet; give one result per row")
-        at = 0
-        while at < len(results):
-            stream, rows = self._owed.popleft()
-            used = min(rows, len(results) - at)
-            if used < rows:
-                self._owed.appendleft((stream, rows - used))
-            self.add(stream, results[at : at + used])
-            at += used
+        self._owed.answer(results.copy() if later and isinstance(results, Block) else results, self.given)
+
+    # ---- on one thread at a time ---------------------------------------------------------------------------------------------
+
+    def take(self) -> None:
+        """Take what was given. Many results, or large ones, are published at once."""
+        while self.given:
+            self.add(*self.given.popleft())
 
     def granted(self, slots: list[int]) -> None:
         """Slots of the output pool arrived."""
@@ -125,16 +146,20 @@ class ResultWriter:
     def add(self, stream: int, results: list[Any] | Block) -> None:
         """Take results of a stream, in order. The program may write to a block's arrays afterwards."""
         large = isinstance(results, Block) and results.nbytes >= _FLUSH_BYTES
-        if isinstance(results, Block):
-            self._bytes += results.nbytes
-            results = results if large else results.copy()
-        self._buffered.setdefault(stream, []).append(results)
-        self._count += len(results)
+        self._keep(stream, results.copy() if isinstance(results, Block) and not large else results)
         if large or self._count >= _FLUSH_ROWS or self._bytes >= _FLUSH_BYTES:
             self.flush()
 
+    def _keep(self, stream: int, results: list[Any] | Block) -> None:
+        if isinstance(results, Block):
+            self._bytes += results.nbytes
+        self._buffered.setdefault(stream, []).append(results)
+        self._count += len(results)
+
     def flush(self) -> None:
         """Publish everything. Waits for slots of the output pool: feeders drain it even while they wait themselves."""
+        while self.given:
+            self._keep(*self.given.popleft())
         buffered, self._buffered, self._count, self._bytes = self._buffered, {}, 0, 0
         try:
             for stream, results in buffered.items():

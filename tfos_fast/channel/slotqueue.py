@@ -160,7 +160,10 @@ class SlotQueue:
         if self._starving_since is not None:
             self.starved += self._clock() - self._starving_since
             self._starving_since = None
-        self._to_reader(m.Deliver(message.slot, stream.lane, message.rows, message.capacity, message.schema_id, None), message.slot)
+        deliver = m.Deliver(
+            message.slot, stream.lane, message.rows, message.capacity, message.schema_id, None, answered=stream.exchange
+        )  # fmt: skip
+        self._to_reader(deliver, message.slot)
         self._grant()  # the writer holds one slot less
 
     def _publish_results(self, stream: Stream, message: m.Publish) -> None:
@@ -193,7 +196,7 @@ class SlotQueue:
             self.table.deliver(slot, self.reader)
             message = m.Deliver(
                 slot, message.stream, message.rows, message.capacity, message.schema_id,
-                self._first_time(self.reader, message.schema_id), self.table.granted(),
+                self._first_time(self.reader, message.schema_id), self.table.granted(), message.answered,
             )  # fmt: skip
         self._send(self.reader, message)
 

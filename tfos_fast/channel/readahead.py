@@ -1,0 +1,73 @@
+"""Which threads of a program hold rows while another thread asks whether to stop.
+
+A program may read in one thread and train in another. When the last row was handed out, the reading thread still holds rows, and so
+does the pipeline of tf.data behind it. A training thread that stopped then would lose them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from tfos_fast.channel.owed import PIPELINE, this_thread
+
+PATIENCE_S = 600.0  # a thread that has not come back by then keeps nobody from stopping
+
+
+class ReadAhead:
+    """The threads that were handed rows.
+
+    Attributes
+    ----------
+    last : int
+        The thread that was noted last, as ``threading.get_ident`` names it; 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.last = 0
+        self._lock = threading.Lock()
+        self._readers: set[int] = set()  # that have not learnt of the end
+        self._knowing: set[int] = set()
+        self._asked = 0  # times that a thread was put off
+        self._since = 0.0
+
+    def note(self) -> None:
+        """The calling thread was handed rows."""
+        with self._lock:
+            self.last = threading.get_ident()
+            self._readers.add(this_thread())
+
+    def learn(self) -> None:
+        """The calling thread got the end of the feed in place of rows."""
+        with self._lock:
+            self._learn(this_thread())
+
+    def may_stop(self, rows: int) -> bool:
+        """Whether the calling thread may stop, now that all rows were handed out.
+
+        A thread that reads may stop at once. Another one may stop when each thread that reads has come back for more and learnt of
+        the end. Rows in a pipeline of tf.data do not come back: the program stops when the pipeline tells its own end, so a thread
+        that asks in every step gets False. ``rows`` that were handed out bound the number of these steps.
+        """
+        me = this_thread()
+        with self._lock:
+            if me == PIPELINE or me in self._knowing:
+                return True
+            if PIPELINE not in self._readers:
+                if me in self._readers:
+                    self._learn(me)
+                    return True
+                living = {thread.ident for thread in threading.enumerate()}
+                if not self._readers & living:
+                    return True
+            elif self._asked >= rows:
+                return True
+            self._since = self._since or time.monotonic()
+            self._asked += 1
+            return time.monotonic() - self._since > PATIENCE_S
+
+    def _learn(self, thread: int) -> None:
+        self.last = 0
+        if thread != PIPELINE:
+            self._readers.discard(thread)
+            self._knowing.add(thread)
