@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import signal
+
 import pytest
 
 from tests.spark import mains
-from tests.unit.test_agent import Nodes
+from tests.spark.mains import noted
+from tests.unit import badly
+from tests.unit.test_agent import WAIT, Nodes
 from tfos_fast.channel.processes import alive
+from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.states import lingers
+from tfos_fast.errors import NodeKilled
 
 
 @pytest.fixture
@@ -40,3 +49,127 @@ def test_a_driver_whose_own_runtime_folder_cannot_be_used(run, tmp_path, monkeyp
     nodes.close()  # stops the agents, and raises nothing
     assert not any(alive(agent.pid, agent.started) for agent in agents)
     assert nodes.coordinator.failures == []
+
+
+def feed(nodes, rows=20):
+    """Some rows to each node, and the end of the feed."""
+    for i in range(2):
+        with nodes.writer(i) as writer:
+            writer.open_partition(f"job/{i}", i)
+            writer.write_rows(range(rows))
+            writer.end_partition()
+    nodes.published("job", 2, 2 * rows)
+    nodes.coordinator.order(["worker:0", "worker:1"], m.EndFeed, WAIT)
+
+
+WELL = [  # pairs for the two nodes, and what is said of each
+    ("crash_at_exit", r"was killed by signal 11 \(SIGSEGV\) after main had returned"),
+    ("killed_at_exit", r"was killed by signal 9 \(SIGKILL\).* after main had returned"),
+    ("status_at_exit", "ended with status 7 after main had returned"),
+    ("exit_zero", r"ended with status 0 before main had returned, as by os._exit"),
+    ("stdout_closed", ""),
+    ("stdout_descriptor_closed", "ended with status 120 after main"),
+    ("stdout_without_flush", "ended with status 120 after main"),
+    ("stdout_none", ""),
+    ("stdout_full", "|ended with status 120 after main"),
+    ("daemon_thread", ""),
+    ("forks", ""),
+    ("child", ""),
+]
+
+
+@pytest.mark.parametrize("pair", list(zip(WELL[::2], WELL[1::2], strict=True)), ids=lambda pair: f"{pair[0][0]}-{pair[1][0]}")
+def test_what_comes_after_a_good_end_is_no_failure(run, tmp_path, pair, caplog):
+    nodes = run(badly.main, how=[how for how, _ in pair])
+    feed(nodes)
+    nodes.wait(lambda: nodes.state(0).ended and nodes.state(1).ended, "the end of both")
+    assert nodes.coordinator.failures == []
+    assert noted(tmp_path) == {0: [*range(20)], 1: [*range(20)]}
+    for i, (_, says) in enumerate(pair):
+        note = nodes.state(i).note
+        assert re.search(says, note) if says else not note
+        assert note in caplog.text
+
+
+def test_exit_with_status_zero_while_rows_wait_is_a_failure(run):
+    nodes = run(badly.early)
+    writer = nodes.writer(0)
+    writer.open_partition("job/0", 1)
+    with pytest.raises(
+        NodeKilled, match=r"ended with status 0 without a word from main, as by os._exit, and not all rows were taken"
+    ):
+        while True:
+            writer.write_rows(range(1000))
+    nodes.wait(lambda: nodes.coordinator.failure is not None, "the failure")
+    assert nodes.coordinator.failure.kind == "NodeKilled"
+
+
+BADLY = [
+    "stderr_closed", "stderr_descriptor_closed", "stderr_none", "stderr_broken", "stderr_full", "words_that_cannot_be_printed",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", list(zip(BADLY[::2], BADLY[1::2], strict=True)), ids="-".join)
+def test_an_exception_is_told_whatever_has_become_of_stderr(run, how):
+    nodes = run(badly.main, how=how)
+    feed(nodes)
+    nodes.wait(lambda: nodes.state(0).ended and nodes.state(1).ended, "the end of both")
+    failures = {failure.node: failure for failure in nodes.coordinator.failures}
+    for i in range(2):
+        failure = failures[f"worker:{i}"]
+        assert failure.kind == "NodeFailed"
+        wordless = how[i] == "words_that_cannot_be_printed"
+        assert ("Wordless" if wordless else "main raised ArithmeticError: planned after the feed") in failure.summary
+        assert wordless or "in _fail" in failure.remote_traceback
+
+
+def test_a_program_that_closes_all_descriptors_is_heard(run, tmp_path):
+    """The files that it then opens have the numbers of ours, and nothing is written into them."""
+    nodes = run(badly.unread, how=["all_descriptors_closed"] * 2)
+    nodes.wait(lambda: len(nodes.coordinator.failures) == 2, "both failures")
+    for failure in nodes.coordinator.failures:
+        assert "main raised ArithmeticError: planned after the feed" in failure.summary
+    assert [path.name for path in tmp_path.iterdir() if path.stat().st_size] == []
+
+
+def test_the_report_does_not_need_the_folder(run, tmp_path):
+    """A cleaner has removed it while main ran."""
+    nodes = run(badly.main, how=["crash_at_exit", "stderr_none"])
+    nodes.wait(lambda: all(nodes.state(i).beat and nodes.state(i).beat.reader for i in range(2)), "readers")
+    for info in nodes.infos:
+        shutil.rmtree(info.directory)
+    feed(nodes)
+    nodes.wait(lambda: nodes.state(0).ended and nodes.state(1).ended, "the end of both")
+    assert [failure.summary.partition("raised ")[2] for failure in nodes.coordinator.failures] == [
+        "ArithmeticError: planned after the feed"
+    ]
+    assert noted(tmp_path) == {0: [*range(20)], 1: [*range(20)]}
+
+
+def test_the_driver_hears_that_main_has_returned(run):
+    nodes = run(badly.main, how=["thread", "exit_handler"])
+    feed(nodes)
+    nodes.wait(lambda: all(nodes.state(i).returned for i in range(2)), "both to return")
+    assert not nodes.state(0).ended
+    assert re.search(
+        r"worker:0 on .*: main returned \d+ s ago, and its process \(\d+\) waits for .*daemons \(saver\)", lingers(nodes.state(0))
+    )
+    assert re.search(r"worker:1 on .*: main returned \d+ s ago, and its process \(\d+\) has not ended yet", lingers(nodes.state(1)))
+    trainers = [nodes.state(i).trainer for i in range(2)]
+    nodes.close()
+    assert not any(alive(trainer.pid, trainer.started) for trainer in trainers)
+    assert nodes.coordinator.failures == []
+
+
+def test_trainers_have_the_signals_of_a_fresh_process(run, tmp_path, monkeypatch):
+    """Agents ignore SIGINT and SIGHUP, and a Spark worker may ignore or block others."""
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        nodes = run(badly.main, how=["signals", "daemon_thread"])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    feed(nodes)
+    nodes.wait(lambda: nodes.state(0).ended and nodes.state(1).ended, "the end of both")
+    names, blocked, handler, mask = (tmp_path / "signals").read_text().rsplit(" ", 3)
+    assert (names, blocked, handler) == ("['SIGPIPE', 'SIGXFSZ']", "[]", "default_int_handler")
+    assert int(mask, 16) == 0  # of a program that it starts

@@ -63,6 +63,8 @@ class Broker:
     on_terminated, on_partition_done, explain_death : callable
         Hooks of the feed: ``(asked)`` the reader wants no more rows, as it said or because it left; ``(key, attempt, rows, proof)``
         a partition was published whole; ``(pid) -> Failed or None`` words for a dead reader.
+    ended_well : callable
+        ``(pid) -> bool``: a reader that died without a goodbye has done its work all the same.
     on_stalled : callable
         ``(text)``: a writer has given up since nothing moved for its stall timeout.
     """
@@ -85,10 +87,12 @@ class Broker:
         self.on_terminated: Callable[[bool], None] | None = None
         self.on_partition_done: Callable[[str, int, int, Proof], None] | None = None
         self.explain_death: Callable[[int], m.Failed | None] | None = None
+        self.ended_well: Callable[[int], bool] | None = None
         self.on_turn: Callable[[], None] | None = None
         self.feed.on_terminated = lambda asked: self.on_terminated(asked) if self.on_terminated else None
         self.feed.on_partition_done = lambda *what: self.on_partition_done(*what) if self.on_partition_done else None
         self.feed.explain_death = lambda pid: self.explain_death(pid) if self.explain_death else None
+        self.feed.ended_well = lambda pid: self.ended_well is not None and self.ended_well(pid)
         self.directory: Path = make_runtime_directory()
         path = self._path = self.directory / "broker"
         self._missed = False  # the path was seen to be gone, and could not be made again

@@ -76,6 +76,7 @@ class Feed(Partitions):
         self.ended = False
         self.on_terminated: Callable[[bool], None] = lambda asked: None
         self.explain_death: Callable[[int], m.Failed | None] = lambda pid: None
+        self.ended_well: Callable[[int], bool] = lambda pid: False
         self.recovers = False  # another reader comes when this one has died
         self.base = 0  # number of the epoch in which the reader began
         self._end_after = end_after
@@ -235,7 +236,7 @@ class Feed(Partitions):
         self._slot_rows.clear()
         if died and self.recovers:
             return  # who started it says whether there will be another one
-        if died:
+        if died and not self.ended_well(gone.pid):
             text = f"the reader (process {gone.pid}) died with {self.rows_published - self.rows_taken} published rows not taken"
             self.fail(self.explain_death(gone.pid) or m.Failed("ReaderDied", text))
         elif not self.ended:

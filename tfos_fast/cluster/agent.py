@@ -85,6 +85,7 @@ class Agent:
         self.broker.on_partition_done = self._on_partition_done
         self.trainer = Supervisor(self.name, self.host, self.broker, lambda: self.named, self._state)
         self.broker.explain_death = self.trainer.explain_death
+        self.broker.ended_well = self.trainer.ended_well
         self.broker.on_stalled = self._on_stalled
 
         self.named = NamedFeeds(
@@ -92,7 +93,7 @@ class Agent:
             self.broker,
             self._on_open,
             self._on_partition_done,
-            self.trainer.explain_death,
+            self.trainer,
             self._tell,
         )
         self.held = Held(config, self.named, lambda: self.trainer.pid)
@@ -234,6 +235,7 @@ class Agent:
             )
         )  # fmt: skip
         self.held.end_tasks()
+        self.trainer.look()
         self.link.tick()
 
     def _on_stalled(self, text: str) -> None:

@@ -9,11 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
-
 from tfos_fast.channel.processes import how_ended, is_stopped
 from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.lastword import Ear
 from tfos_fast.cluster.logtail import LogTail
 
 TERM_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
@@ -38,37 +37,58 @@ class Child:
     pidfd : int
         Readable when the process is dead. The owner closes it.
     report_fd : int
-        Readable when the report is written or the process is dead. The owner closes it.
+        Readable when the report is written. The owner closes it.
+    note : str
+        How it ended badly though all that it did counts, in one sentence; empty until it is dead.
     """
 
     def __init__(self, name: str, host: str, directory: Path, life: int = 0) -> None:
         self.name = name
         self.host = host
         self.life = life
-        self._directory = directory
-        (directory / h.REPORT).unlink(missing_ok=True)  # of the one before
+        self._killed = False  # by us
         handover = h.read_handover(directory)
         # For the interpreter to find this package; the trainer then sets sys.path and PYTHONPATH as the Spark worker had them.
         env = dict(handover.environ, PYTHONPATH=os.pathsep.join(path for path in handover.sys_path if path))
-        self.report_fd, report_in = os.pipe()
+        self.note = ""
+        self._fed = handover.fed
+        self._ear = Ear()
+        self.report_fd = self._ear.bell
         log, log_in = os.pipe()
-        command = [sys.executable, "-m", "tfos_fast.cluster.trainer", str(directory), str(os.getpid()), str(report_in), str(life)]
+        words = (directory, os.getpid(), *self._ear.inherited, life)
+        command = [sys.executable, "-m", "tfos_fast.cluster.trainer", *map(str, words)]
         try:
             self._process = subprocess.Popen(
                 command, env=env, cwd=directory, stdin=subprocess.DEVNULL, stdout=log_in, stderr=log_in,
-                pass_fds=(report_in,), start_new_session=True,
+                pass_fds=self._ear.inherited, start_new_session=True,
             )  # fmt: skip
+        except BaseException:
+            self._ear.close()
+            os.close(self.report_fd)
+            raise
         finally:
-            os.close(report_in)
             os.close(log_in)
             self._log = LogTail(log)
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)  # it is our child: not reaped, so the id is its own
 
-    def failure(self, *, dead: bool) -> m.Failure | None:
-        """What is wrong with it, by its report and, when it is ``dead``, by its exit status: None when ``main`` returned."""
+    def report(self) -> h.Report | None:
+        """Return what it has said last; None when ``main`` has not come to its end."""
+        return self._ear.read()
+
+    def failure(self, *, dead: bool, fed: bool) -> m.Failure | None:
+        """Return what is wrong with it, by its report and, when it is ``dead``, by its exit status: None when ``main`` returned.
+
+        How a process ends after ``main`` has returned is no failure: CUDA, gRPC and NCCL crash there.
+
+        Parameters
+        ----------
+        dead : bool
+        fed : bool
+            Its feed is over, and it has taken all rows. A program that then ends with status 0, by ``os._exit``, has done its work.
+        """
         who = f"{self.name} on {self.host}"
-        report = self._report()
+        report = self._ear.read()
         if report is not None and report.summary:
             self._log.catch_up(LAST_LINES)
             tail = self._log.tail(before=report.remote_traceback)
@@ -76,14 +96,19 @@ class Child:
         if not dead:
             return None
         code = self._process.wait()
-        if report is not None and code == 0:
-            return None
         trainer = f"its trainer (process {self.pid})"
-        if code < 0:
-            text = f"{who}: {trainer} {how_ended(code)}"
-        else:
-            when = "after main had returned" if report is not None else "without a word from main"
-            text = f"{who}: {trainer} {how_ended(code)} {when}"
+        if report is not None:
+            if code and not self._killed:
+                self.note = f"{who}: {trainer} {how_ended(code)} after main had returned; what main has done counts"
+            return None
+        if code == 0 and (fed or not self._fed):
+            self.note = f"{who}: {trainer} ended with status 0 before main had returned, as by os._exit; what it has done counts"
+            return None
+        text = f"{who}: {trainer} {how_ended(code)}"
+        if code >= 0:
+            text += " without a word from main"
+        if code == 0:
+            text += ", as by os._exit, and not all rows were taken: let main return"
         self._log.wait(LAST_LINES)
         return m.Failure("NodeKilled", text, self.name, self.host, "", max(0, -code), self._log.tail())
 
@@ -97,8 +122,13 @@ class Child:
         """Its exit status, negative when a signal ended it; None while it runs."""
         return self._process.poll()
 
+    def close(self) -> None:
+        """Let go of what is left of a dead one."""
+        self._ear.close()
+
     def kill(self) -> None:
         """End it and what it has spawned in its session; waits until it is dead."""
+        self._killed = self._killed or self._process.poll() is None
         if self._process.poll() is None and not is_stopped(self.pid):  # a stopped process hears nothing but SIGKILL
             _signal_group(self.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -106,12 +136,6 @@ class Child:
         _signal_group(self.pid, signal.SIGKILL)
         self._process.wait()
         self._log.wait(LAST_LINES)
-
-    def _report(self) -> h.Report | None:
-        try:
-            return msgspec.msgpack.decode((self._directory / h.REPORT).read_bytes(), type=h.Report)
-        except FileNotFoundError:
-            return None
 
 
 def _signal_group(group: int, number: int) -> None:

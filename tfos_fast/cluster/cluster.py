@@ -21,13 +21,15 @@ from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.report import ShutdownReport, shutdown_report
 from tfos_fast.cluster.restarts import Restarts
 from tfos_fast.cluster.roles import CHIEFS, FED, cluster_spec
-from tfos_fast.cluster.states import held_trainer
+from tfos_fast.cluster.states import behind_main, held_trainer, lingers
 from tfos_fast.cluster.watching import THREE_DAYS, InputMode
 from tfos_fast.errors import ClusterError, ClusterTimeout, StallTimeout, TfosError
 
 log = logging.getLogger("tfos_fast.cluster")
 
 EXIT_WAIT = 30.0  # seconds that a driver without shutdown() waits for main to return
+EXIT_TIMEOUT = 60.0  # seconds that a process may take to end when its main has returned
+SAY_AFTER = 5.0  # seconds after which the driver says so
 
 
 class Cluster(Feeding):
@@ -152,7 +154,14 @@ class Cluster(Feeding):
 
     # ---- the end -------------------------------------------------------------------------------------------------------------
 
-    def shutdown(self, grace_secs: float = 0.0, timeout: float = THREE_DAYS, *, stall_timeout: float = 600.0) -> ShutdownReport:
+    def shutdown(
+        self,
+        grace_secs: float = 0.0,
+        timeout: float = THREE_DAYS,
+        *,
+        stall_timeout: float = 600.0,
+        exit_timeout: float = EXIT_TIMEOUT,
+    ) -> ShutdownReport:
         """End the feed, wait for every ``main`` that trains to return, stop the nodes, and see that no process of theirs is left.
 
         A ps and an evaluator, and a worker that holds (``ctx.hold()``), serve until then and are not waited for.
@@ -168,6 +177,9 @@ class Cluster(Feeding):
             Seconds to wait for every ``main``; then they are killed.
         stall_timeout : float
             Seconds that a trainer may be stopped (SIGSTOP, or a debugger). One that runs may take its time.
+        exit_timeout : float
+            Seconds that the process of a ``main`` that has returned may take to end. It waits for threads that are no daemons, and
+            for its exit handlers. A warning names it after 5 s; after ``exit_timeout`` it is ended. What its ``main`` did counts.
 
         Returns
         -------
@@ -186,7 +198,7 @@ class Cluster(Feeding):
             if self._running and not self._failed:
                 self._end_feed()
                 self._offers.end()
-                self._wait_for_mains(timeout, stall_timeout)
+                self._wait_for_mains(timeout, stall_timeout, exit_timeout)
                 if grace_secs and not self._failed:
                     with contextlib.suppress(ClusterTimeout):
                         self._coordinator.wait(lambda: self._failed, grace_secs, "")
@@ -200,17 +212,27 @@ class Cluster(Feeding):
         self._come_to(self._epochs)
         self._coordinator.end_feed(self._epochs, 60.0)
 
-    def _wait_for_mains(self, timeout: float, stall_timeout: float) -> None:
+    def _wait_for_mains(self, timeout: float, stall_timeout: float, exit_timeout: float) -> None:
         states = self._coordinator.nodes.values()
+        warned: set[str] = set()
 
         def busy() -> list[str]:
-            return [state.name for state in states if state.fed and not (state.ended or state.gone)]
+            waited = [state for state in states if state.fed and behind_main(state) <= exit_timeout]
+            return [state.name for state in waited if not (state.ended or state.gone)]
+
+        def warn() -> None:
+            for state in states:
+                if state.name not in warned and behind_main(state) > min(SAY_AFTER, exit_timeout / 2):
+                    warned.add(state.name)
+                    words = "%s. It is ended %g s after main returned (exit_timeout of shutdown)"
+                    log.warning(words, lingers(state), exit_timeout)
 
         def again() -> bool:
             """Some node was started again, and waits for rows that it had before, or for the end of the feed."""
             return any(state.eats and not state.feed_ended and not self._coordinator.between(state.name) for state in states)
 
         def over() -> bool:
+            warn()
             held = bool(held_trainer(states, stall_timeout))
             return self._failed or self._offers.error is not None or held or again() or not busy()
 
@@ -221,9 +243,15 @@ class Cluster(Feeding):
                 self._end_feed()
                 self._coordinator.wait(over, max(0.0, deadline - time.monotonic()), "the driver waits for main to return")
         except ClusterTimeout as error:
-            raise ClusterTimeout(f"{error}: {', '.join(busy())} still run; they are killed now") from None
+            running = [name for name in busy() if not lingers(self._coordinator.nodes[name])]
+            if running:
+                raise ClusterTimeout(f"{error}: {', '.join(running)} still run; they are killed now") from None
         if not self._failed and (who := held_trainer(states, stall_timeout)):
             raise StallTimeout(f"the driver waits for main to return: {who}. The setting is stall_timeout.")
+        for state in states:
+            if not self._failed and (who := lingers(state)):
+                state.note = f"{who}: it is ended now, what main has done counts"
+                log.warning("%s. The setting is exit_timeout of shutdown", state.note)
 
     def abort(self) -> None:
         """Stop the nodes now, whatever they do, and see that no process of theirs is left. Raises nothing about them."""

@@ -396,6 +396,12 @@ class Coordinator:
                 node.rows_taken, node.newest = message.rows_taken, message.fed
                 if message.failure is not None:
                     self._members.failed(node, message.failure)
+                elif message.note and message.note != node.note and not self._members.stopping:
+                    node.note = message.note
+                    log.warning("%s", message.note)
+            case m.Returned():
+                node.returned = node.returned or node.connected
+                node.threads = message.threads
             case m.Ack():
                 if node.orders.pop(message.request, None) is not None:
                     node.acks.add(message.request)

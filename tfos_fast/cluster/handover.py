@@ -88,16 +88,18 @@ class Handover(msgspec.Struct, frozen=True):
     log_level: str
     tensorboard: str = ""  # folder of its logs, at the node that runs it
     restarts: bool = False  # when it has died, the driver is asked whether it is started again
+    fed: bool = True  # Spark feeds it
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The trainer's last word, the file ``report`` in its folder: the traceback when ``main`` raised, empty when it returned."""
+    """The trainer's last word: the traceback when ``main`` raised, empty when it returned."""
 
     summary: str = ""
     remote_traceback: str = ""
+    threads: str = ""  # names of threads that the process waits for, after ``main`` has returned
 
 
-HANDOVER, MAIN, REPORT = "handover", "main.pkl", "report"  # names of files
+HANDOVER, MAIN = "handover", "main.pkl"  # names of files
 
 
 def read_handover(directory: Path) -> Handover:

@@ -3,7 +3,7 @@
 They travel over TCP, encrypted and authenticated by CURVE. They never carry rows, and never anything that is executed: the user's
 ``main`` comes to a node only inside a Spark task. Every field is bounded, so that no message makes the coordinator keep more than
 it should; :func:`clip` cuts what a program has written. An agent's messages that tell its state (`Hello`, `Started`, `Ended`,
-`Terminated`) are sent again after a reconnect, so the coordinator takes each of them any number of times.
+`Returned`, `Terminated`) are sent again after a reconnect, so the coordinator takes each of them any number of times.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.spans import OPEN
 
 MAX_TEXT = 10_000  # characters of an error's summary; a node adds its name
+MAX_NAMES = 500  # of the names of threads
 MAX_TRACEBACK = 100_000  # a recursion's traceback would fill the message
 
 Text = Annotated[str, msgspec.Meta(max_length=2 * MAX_TEXT)]
@@ -173,6 +174,14 @@ class Ended(Message, frozen=True):
     failure: Failure | None
     rows_taken: Count
     fed: Fed = Fed()
+    note: Text = ""  # how its process ended badly, although what it has done counts
+
+
+class Returned(Message, frozen=True):
+    """The trainer's ``main`` has returned, and its process has not ended yet. ``threads``: those that it waits for."""
+
+    life: Count
+    threads: Annotated[str, msgspec.Meta(max_length=2 * MAX_NAMES)] = ""
 
 
 class Terminated(Message, frozen=True):
@@ -414,7 +423,7 @@ class Stop(Message, frozen=True):
     """End now: the trainer too, if it still runs."""
 
 
-Told = Hello | Started | Fell | Ended | Terminated | TensorBoard | Holding  # of the node's state
+Told = Hello | Started | Fell | Ended | Returned | Terminated | TensorBoard | Holding  # of the node's state
 Rows = OpenPartition | Fenced | PartitionDone | Ack | Demand | Empty | Join | StepsReady | Lost | Halted
 FromAgent = Told | Beat | Rows | Bye | Died
 Order = EndEpoch | Keep | Replay | EndFeed | Yield | Halt | Begin | GiveUp | From

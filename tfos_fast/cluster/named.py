@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from tfos_fast.channel import messages as channel_messages
 from tfos_fast.channel.broker import Broker
@@ -48,6 +48,16 @@ def feed_number(key: str) -> int:
     return int(found[1]) if found else -1
 
 
+class Deaths(Protocol):
+    """Who knows how readers die."""
+
+    def explain_death(self, pid: int) -> channel_messages.Failed | None:
+        """Words for a dead reader."""
+
+    def ended_well(self, pid: int) -> bool:
+        """Whether a dead reader has done its work."""
+
+
 class NamedFeeds:
     """The brokers of a node. Those of named feeds are made when first asked for, and are served by the default feed's loop.
 
@@ -57,8 +67,10 @@ class NamedFeeds:
         ``feeds`` says how much memory named feeds have; without it, a quarter of the default feed's slots each, at least four.
     default : Broker
         Of the default feed, whose name is empty.
-    on_open, on_partition_done, explain_death : callable
+    on_open, on_partition_done : callable
         Hooks as of the default feed.
+    deaths : Deaths
+        Explains how a reader died.
     send : callable
         Sends a message to the coordinator.
     """
@@ -69,14 +81,18 @@ class NamedFeeds:
         default: Broker,
         on_open: Callable[..., None],
         on_partition_done: Callable[[str, int, int, Proof], None],
-        explain_death: Callable[[int], channel_messages.Failed | None],
+        deaths: Deaths,
         send: Callable[[m.Message], None],
     ) -> None:
         self.demands: dict[str, m.Demand] = {}  # not yet answered by an end of epoch
         self._read = 0  # rows of named feeds that trainers took which are dead
         self._config = config
         self._brokers = {"": default}
-        self._hooks: dict[str, Any] = {"on_partition_done": on_partition_done, "explain_death": explain_death}
+        self._hooks: dict[str, Any] = {
+            "on_partition_done": on_partition_done,
+            "explain_death": deaths.explain_death,
+            "ended_well": deaths.ended_well,
+        }
         self._on_open = on_open
         self._send = send
 

@@ -84,6 +84,8 @@ class NodeReport:
         What happened to it, in one sentence; empty when ``main`` returned.
     restarts : tuple of str
         Why its trainer was started again, each time.
+    note : str
+        How its trainer's process ended badly after ``main`` had returned, in one sentence. It is no failure.
     """
 
     status: int | None
@@ -94,6 +96,7 @@ class NodeReport:
     failure: str = ""
     restarts: tuple[str, ...] = ()
     rows_offered: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class ShutdownReport:
             offered = f" and {node.rows_offered} of named feeds" if node.rows_offered else ""
             fed = f"{node.rows} rows{offered}, {node.bytes / 2**20:.1f} MiB"
             waits = f"waited {node.waited_for_data:.1f} s for data, feed tasks {node.waited_for_space:.1f} s for space"
-            why = f"; {node.failure}" if node.failure else ""
+            why = "".join(f"; {words}" for words in (node.failure, node.note) if words)
             if many := len(node.restarts):
                 why += f"; started again {many} time{'s' * (many > 1)}: {'; '.join(node.restarts)}"
             lines.append(f"{name}: exit status {node.status}, {fed}, {waits}{why}")
@@ -129,7 +132,7 @@ def shutdown_report(states: Iterable[NodeState], failures: list[m.Failure]) -> S
     nodes = {
         state.name: NodeReport(
             state.status, state.rows_taken, state.totals.bytes, state.totals.starved, state.totals.blocked,
-            state.failure.summary if state.failure else "", tuple(state.restarts), state.totals.offered,
+            state.failure.summary if state.failure else "", tuple(state.restarts), state.totals.offered, state.note,
         )
         for state in sorted(states, key=lambda state: state.name)
     }  # fmt: skip

@@ -46,12 +46,15 @@ class NodeState:
     at: int = 0  # the epoch that it is in, by the count of all that were fed
     feed_ended: bool = False  # its program was told that no more rows come
     restarts: list[str] = field(default_factory=list)  # why its trainer was started again, each time
+    returned: float | None = None  # monotonic time at which its main was heard to have returned; its process may still run
+    threads: str = ""  # for which that process waits
+    note: str = ""  # how its process ended badly, although what it has done counts
     losing: m.Lost | None = None  # what its life that is over leaves, as far as it has told
 
     def begin_anew(self) -> None:
         """Its trainer is dead, and will be started again: forget what that one has said."""
         self.terminated = self.asked = self.holding = self.ended = self.feed_ended = False
-        self.stopped_at = None
+        self.stopped_at = self.returned = None
         self.demands.clear()
         self.losing = None
 
@@ -154,6 +157,23 @@ def stuck(states: Iterable[NodeState]) -> str:
         elif beat.waiting or (beat.writers and left) or held:
             lines.append(f"{beat.writers} feed tasks wait for {who}, where {trainer}{held} has {left} rows that it does not take")
     return "; ".join(lines)
+
+
+def behind_main(state: NodeState) -> float:
+    """For how many seconds the process of a ``main`` that has returned has not ended; -1 where there is none such."""
+    if state.returned is None or state.ended or state.gone or not state.fed:
+        return -1.0
+    return time.monotonic() - state.returned
+
+
+def lingers(state: NodeState) -> str:
+    """The same in words; empty where there is none such."""
+    seconds = behind_main(state)
+    if seconds < 0:
+        return ""
+    trainer = f"its process ({state.trainer.pid})" if state.trainer else "its process"
+    why = f"waits for threads that are no daemons ({state.threads})" if state.threads else "has not ended yet"
+    return f"{state.name} on {state.host}: main returned {seconds:.0f} s ago, and {trainer} {why}"
 
 
 def held_trainer(states: Iterable[NodeState], seconds: float) -> str:

@@ -69,6 +69,7 @@ class Supervisor:
         self._child: Child | None = None  # the one that lives, or was the last one to live
         self._directory: Path | None = None
         self._asks = False
+        self._reported = False  # the report of the one that lives was heard
 
     @property
     def pid(self) -> int | None:
@@ -88,7 +89,10 @@ class Supervisor:
     def spawn(self, directory: Path, *, asks: bool = False) -> None:
         """Start the trainer that the handover in this folder describes; with ``asks`` it may be started again."""
         self._directory, self._asks, self.started = directory, asks, True
+        if self._child is not None:
+            self._child.close()
         child = self._child = Child(self.name, self.host, directory, self.life)
+        self._reported = False
         watch_once(self.broker, child.pidfd, lambda: self._trainer_died(child))
         watch_once(self.broker, child.report_fd, lambda: self._trainer_reports(child))
         self._state(m.Started(this_process(child.pid), self.life))
@@ -109,18 +113,28 @@ class Supervisor:
         return child is self._child and child.life == self.life and not self.ended and self.fallen is None
 
     def _trainer_reports(self, child: Child) -> None:
-        """The pipe says that the report is written (or that the trainer is gone, of which the pidfd speaks)."""
-        failure = child.failure(dead=False)
-        if failure is not None and self._lives(child):
+        """The report is written."""
+        if child is self._child and not self._reported and self._lives(child):
+            self._reported = True
+            failure = child.failure(dead=False, fed=False)
+            if failure is None:
+                report = child.report()
+                self._state(m.Returned(self.life, m.clip(report.threads if report else "", m.MAX_NAMES)))
+                return
             if not self._asks:
                 self.end(failure)
             self.broker.after(DYING, lambda: child.kill() if child.status is None else None)
 
+    def look(self) -> None:
+        """See whether there is a report of which nobody has told: a program may hold the trainer up behind it."""
+        if self._child is not None and not self._reported and self._child.report() is not None:
+            self._trainer_reports(self._child)
+
     def _trainer_died(self, child: Child) -> None:
         if not self._lives(child):
             return
-        failure = child.failure(dead=True)
-        if failure is None or self._asks:  # what it has said last still counts
+        failure = child.failure(dead=True, fed=self._is_fed())
+        if failure is None or self._asks or not child.status:  # what it has said last still counts
             self.broker.after(LAST_WORDS, lambda: self._conclude(child, failure))
         else:
             self.end(failure)
@@ -128,12 +142,20 @@ class Supervisor:
     def _conclude(self, child: Child, failure: m.Failure | None) -> None:
         if not self._lives(child):
             return
+        if failure is not None:
+            failure = child.failure(dead=True, fed=self._is_fed())  # its last messages were read meanwhile
         if failure is None:
             self.end(None)
             return
         child.kill()  # what it has spawned
         self.fallen = failure
         self._state(m.Fell(self.life, failure))
+
+    def _is_fed(self) -> bool:
+        """Whether the feed is over, and no row or result is owed."""
+        feed = self.broker.feed
+        writers = any(peer.role == "writer" for peer in feed.peers.values())
+        return feed.terminated or (feed.ended and feed.rows_taken == feed.rows_published and not writers)
 
     def give_up(self, text: str) -> None:
         """There will be no other one: what has happened is a failure."""
@@ -151,16 +173,23 @@ class Supervisor:
         else:
             for broker in self._feeds().all():
                 broker.terminate()
-        self._state(m.Ended(failure, self.broker.feed.rows_taken, self._feeds().newest))
+        note = self._child.note if self._child is not None and failure is None else ""
+        self._state(m.Ended(failure, self.broker.feed.rows_taken, self._feeds().newest, m.clip(note, m.MAX_TEXT)))
 
     def explain_death(self, pid: int) -> channel_messages.Failed | None:
         """Words for a dead reader: if it was the trainer, its end is told by signal or traceback."""
-        failure = self._child.failure(dead=True) if self._child is not None and pid == self._child.pid else None
+        if self._child is None or pid != self._child.pid:
+            return None
+        failure = self._child.failure(dead=True, fed=self._is_fed())
         if failure is None:
             return None
         return channel_messages.Failed(
             failure.kind, failure.summary, failure.node, failure.host, failure.remote_traceback, failure.signal
         )
+
+    def ended_well(self, pid: int) -> bool:
+        """Whether a dead reader was the trainer, and has done its work."""
+        return self._child is not None and pid == self._child.pid and self.explain_death(pid) is None
 
     def kill(self) -> None:
         """End it now, with all that it has spawned."""

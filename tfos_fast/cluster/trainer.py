@@ -5,22 +5,24 @@ The agent of its node spawns it, reads its last word from a file and its end fro
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from tfos_fast.channel.processes import die_with
 from tfos_fast.cluster import environment
 from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.context import Context
+from tfos_fast.cluster.lastword import Mouth
 
 
 def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
@@ -61,29 +63,53 @@ def run_main(directory: Path, restarts: int) -> None:
 
 
 def _report(error: BaseException) -> h.Report:
-    text = traceback.format_exc()
-    print(text, file=sys.stderr, flush=True)
-    summary = f"main raised {''.join(traceback.format_exception_only(error)).strip()}"
-    return h.Report(m.clip(summary, m.MAX_TEXT), m.clip(text, m.MAX_TRACEBACK))
+    try:
+        text = "".join(traceback.format_exception(error))
+        what = "".join(traceback.format_exception_only(error)).strip()
+    except Exception as another:  # noqa: BLE001  # an exception that cannot be printed is one all the same
+        text = what = f"{type(error).__name__}, whose traceback cannot be printed: {type(another).__name__}"
+    return h.Report(m.clip(f"main raised {what}", m.MAX_TEXT), m.clip(text, m.MAX_TRACEBACK))
+
+
+def _returned() -> h.Report:
+    """Report that ``main`` has returned, with what the process still waits for."""
+    others = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    return h.Report(threads=m.clip(", ".join(others), m.MAX_NAMES))
+
+
+def _print(text: str) -> None:
+    """Print to the log, as far as the program has left one: the report is written, and counts without it."""
+    if text:
+        with contextlib.suppress(Exception):
+            print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+
+
+def _default_signals() -> None:
+    """Undo what this process has inherited from agent and Spark worker: signals that they ignore or block."""
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these two every Python ignores
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def main() -> None:
-    """Run, write the report, tell the agent that it is written, end."""
-    directory, parent, report_fd, restarts = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    """Run, write the report, print, tell the agent that the report is written, end."""
+    directory, (parent, memory, rope, restarts) = Path(sys.argv[1]), map(int, sys.argv[2:6])
     die_with(parent)
-    os.set_inheritable(report_fd, False)  # a child of main must not hold the agent's pipe open
+    _default_signals()
+    mouth = Mouth(parent, memory, rope)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what was printed before a SIGKILL is in the log
     try:
         run_main(directory, restarts)
-        report = h.Report()
+        report = _returned()
     except BaseException as error:  # noqa: BLE001  # whatever it is, the driver gets to see it
         report = _report(error)
-    unfinished = directory / (h.REPORT + ".new")
-    unfinished.write_bytes(msgspec.msgpack.encode(report))
-    unfinished.rename(directory / h.REPORT)
-    sys.stdout.flush()
-    os.close(report_fd)
+    mouth.write(report)  # first of all: what comes behind may fail, hang or crash
+    _print(report.remote_traceback)
+    mouth.ring()
     sys.exit(1 if report.summary else 0)
 
 

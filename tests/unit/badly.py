@@ -1,0 +1,166 @@
+"""Programs that read their rows, and then do what a program should not do. ``args["how"]`` names it for each node."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tests.spark.mains import note
+
+
+def main(args, ctx):
+    """Read all rows, leave them, and end badly."""
+    feed = ctx.get_data_feed()
+    rows = []
+    while not feed.should_stop():
+        rows += feed.next_batch(50)
+    note(args["out"], ctx, rows)
+    HOW[args["how"][ctx.task_index]](args)
+
+
+def early(args, ctx):
+    """Leave before all rows are read."""
+    feed = ctx.get_data_feed()
+    feed.next_batch(5)
+    os._exit(0)
+
+
+def unread(args, ctx):
+    """End badly without a look at the feed."""
+    HOW[args["how"][ctx.task_index]](args)
+
+
+def crash_at_exit(args):
+    """As CUDA, gRPC and NCCL do."""
+    atexit.register(lambda: ctypes.string_at(0))
+
+
+def killed_at_exit(args):
+    atexit.register(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def status_at_exit(args):
+    atexit.register(lambda: os._exit(7))
+
+
+def exit_zero(args):
+    os._exit(0)
+
+
+def stdout_closed(args):
+    sys.stdout.close()
+
+
+def stdout_descriptor_closed(args):
+    print("words", end="")
+    os.close(1)
+
+
+def stdout_without_flush(args):
+    sys.stdout = object()
+
+
+def stdout_none(args):
+    sys.stdout = None
+
+
+def stdout_full(args):
+    sys.stdout = open("/dev/full", "w")  # noqa: SIM115
+    sys.stdout.write("words")
+
+
+class Broken:
+    def write(self, text):
+        raise BrokenPipeError(text)
+
+    flush = write
+
+
+def _fail():
+    raise ArithmeticError("planned after the feed")
+
+
+def stderr_closed(args):
+    sys.stderr.close()
+    _fail()
+
+
+def stderr_descriptor_closed(args):
+    os.close(2)
+    _fail()
+
+
+def stderr_none(args):
+    sys.stderr = None
+    _fail()
+
+
+def stderr_broken(args):
+    sys.stdout = sys.stderr = Broken()
+    _fail()
+
+
+def stderr_full(args):
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+    _fail()
+
+
+def all_descriptors_closed(args):
+    """As a program that makes itself a daemon does; then it opens files of its own."""
+    os.closerange(3, 256)
+    for name in "abcdefghijklmnop" * 4:
+        os.open(Path(args["out"], name), os.O_RDWR | os.O_CREAT)
+    _fail()
+
+
+def words_that_cannot_be_printed(args):
+    class Wordless(Exception):
+        def __str__(self):
+            raise RecursionError
+
+        __repr__ = __str__
+
+    raise Wordless
+
+
+def forks(args):
+    """Both processes come to the end of ``main``; the child first, and with an error."""
+    if os.fork() == 0:
+        raise ArithmeticError("of the child")
+    os.wait()
+
+
+def thread(args):
+    threading.Thread(target=time.sleep, args=(600,), name="saver").start()
+
+
+def exit_handler(args):
+    signal.signal(signal.SIGTERM, lambda *_: None)  # it takes SIGKILL
+    atexit.register(time.sleep, 600)
+
+
+def daemon_thread(args):
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+
+
+def child(args):
+    """It keeps what it has inherited open."""
+    subprocess.Popen(["sleep", "600"], close_fds=False)
+
+
+def signals(args):
+    """Leave the signals that this process finds ignored or blocked."""
+    ignored = [number.name for number in signal.Signals if signal.getsignal(number) is signal.SIG_IGN]
+    blocked = [number.name for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
+    out = subprocess.run(["grep", "SigIgn", "/proc/self/status"], capture_output=True, text=True).stdout
+    Path(args["out"], "signals").write_text(f"{ignored} {blocked} {signal.getsignal(signal.SIGINT).__name__} {out.split()[1]}")
+
+
+HOW = {each.__name__: each for each in list(globals().values()) if callable(each) and getattr(each, "__module__", "") == __name__}
