@@ -18,6 +18,9 @@ import zmq
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from tfos_fast.channel.kinds import WAYS
+from tfos_fast.channel.schema import Column, Fill, Schema
+
 NOBODY = 65534
 
 
@@ -216,6 +219,8 @@ def _of(kind: Any) -> st.SearchStrategy[Any]:
     if origin is dict:
         key, value = get_args(kind)
         return st.dictionaries(_of(key), _of(value), max_size=3)
+    if kind is Schema:
+        return _schemas()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return st.builds(kind, *[_of(field.type) for field in msgspec.structs.fields(kind)])
     simple: dict[Any, st.SearchStrategy[Any]] = {
@@ -229,6 +234,34 @@ def _of(kind: Any) -> st.SearchStrategy[Any]:
         | st.text(st.characters(codec="utf-8"), max_size=10),
     }
     return simple[kind]
+
+
+#: Python forms of fixed columns, and how many dimensions each has.
+_FORMS = {"": 1, "bytes": 1, "ndarray": 2, "npscalar": 0, "int": 0, "list/int": 1, "tuple/list/int": 2}
+
+
+def _columns() -> st.SearchStrategy[Column]:
+    """Columns of the table in ``kinds.py``: no other ones can be made."""
+    names = st.sampled_from(["a", "b", "c", ""])
+    nulls = st.sampled_from(["", "seen", "fill", "mask"])
+    fill = _of(Fill)
+    others = [Column("a", kind, python=python) for kind, python in WAYS if kind not in ("fixed", "ragged")]  # type: ignore[arg-type]
+    ragged = [Column("a", "ragged", dtype, (-1, -1)) for dtype in ("int64", "string", "bytes")]
+    lengths = st.sampled_from([0, 1, 2, 70_000])
+    fixed = st.sampled_from(sorted(_FORMS)).flatmap(
+        lambda python: st.lists(lengths, min_size=_FORMS[python], max_size=_FORMS[python]).map(
+            lambda shape: Column("a", "fixed", "int64", tuple(shape), python)
+        )
+    )
+    return st.builds(
+        lambda column, name, nulls, fill: msgspec.structs.replace(column, name=name, nulls=nulls, fill=fill),
+        st.sampled_from([*others, *ragged]) | fixed, names, nulls, fill,
+    )  # fmt: skip
+
+
+def _schemas() -> st.SearchStrategy[Schema]:
+    several = st.builds(Schema, st.sampled_from(["tuple", "list", "dict", "row"]), st.lists(_columns(), max_size=4).map(tuple))  # type: ignore[arg-type]
+    return several | _columns().map(lambda column: Schema("bare", (column,)))
 
 
 @st.composite

@@ -19,7 +19,7 @@ from tfos_fast.channel.segment import Segment
 from tfos_fast.errors import FormError, TfosError
 
 HELLO = {role: m.Hello(role, os.getpid(), started(os.getpid())) for role in ("writer", "reader", "control")}  # type: ignore[arg-type]
-BAD_SCHEMA = msgspec.convert({"structure": "tuple", "columns": [{"name": "a", "kind": "fixed", "dtype": "no such"}]}, m.Schema)
+BAD_SCHEMA = {"structure": "tuple", "columns": [{"name": "a", "kind": "fixed", "dtype": "no such"}]}
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ BAD_SCHEMA = msgspec.convert({"structure": "tuple", "columns": [{"name": "a", "k
         [HELLO["writer"], m.Publish(0, 0, 1, 1, 0)],
         [HELLO["writer"], m.ClosePartition(0, 0)],
         [HELLO["writer"], m.Terminate()],
-        [HELLO["writer"], m.Propose(BAD_SCHEMA)],
+        [HELLO["writer"], msgspec.msgpack.encode(["Propose", BAD_SCHEMA])],
         [HELLO["writer"], m.OpenPartition("k", 0, False), m.OpenPartition("l", 0, False)],
         [HELLO["reader"], m.Pin()],
-        [HELLO["reader"], m.Register(BAD_SCHEMA)],
-        [HELLO["reader"], m.Propose(BAD_SCHEMA)],
+        [HELLO["reader"], msgspec.msgpack.encode(["Register", BAD_SCHEMA])],
+        [HELLO["reader"], msgspec.msgpack.encode(["Propose", BAD_SCHEMA])],
         [HELLO["writer"], m.Welcome(3, m.Status(0, 0, 0, {}, 0, 0, False, True, False, False))],
     ],
     ids=lambda frames: "+".join(type(f).__name__ if not isinstance(f, bytes) else f"{len(f)} bytes" for f in frames),
@@ -82,7 +82,7 @@ def test_the_broker_survives_bad_messages_and_drops_their_sender(frames: list[An
 
 def test_a_proposal_before_any_form():
     with Channel.create(memory="64k", slot_bytes="4k", form=None) as channel, channel.writer() as writer:
-        writer._conn.send(m.Propose(m.Schema("bare", ())))
+        writer._conn.send(m.Propose(m.Schema("tuple", ())))
         with pytest.raises(TfosError, match="protocol error"):
             writer._conn.wait(lambda: None, "an answer", timeout=5)
         assert channel.status()["writers"] == 0

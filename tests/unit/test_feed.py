@@ -13,7 +13,7 @@ from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.channel.spans import NOWHERE
 from tfos_fast.channel.table import INPUT, OUTPUT, TableError
 
-INTS = Schema("bare", (Column("c0", "fixed", "int64"),))
+INTS = Schema("bare", (Column("c0", "fixed", "int64", (), "int"),))
 
 
 def a_feed(**options: Any) -> Feed:

@@ -24,7 +24,6 @@ from tfos_fast.channel import messages as m
 from tfos_fast.channel.address import Address
 from tfos_fast.channel.feed import Feed
 from tfos_fast.channel.processes import runtime_base, started
-from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.channel.table import TableError
 
 ROOT = Path(__file__).parents[2]
@@ -134,17 +133,6 @@ def test_well_typed_messages_without_sense(data):
             m.encode(answer)
         feed.outbox.clear()
         assert sum(feed.table.counts().values()) == 4
-
-
-@pytest.mark.parametrize("propose", [m.Propose, m.Register])
-@pytest.mark.parametrize("names", ["", "ab"])
-def test_a_bare_value_has_one_column(propose, names):
-    """Without one, describing the schema to another writer raised IndexError, which ended the broker."""
-    feed = Feed(4, form=m.Form("columns", 8))
-    role = "writer" if propose is m.Propose else "reader"
-    feed.hello(b"a", HELLO[role])
-    with pytest.raises(TableError):
-        feed.handle(b"a", propose(Schema("bare", tuple(Column(name, "string") for name in names))))
 
 
 def test_mutated_messages_to_a_live_broker():

@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 
 from tfos_fast._convert import DTYPES
-from tfos_fast._nested import TEXTS
+from tfos_fast.channel.kinds import check_mode
 from tfos_fast.channel.lattice import apply_nulls, apply_spec, join, leave_out, settle
 from tfos_fast.channel.messages import Form
-from tfos_fast.channel.schema import ANY_LENGTH, OBJECTS, WHY_OBJECTS, Column, Schema, describe
+from tfos_fast.channel.schema import OBJECTS, WHY_OBJECTS, Column, Schema, describe
 from tfos_fast.errors import FormError, SchemaMismatch
 
 _FIXED = "a feed's columns are fixed when its first batch is read (rows of any kind pass through next_batch)"
@@ -110,22 +110,18 @@ def check_form(form: Form) -> None:
                 raise FormError(f"column {name!r}: the spec says {dtype!r}, which is no type of numpy") from None
 
 
-def is_sound(schema: Schema) -> bool:
-    """Whether a schema from a socket says something that could be laid out."""
-    if schema.structure == "bare" and len(schema.columns) != 1:
-        return False
-    return all(map(_is_sound, schema.columns))
+def check_proposal(schema: Schema, form: Form) -> None:
+    """Refuse what a writer may not propose. That a column exists at all, its message was checked for when it was decoded.
 
-
-def _is_sound(column: Column) -> bool:
-    if column.kind == "fixed":
-        return column.dtype in DTYPES and all(length >= 0 for length in column.shape)
-    if column.kind == "ragged":
-        inner = column.shape[column.ragged_dims :]
-        text = column.dtype in TEXTS and not inner
-        sizes = all(length == ANY_LENGTH for length in column.shape[: column.ragged_dims]) and all(length > 0 for length in inner)
-        return column.ragged_dims > 0 and sizes and (column.dtype in DTYPES or text)
-    return True
+    Raises
+    ------
+    SchemaMismatch
+    """
+    check_mode(schema, exact=form.exact)
+    for column in schema.columns:
+        # What becomes of None, and what is left out, the reader declares.
+        if column.nulls in ("fill", "mask") or column.fill is not None or column.kind == "unused" or column.python == "bytes":
+            raise SchemaMismatch(f"column {column.name!r}: a writer does not declare what its reader does")
 
 
 def _difference(current: Schema, joined: Schema) -> str:

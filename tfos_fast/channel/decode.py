@@ -11,6 +11,7 @@ import numpy as np
 from tfos_fast import _nested, _ragged, _unpack
 from tfos_fast._convert import cast_values, dtype_of, fill_bytes
 from tfos_fast.channel.aligned import Values, aligned_empty
+from tfos_fast.channel.kinds import way_of
 from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.ragged import Ragged, deepen, from_array
 from tfos_fast.channel.schema import Column, Schema, describe
@@ -44,16 +45,17 @@ def columns(layout: Layout, buffer: Any, start: int, stop: int) -> dict[str, Val
     slot = _slot(layout, buffer, start, stop)
     out: dict[str, Values] = {}
     for index, column in enumerate(layout.schema.columns):
-        if column.kind == "unused":
+        way = _known(column, way_of(column).arrays, "column")
+        if way == "unused":
             continue
-        if column.kind == "fixed":
+        if way == "array":
             out[column.name] = _fixed(layout, slot, index, start, stop)
-        elif column.kind == "ragged":
+        elif way == "ragged":
             out[column.name] = _lists(layout, slot, index, start, stop)
-        elif column.kind == "null":
+        elif way == "null":
             out[column.name] = np.full(stop - start, None, object)
         else:
-            out[column.name] = _objects(_heap(layout, slot, index, start, stop))
+            out[column.name] = _objects(_heap(layout, slot, index, start, stop, way))
         if column.mask:
             mask = layout.masks[index]
             out[column.mask] = slot[mask + start : mask + stop].view(np.bool_)
@@ -219,9 +221,14 @@ def _fixed(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) 
     return slot[offset + start * size : offset + stop * size].view(dtype).reshape(shape)
 
 
-def _heap(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) -> list[Any]:
-    column = layout.schema.columns[index]
-    return _unpack.heap_values(slot, layout.slot_bytes, layout.offsets[index], start, stop, column.python or column.kind)
+def _heap(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int, way: str) -> list[Any]:
+    return _unpack.heap_values(slot, layout.slot_bytes, layout.offsets[index], start, stop, way)
+
+
+def _known(column: Column, way: str | None, mode: str) -> str:
+    if way is None:
+        raise SchemaMismatch(f"column {column.name!r}: {mode} mode has no columns of {describe(column)}")
+    return way
 
 
 def _lists(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) -> Ragged:
@@ -249,15 +256,18 @@ def _objects(values: list[Any]) -> np.ndarray:
 def _values(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) -> list[Any]:
     """One column's values as they were fed."""
     column = layout.schema.columns[index]
+    way = _known(column, way_of(column).rows, "row")
+    if way == "null":
+        return [None] * (stop - start)
     if column.kind != "fixed":
-        return _heap(layout, slot, index, start, stop)
+        return _heap(layout, slot, index, start, stop, way)
     array = _fixed(layout, slot, index, start, stop)
-    if column.python == "ndarray":
+    if way == "ndarray":
         # A copy for each row: a program that keeps one row must not keep its neighbours.
         if column.shape:
             return [value.copy() for value in array]
         return [np.array(value) for value in array]  # arrays without dimensions
-    if column.python == "npscalar":
+    if way == "npscalar":
         return list(array)
     values = array.tolist()
     levels = tuple(level == "tuple" for level in column.python.split("/")[:-1])

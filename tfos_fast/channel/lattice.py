@@ -98,7 +98,8 @@ def _join_values(a: Column, b: Column) -> Column:
         form = _nested.meet((a.dtype, a.shape), (b.dtype, b.shape))
         if form is not None:
             # Bytes meet what has no tag, since that may have had nothing but nulls: lists are then refused by the packer.
-            return msgspec.structs.replace(nested_column(a.name, *form), python=a.python or b.python)
+            joined = nested_column(a.name, *form)
+            return msgspec.structs.replace(joined, python=a.python or b.python) if joined.kind == "fixed" else joined
     return Column(a.name, "object")
 
 
@@ -157,7 +158,8 @@ def _declare(column: Column, declared: Declared | None) -> Column:
     if dtype not in DTYPES and dtype not in _nested.TEXTS:
         raise SchemaMismatch(f"{where} {declared[0]!r}, which is none of {', '.join(sorted(DTYPES))}, string, bytes, object")
     target = nested_column(column.name, dtype, column.shape if shape is None else tuple(shape))
-    target = msgspec.structs.replace(target, nulls=column.nulls, fill=column.fill, python=column.python)
+    python = column.python if target.kind == column.kind else ""
+    target = msgspec.structs.replace(target, nulls=column.nulls, fill=column.fill, python=python)
     if column.kind == "null":
         return target
     if column.kind == "bytes" and shape and target.kind == "fixed" and dtype != "bool":

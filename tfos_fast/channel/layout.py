@@ -151,7 +151,7 @@ def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) ->
     # fits is monotone, and one row is allowed in any case. Beside what the rows need there is less than a line for each region.
     each = sum(sizes) + heap_per_row
     most = int(min(MAX_ROWS, slot_bytes / each + 1)) if each else MAX_ROWS
-    least = int((slot_bytes - ALIGNMENT * len(sizes) - 1) / each) if each else MAX_ROWS
+    least = int(min(MAX_ROWS, (slot_bytes - ALIGNMENT * len(sizes) - 1) / each)) if each else MAX_ROWS
     low, high = max(1, min(least, most)), max(1, most)
     while low < high:
         middle = (low + high + 1) // 2

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 from tfos_fast.channel import messages as m
-from tfos_fast.channel.agreement import is_sound
+from tfos_fast.channel.agreement import check_proposal
+from tfos_fast.channel.kinds import check_mode
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.slotqueue import SlotQueue
 from tfos_fast.channel.spans import NOWHERE, OPEN, Reached
@@ -139,9 +140,10 @@ class Partitions(SlotQueue):
         stream = self.peers[peer].stream
         if stream is not None and stream.fenced:
             return  # it has been told
-        if self.form is None or not is_sound(message.schema):
-            raise TableError("a proposal without a form, or of no sound schema")
+        if self.form is None:
+            raise TableError("a proposal without a form")
         try:
+            check_proposal(message.schema, self.form)
             number, schema = self._agreement.propose(message.schema, self.form)
         except TfosError as error:
             self._send(peer, m.Refused(type(error).__name__, str(error)))
@@ -149,8 +151,11 @@ class Partitions(SlotQueue):
         self._send(peer, m.Agreed(number, schema))
 
     def _register(self, peer: bytes, message: m.Register) -> None:
-        if not is_sound(message.schema):
-            raise TableError("results of no sound schema")
+        try:
+            check_mode(message.schema, exact=True)
+        except TfosError as error:
+            self._send(peer, m.Refused(type(error).__name__, str(error)))
+            return
         self._send(peer, m.Agreed(self._agreement.number(message.schema), message.schema))
 
     # ---- the end of one ------------------------------------------------------------------------------------------------------

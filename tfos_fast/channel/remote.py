@@ -19,6 +19,7 @@ from tfos_fast import errors
 from tfos_fast.channel import messages as m
 from tfos_fast.channel import wire
 from tfos_fast.channel.connection import Connection, Role
+from tfos_fast.channel.kinds import check_mode
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.vetting import has_objects, vet
 
@@ -192,21 +193,28 @@ class RemoteConnection(Connection):
     def _get(self) -> Any:
         while True:
             first, *payload = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            message = wire.decode_from_gateway(first.buffer)
-            if isinstance(message, wire.Still):
-                continue
-            if isinstance(message, m.Agreed):
-                self._schemas[message.schema_id] = message.schema
-            elif isinstance(message, m.Deliver):
-                self._take(message, payload)
-            elif isinstance(message, m.Status):
-                self._answered += 1
+            try:
+                message = wire.decode_from_gateway(first.buffer)
+                if isinstance(message, wire.Still):
+                    continue
+                if isinstance(message, m.Agreed):
+                    self._schemas[message.schema_id] = message.schema
+                elif isinstance(message, m.Deliver):
+                    self._take(message, payload)
+                elif isinstance(message, m.Status):
+                    self._answered += 1
+            except (wire.WireError, *m.UNREADABLE) as error:
+                self._bury(f"{self.broker} breaks the protocol ({error})")
             return message
 
     def _take(self, message: m.Deliver, payload: list[zmq.Frame]) -> None:
         if message.schema is not None:
             self._schemas[message.schema_id] = message.schema
-        slot, schema = self.segment.window(message.slot), self._schemas[message.schema_id]
+        schema = self._schemas.get(message.schema_id)
+        if schema is None or not 0 <= message.slot < self.segment.n_slots or not 0 <= message.rows <= message.capacity:
+            raise wire.WireError(f"slot {message.slot} with {message.rows} rows of schema {message.schema_id}")
+        check_mode(schema, exact=True)  # results are rows
+        slot = self.segment.window(message.slot)
         wire.unpack([frame.buffer for frame in payload], slot, self.segment.slot_bytes)
         if has_objects(schema):
             vet(wire.slot_layout(schema, message.capacity, self.segment.slot_bytes), slot, message.rows)

@@ -1,6 +1,6 @@
 """What the rows of a feed look like: columns and what they hold.
 
-``infer.py`` finds them in rows, ``lattice.py`` joins two views of them.
+``infer.py`` finds them in rows, ``lattice.py`` joins two views of them, ``kinds.py`` has the table of what exists.
 
 There are two modes, chosen by the reader and written ``exact`` here:
 
@@ -31,6 +31,8 @@ import msgspec
 import numpy as np
 
 from tfos_fast._convert import dtype_of
+from tfos_fast.channel.kinds import check_column
+from tfos_fast.errors import SchemaMismatch
 
 Kind = Literal["fixed", "ragged", "string", "bytes", "object", "null", "unused"]
 #: Kinds whose values take no place in a slot.
@@ -76,6 +78,11 @@ class Column(msgspec.Struct, frozen=True):
         ``"fill"``: `fill` is written instead. ``"mask"``: so it is, and a column of bools says which rows have a value.
     fill : bool, int, float, str or None
         None: zeros, an empty text, an empty list.
+
+    Raises
+    ------
+    SchemaMismatch
+        ``kinds.py`` has no such column. A message that holds one does not decode.
     """
 
     name: str
@@ -85,6 +92,9 @@ class Column(msgspec.Struct, frozen=True):
     python: str = ""
     nulls: Literal["", "seen", "fill", "mask"] = ""
     fill: Fill = None
+
+    def __post_init__(self) -> None:
+        check_column(self)
 
     @property
     def row_bytes(self) -> int:
@@ -123,6 +133,10 @@ class Schema(msgspec.Struct, frozen=True):
 
     structure: Structure
     columns: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        if self.structure == "bare" and len(self.columns) != 1:
+            raise SchemaMismatch(f"a bare value is one column, and not {len(self.columns)}")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tfos_fast.channel.kinds import is_pickled
 from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.schema import ENTRY_BYTES, Schema
 from tfos_fast.errors import SchemaMismatch
@@ -49,8 +50,8 @@ class _Looker(pickle.Unpickler):
 
 
 def has_objects(schema: Schema) -> bool:
-    """Whether some column holds pickled objects."""
-    return any(column.kind == "object" for column in schema.columns)
+    """Return whether the decoder unpickles the values of some column."""
+    return any(map(is_pickled, schema.columns))
 
 
 def vet(where: Layout, slot: Any, rows: int) -> None:
@@ -63,7 +64,7 @@ def vet(where: Layout, slot: Any, rows: int) -> None:
     """
     memory = memoryview(slot).cast("B")
     for offset, column in zip(where.offsets, where.schema.columns, strict=True):
-        if column.kind != "object":
+        if not is_pickled(column):
             continue
         pairs = np.frombuffer(memory, np.uint32, 2 * rows, offset) if rows else np.empty(0, np.uint32)
         assert offset + rows * ENTRY_BYTES <= len(memory)
