@@ -83,7 +83,7 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
         state.kind = UNUSED
     elif column.kind == "ragged":
         state.kind = RAGGED
-    if column.nulls == "fill" or column.nulls == "mask":
+    if column.nulls == "fill" or column.nulls == "mask" or column.kind == "null":
         state.nulls = True
         fill = _convert.fill_bytes(column.kind, column.dtype, column.shape, column.fill)
         keep.append(fill)

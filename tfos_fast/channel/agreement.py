@@ -6,8 +6,9 @@ import msgspec
 import numpy as np
 
 from tfos_fast._convert import DTYPES
+from tfos_fast.channel.fields import lacking
 from tfos_fast.channel.kinds import check_mode
-from tfos_fast.channel.lattice import apply_nulls, apply_spec, join, leave_out, settle
+from tfos_fast.channel.lattice import apply_nulls, apply_spec, has_policy, join, leave_out, settle
 from tfos_fast.channel.messages import Form
 from tfos_fast.channel.schema import OBJECTS, WHY_OBJECTS, Column, Schema, describe
 from tfos_fast.errors import FormError, SchemaMismatch
@@ -55,7 +56,7 @@ class Agreement:
         current = None if self._current is None else self._schemas[self._current]
         if current is not None:
             joined = _declared(join(current, schema, exact=False), form)
-            if joined.columns == current.columns:
+            if joined.columns == current.columns and joined.structs == current.structs:
                 joined = current  # how a writer's rows hold the columns is the writer's own matter
             elif self._pinned and _forms(joined) != _forms(current):
                 raise SchemaMismatch(_difference(current, joined))
@@ -75,8 +76,16 @@ class Agreement:
 
 
 def _declared(schema: Schema, form: Form) -> Schema:
+    for name in form.spec:
+        if name not in schema.names and (fields := lacking(schema, name)) and not has_policy(name, form.nulls):
+            raise SchemaMismatch(
+                f"the spec names {name!r}; the rows' struct {fields}. Where only some rows have it, say what stands for it: "
+                f"nulls={{{name!r}: 0}}"
+            )
     schema = apply_spec(schema, form.spec) if form.spec else schema
     schema = leave_out(schema, form.spec) if form.only else schema
+    if form.tensors:  # a struct without fields is no tensor, and loses nothing
+        schema = leave_out(schema, [name for name in schema.names if name not in schema.structs])
     return apply_nulls(schema, form.nulls, form.spec)
 
 
@@ -88,7 +97,7 @@ def _forms(schema: Schema) -> list[Column]:
 def _check_tensors(before: Schema | None, schema: Schema) -> None:
     """Refuse columns of Python objects, while it is known which rows brought them."""
     for i, column in enumerate(schema.columns):
-        if column.kind == "object":
+        if column.kind == "object" or (column.kind == "null" and column.nulls == "seen"):
             expected = f"expected {describe(before.columns[i])}, found" if before is not None else "it holds"
             raise SchemaMismatch(f"column {column.name!r}: {expected} {OBJECTS}, {WHY_OBJECTS}")
 

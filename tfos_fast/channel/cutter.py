@@ -44,7 +44,7 @@ class Cutter:
         self._exporter: Exporter | None = None
         self._where, self._lease, self._pinned = where, lease, pinned
         self._whole: list[tuple[str, Any]] | None = None
-        if where.schema == pinned and all(column.kind in ("fixed", "unused") for column in pinned.columns):
+        if where.schema.columns == pinned.columns and all(column.kind in ("fixed", "unused") for column in pinned.columns):
             whole = decode_columns(where, lease, 0, rows)
             self._whole = list(whole.items())
             arrays = [array for array in whole.values() if isinstance(array, np.ndarray)]  # all of them, as they are fixed
@@ -71,4 +71,4 @@ class Cutter:
             return {name: array[start:stop] for name, array in self._whole}
         columns = decode_columns(self._where, self._lease, start, stop)
         schema = self._where.schema
-        return columns if schema == self._pinned else convert(columns, schema, self._pinned)
+        return columns if schema.columns == self._pinned.columns else convert(columns, schema, self._pinned, stop - start)

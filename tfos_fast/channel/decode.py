@@ -11,6 +11,7 @@ import numpy as np
 from tfos_fast import _nested, _ragged, _unpack
 from tfos_fast._convert import cast_values, dtype_of, fill_bytes
 from tfos_fast.channel.aligned import Values, aligned_empty
+from tfos_fast.channel.fields import aligned
 from tfos_fast.channel.kinds import way_of
 from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.ragged import Ragged, deepen, from_array
@@ -107,11 +108,13 @@ def column_values(layout: Layout, buffer: Any, index: int, start: int, stop: int
     return _values(layout, _slot(layout, buffer, start, stop), index, start, stop)
 
 
-def convert(batch: dict[str, Values], src: Schema, dst: Schema) -> dict[str, Values]:
+def convert(batch: dict[str, Values], src: Schema, dst: Schema, rows: int | None = None) -> dict[str, Values]:
     """Widen a batch of an older schema to a newer one that :func:`tfos_fast.channel.lattice.join` made from it.
 
     Columns that stay as they are come back themselves; others are copied. Numbers that become objects are Python
     numbers when they are scalars, arrays of their own otherwise.
+
+    ``rows``: how many the batch has, which may have no column.
 
     Raises
     ------
@@ -120,14 +123,21 @@ def convert(batch: dict[str, Values], src: Schema, dst: Schema) -> dict[str, Val
     """
     if src == dst:
         return batch
-    if sorted(src.names) != sorted(dst.names):
+    if rows is None:
+        rows = len(next(iter(batch.values()))) if batch else 0
+    older = {column.name: column for column in aligned(src, dst)[0].columns}
+    if sorted(older) != sorted(dst.names):
         raise SchemaMismatch(f"columns {', '.join(src.names)} cannot become {', '.join(dst.names)}")
-    older = {column.name: column for column in src.columns}
     out: dict[str, Values] = {}
     for column in dst.columns:
         if column.kind == "unused":
             continue
         before = older[column.name]
+        if column.name not in batch and before.kind == "null":  # a field that no row of the batch has
+            out[column.name] = _filled(column, rows)
+            if column.mask:
+                out[column.mask] = np.zeros(rows, np.bool_)
+            continue
         values, mask = batch[column.name], batch[before.mask] if before.mask else None
         out[column.name] = _widen(values, mask, before, column)
         if column.mask:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfos_fast.channel.schema import OBJECTS, no_policy
-from tfos_fast.channel.structs import fields_of
+from tfos_fast.channel.structs import pairs_of
 from tfos_fast.errors import SchemaMismatch
 
 
@@ -32,8 +32,8 @@ def concerned(error: SchemaMismatch, name: str) -> bool:
 
 def explained(error: SchemaMismatch, row: Any) -> SchemaMismatch:
     """The error in words for None, inside a list or by itself, if that is what the row has in its column; else as it is."""
-    fields = fields_of(row)
-    for name, value in ({"c0": row} if fields is None else fields).items():
+    pairs = pairs_of(row)
+    for name, value in [("c0", row)] if pairs is None else pairs:
         if concerned(error, name) and (at := hole(value)):
             where = "".join(f"[{i}]" for i in at)
             return SchemaMismatch(

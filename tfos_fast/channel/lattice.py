@@ -14,20 +14,21 @@ two numeric types         *object*                         the promoted type whe
 lengths                   *object*                         *ragged*; lists without items take the other's type
 None and something        *object*                         something, and what the policy for nulls says
 depth, or kind of column  *object*                         *object*
-number or names of        one bare *object* column         :class:`~tfos_fast.errors.SchemaMismatch`
-columns
+number or names of        one bare *object* column         :class:`~tfos_fast.errors.SchemaMismatch`; fields that some
+columns                                                    structs lack are None there (``fields.py``)
 structure                 one bare *object* column         the same when the names are, however rows hold them
 ========================  ===============================  =========================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from tfos_fast import _nested
 from tfos_fast._convert import DTYPES, as_array, can_cast, cast_values, dtype_of
+from tfos_fast.channel.fields import aligned, lacking, policy_names, with_fields
 from tfos_fast.channel.infer import infer, nested_column
 from tfos_fast.channel.schema import OBJECT_ROWS, Column, Fill, Schema, describe, no_policy
 from tfos_fast.errors import SchemaMismatch
@@ -61,16 +62,21 @@ def join(a: Schema, b: Schema, *, exact: bool) -> Schema:
     if a.structure != b.structure or a.names != b.names:
         if exact:
             return OBJECT_ROWS
+        outlines = f"{outline(a)} and {outline(b)}"
+        if "bare" not in (a.structure, b.structure):
+            a, b = aligned(a, b)
         if "bare" in (a.structure, b.structure) or sorted(a.names) != sorted(b.names):
-            raise SchemaMismatch(f"rows differ in structure: {_outline(a)} and {_outline(b)}")
+            raise SchemaMismatch(f"rows differ in structure: {outlines}")
         by_name = {column.name: column for column in b.columns}
-        b = Schema(b.structure, tuple(by_name[name] for name in a.names))
+        b = Schema(b.structure, tuple(by_name[name] for name in a.names), b.structs)
     structure = a.structure if a.structure == b.structure else "row"
     pairs = zip(a.columns, b.columns, strict=True)
-    return Schema(structure, tuple(_join_columns(x, y, exact) for x, y in pairs))
+    columns = tuple(_join_columns(x, y, exact) for x, y in pairs)
+    return Schema(structure, columns, tuple(sorted({*a.structs, *b.structs})))
 
 
-def _outline(schema: Schema) -> str:
+def outline(schema: Schema) -> str:
+    """Say for messages what holds a row's values, and their names."""
     if schema.structure == "bare":
         return f"a bare {describe(schema.columns[0])}"
     names = schema.names
@@ -126,16 +132,21 @@ def apply_spec(schema: Schema, spec: dict[str, Declared]) -> Schema:
     SchemaMismatch
         When the spec names a column that is not there, another shape, or a cast that :func:`can_cast` does not allow.
     """
+    schema = with_fields(schema, spec, known=True)
     unknown = [name for name in spec if name not in schema.names]
     if unknown:
         names = ", ".join(map(repr, unknown))
         raise SchemaMismatch(f"the spec names {names}; the feed has the columns {', '.join(schema.names)}")
-    return Schema(schema.structure, tuple(_declare(column, spec.get(column.name)) for column in schema.columns))
+    return _with_columns(schema, (_declare(column, spec.get(column.name)) for column in schema.columns))
+
+
+def _with_columns(schema: Schema, columns: Iterable[Column]) -> Schema:
+    return Schema(schema.structure, tuple(columns), schema.structs)
 
 
 def leave_out(schema: Schema, named: Collection[str]) -> Schema:
     """The schema with all columns but the named ones unused."""
-    return Schema(schema.structure, tuple(c if c.name in named else Column(c.name, "unused") for c in schema.columns))
+    return _with_columns(schema, (c if c.name in named else Column(c.name, "unused") for c in schema.columns))
 
 
 def _declare(column: Column, declared: Declared | None) -> Column:
@@ -182,6 +193,11 @@ def _holds(target: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return len(target) == len(shape) and all(a in (b, _nested.ANY_LENGTH) for a, b in zip(target, shape, strict=True))
 
 
+def has_policy(name: str, policies: dict[str, Nulls]) -> bool:
+    """Whether something is declared of a column's None."""
+    return any(each in policies for each in (*policy_names(name), EVERY))
+
+
 def apply_nulls(schema: Schema, policies: dict[str, Nulls], typed: Collection[str] = ()) -> Schema:
     """Apply what is declared of nulls. A column whose rows have None and that has no policy becomes one of objects.
 
@@ -193,12 +209,15 @@ def apply_nulls(schema: Schema, policies: dict[str, Nulls], typed: Collection[st
         A policy names a column that is not there, its value is none that the column takes, or its mask's name is taken; or a typed
         column has None and no policy.
     """
-    unknown = [name for name in policies if name not in schema.names and name != EVERY]
+    schema = with_fields(schema, policies, known=False)
+    known = {EVERY, *schema.names, *schema.structs}
+    unknown = [name for name in policies if name not in known and not lacking(schema, name)]
     if unknown:
         names = ", ".join(map(repr, unknown))
         raise SchemaMismatch(f"nulls names {names}; the feed has the columns {', '.join(schema.names)}")
     common = policies.get(EVERY)
-    ruled = Schema(schema.structure, tuple(_rule(c, policies.get(c.name), common, typed=c.name in typed) for c in schema.columns))
+    own = {name: next((policies[each] for each in policy_names(name) if each in policies), None) for name in schema.names}
+    ruled = _with_columns(schema, (_rule(c, own[c.name], common, typed=c.name in typed) for c in schema.columns))
     outputs = [column.name for column in ruled.outputs]
     taken = sorted({name for name in outputs if outputs.count(name) > 1})
     if taken:
@@ -222,7 +241,8 @@ def _rule(column: Column, own: Nulls | None, common: Nulls | None, *, typed: boo
     if column.nulls and typed:
         none = no_policy(column.name, "''" if column.kind in _nested.TEXTS else "0")
         raise SchemaMismatch(f"column {column.name!r}: the spec says {describe(column)}, the rows have {none}")
-    return Column(column.name, "object") if column.nulls else column
+    # What has had nothing but None may still turn out to be anything, a struct, too: see `settle`.
+    return Column(column.name, "object") if column.nulls and column.kind != "null" else column
 
 
 def fits(column: Column) -> bool:
@@ -238,12 +258,14 @@ def fits(column: Column) -> bool:
 
 
 def settle(schema: Schema) -> Schema:
-    """Columns that have had nothing but nulls take the type of what stands for them (without one: float64)."""
-    return Schema(schema.structure, tuple(_settled(column) for column in schema.columns))
+    """Columns of nothing but nulls take the type of what stands for them: float64 with a mask, objects without a policy."""
+    return _with_columns(schema, map(_settled, schema.columns))
 
 
 def _settled(column: Column) -> Column:
     if column.kind != "null":
         return column
+    if column.nulls == "seen":
+        return Column(column.name, "object")
     like = infer(0.0 if column.fill is None else column.fill, exact=False).columns[0]
     return msgspec.structs.replace(like, name=column.name, nulls=column.nulls, fill=column.fill)

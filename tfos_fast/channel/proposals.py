@@ -5,6 +5,7 @@ from __future__ import annotations
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.connection import Connection
 from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.structs import Flattener
 
 
 class Proposals:
@@ -24,8 +25,8 @@ class Proposals:
         What the feed agreed on.
     schema_id : int
         The feed's number of it.
-    flat : bool or None
-        Rows hold structs, whose fields become columns; None: no row was seen.
+    flat : Flattener or None
+        Takes rows apart that hold structs, whose fields become columns; None: no row with one was seen.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -33,7 +34,7 @@ class Proposals:
         self.inferred: Schema | None = None
         self.agreed: Schema | None = None
         self.schema_id = -1
-        self.flat: bool | None = None
+        self.flat: Flattener | None = None
         self._conn = connection
 
     def propose(self, wanted: Schema) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from tfos_fast._pack import END, FULL, MISFIT, RowPacker
 from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import join
+from tfos_fast.channel.lattice import join, outline
 from tfos_fast.channel.proposals import Proposals
 from tfos_fast.channel.results import ResultReader
 from tfos_fast.channel.schema import Schema, expected
 from tfos_fast.channel.slotwriter import SlotWriter
-from tfos_fast.channel.sources import PickledRows, Rows
-from tfos_fast.channel.structs import flatten, has_structs, outer_names
+from tfos_fast.channel.sources import FlatRows, PickledRows, Rows
+from tfos_fast.channel.structs import Flattener, outer_names
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
 
 Source = Rows | PickledRows
@@ -48,45 +49,46 @@ class RowWriter:
             self._source.peek()
         except StopIteration:
             return False
+        except SchemaMismatch:
+            return True
         return True
 
     def pack(self, source: Source) -> Iterator[None]:
         """Pack until the rows end; yields whenever a slot is needed and none is granted, and when results have come."""
         slots, columns = self._slots, self._columns
-        self._source = source
+        self._source = source if columns.flat is None else FlatRows(source, columns.flat)
         if not isinstance(slots.packer, RowPacker):
             slots.publish(whole=True)
             slots.unbind()
             try:
-                first = source.peek()
+                first = self._source.peek()
             except StopIteration:
                 return
-            if columns.flat is None:
-                columns.flat = not columns.form.exact and has_structs(first, self._outer)
-            if columns.flat:
-                source = self._source = Rows(flatten(source.objects(), self._outer))
-                first = source.peek()
-            wanted = infer(first, exact=columns.form.exact)
+            except SchemaMismatch as error:
+                raise self._placed(error) from None
+            try:
+                first = self._flat(first)
+                wanted = self._infer(first)
+            except SchemaMismatch as error:
+                raise slots.located(error, first) from None
             slots.expect()
             self._agree(wanted, first)
             slots.packer = self._new_packer()
-        elif columns.flat:
-            source = self._source = Rows(flatten(source.objects(), self._outer))
         while not slots.terminated:
             if not slots.open():
                 yield
                 continue
             packer = slots.packer
             try:
-                stopped = source.pack(packer, _TICK_S)
+                stopped = self._source.pack(packer, _TICK_S)
                 if stopped == FULL:
                     slots.publish()
                 elif stopped == MISFIT:
                     slots.packer = self._widened(packer)
-            except (RowTooLarge, SchemaMismatch):
+            except (RowTooLarge, SchemaMismatch) as error:
                 if packer.has_pending:
                     packer.take_pending()  # who goes on after this error leaves that row out
-                raise
+                raise self._placed(error) from None
             slots.serve()
             if stopped == END:
                 self._source = None
@@ -94,41 +96,71 @@ class RowWriter:
             if self._results.ready:
                 yield  # an exchange hands its results on at once: they must not pile up here
 
-    @property
-    def _outer(self) -> frozenset[str] | None:
-        """The structs that have to be taken apart; None: all."""
-        form = self._columns.form
-        return outer_names(form.spec) if form.only else None
+    def _flat(self, row: Any) -> Any:
+        """The row with its structs taken apart, if some have to be; then all rows behind it are, too."""
+        columns, source = self._columns, self._source
+        if columns.form.exact or columns.flat is not None:
+            return row
+        flattener = self._flattener()
+        if not flattener.wanted(row):
+            return row
+        assert source is not None
+        columns.flat = flattener
+        self._source = FlatRows(source, flattener)
+        return flattener.row(row)
+
+    def _flattener(self) -> Flattener:
+        spec = self._columns.form.spec
+        whole = {name for name, (dtype, _) in spec.items() if dtype == "object"}
+        agreed = self._columns.agreed
+        if agreed is not None:  # of values of several kinds
+            whole.update(column.name for column in agreed.columns if column.kind == "object" and column.name not in agreed.structs)
+        return Flattener(outer_names(spec) if self._columns.form.only else None, whole)
+
+    def _infer(self, row: Any) -> Schema:
+        """The columns that a row needs, which was taken apart if need be."""
+        schema, flat = infer(row, exact=self._columns.form.exact), self._columns.flat
+        return schema if flat is None else flat.columns(schema, row)
+
+    def _placed(self, error: Exception) -> Exception:
+        """The error with the place of its row, if that could not be taken apart."""
+        flat = self._columns.flat
+        if flat is None or not flat.refused or not isinstance(error, SchemaMismatch):
+            return error
+        return self._slots.located(error, flat.refused.pop())
 
     def _new_packer(self) -> RowPacker:
         columns = self._columns
         assert columns.agreed is not None
         assert columns.inferred is not None
         # The columns are the feed's; how a row holds them (tuple, Row, dict) is this writer's own matter.
-        mine = Schema(columns.inferred.structure, columns.agreed.columns)
+        structure = columns.inferred.structure if columns.flat is None else "dict"
+        mine = Schema(structure, columns.agreed.columns)
         return RowPacker(mine, exact=columns.form.exact, cast=bool(columns.form.spec))
 
     def _widened(self, packer: RowPacker) -> RowPacker:
         """A packer whose columns take the row that did not fit; it is the first that it packs."""
         columns, exact = self._columns, self._columns.form.exact
         assert columns.inferred is not None
-        row, column = packer.pending, packer.misfit
+        row, column = self._flat(packer.pending), packer.misfit
         before = columns.agreed
         try:
-            wider = join(columns.inferred, infer(row, exact=exact), exact=exact)
+            wider = join(columns.inferred, self._infer(row), exact=exact)
         except SchemaMismatch as error:
             raise self._slots.located(error, row) from None
         self._slots.publish(whole=True)  # nothing of the older schema may stay behind
         self._agree(wider, row)
         if columns.agreed == before:
             assert before is not None
-            name = before.columns[column].name if column >= 0 else "?"
-            wanted = expected(before.columns[column]) if column >= 0 else before.structure
-            refused = SchemaMismatch(f"column {name!r}: expected {wanted}, found a value that does not fit")
+            if column < 0:
+                refused = SchemaMismatch(f"rows differ in structure: {outline(before)} and {outline(self._infer(row))}")
+            else:
+                name, wanted = before.columns[column].name, expected(before.columns[column])
+                refused = SchemaMismatch(f"column {name!r}: expected {wanted}, found a value that does not fit")
             raise self._slots.located(refused, row)
         self._slots.unbind()
         packer = self._new_packer()
-        packer.set_pending(row)
+        packer.set_pending(row if columns.flat is None else columns.flat.row(row))
         return packer
 
     def _agree(self, wanted: Schema, row: object) -> None:
@@ -137,3 +169,11 @@ class RowWriter:
             self._columns.propose(wanted)
         except SchemaMismatch as error:
             raise self._slots.located(error, row) from None
+        columns, source = self._columns, self._source
+        assert columns.agreed is not None
+        if columns.agreed.structs and columns.flat is None:  # rows elsewhere have a struct where ours had nothing but None
+            assert source is not None
+            columns.flat = self._flattener()
+            self._source = FlatRows(source, columns.flat)
+        if columns.flat is not None:
+            columns.flat.know(columns.agreed)

@@ -129,10 +129,13 @@ class Schema(msgspec.Struct, frozen=True):
         means that the row itself is the value of the only column.
     columns : tuple of Column
         In the order of the row's values.
+    structs : tuple of str
+        Column mode: dotted names of the structs whose fields are columns (see ``fields.py``), sorted.
     """
 
     structure: Structure
     columns: tuple[Column, ...]
+    structs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.structure == "bare" and len(self.columns) != 1:

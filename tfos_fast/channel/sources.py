@@ -10,6 +10,7 @@ from typing import Any
 from tfos_fast._pack import END, TICK, RowPacker
 from tfos_fast._stream import StreamBatch
 from tfos_fast._stream_pack import pack_stream
+from tfos_fast.channel.structs import Flattener
 
 _NONE: Any = object()
 
@@ -50,6 +51,26 @@ class Rows:
             packer.set_pending(self._head)
             self._head = _NONE
         return packer.pack_from(self._rows, tick_seconds)
+
+
+class FlatRows(Rows):
+    """Rows of another source, their structs taken apart.
+
+    Parameters
+    ----------
+    source : Rows or PickledRows
+    flattener : Flattener
+    """
+
+    def __init__(self, source: Rows | PickledRows, flattener: Flattener) -> None:
+        super().__init__(map(flattener.row, source.objects()))
+        self._flattener = flattener
+
+    def pack(self, packer: RowPacker, tick_seconds: float) -> int:
+        """As that of :class:`Rows`."""
+        if self._head is not _NONE:  # it may have been looked at before the feed's columns were known
+            self._head = self._flattener.conform(self._head)
+        return super().pack(packer, tick_seconds)
 
 
 class PickledRows:
