@@ -17,6 +17,7 @@ import tfos_fast
 from tests.conftest import our_processes
 from tests.spark import mains
 from tests.spark.mains import noted
+from tests.spark.test_frame_types import check_names
 from tfos_fast.errors import (
     CoordinatorUnreachable,
     MainNotPicklable,
@@ -95,6 +96,10 @@ def test_inference_of_a_frame(connect):
         learned = cluster.infer(frame, keep=["id"], columns=["x"])
         assert learned.dtypes == [("id", "bigint"), ("y", "double"), ("z", "array<double>")]
         assert learned.where("id = 7").first()["y"] == 14.0
+
+
+def test_names_that_spark_does_not_resolve(connect, out):
+    check_names(lambda main, args: tfos_fast.run(connect, main, args, 1, **SMALL), connect, out)
 
 
 def test_an_exception_in_main_ends_the_feed(connect, out):

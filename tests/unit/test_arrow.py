@@ -182,14 +182,6 @@ def test_everything_else_arrives_as_spark_collects_it(array: Any, values: list[A
     assert same(rows_of(feed([batch], exact=True)), [types.Row("a")(value) for value in values])
 
 
-SPARSE = pa.array(
-    [
-        {"type": 1, "size": None, "indices": None, "values": [1.0, 2.0, 3.0]},
-        {"type": 0, "size": 3, "indices": [0, 2], "values": [4.0, 5.0]},
-        {"type": 0, "size": 3, "indices": [], "values": []},
-    ],
-    pa.struct([("type", pa.int8()), ("size", pa.int32()), ("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64()))]),
-)
 UTC = datetime.timezone.utc
 
 
@@ -215,9 +207,6 @@ UTC = datetime.timezone.utc
         (pa.array([datetime.timedelta(seconds=1)], pa.duration("s")), {"a": [1_000_000]}),
         (pa.array([{"x": 1, "y": {"z": "u"}}, {"x": 2, "y": {"z": "v"}}]), {"a.x": [1, 2], "a.y.z": ["u", "v"]}),
         (pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int32())), {"a.key": [["k"], []], "a.value": [[1], []]}),
-        (SPARSE, {"a": [[1, 2, 3], [4, 0, 5], [0, 0, 0]]}),
-        (SPARSE.slice(1, 1), {"a": [[4, 0, 5]]}),
-        (SPARSE.slice(0, 1), {"a": [[1, 2, 3]]}),
     ],
     ids=lambda value: str(getattr(value, "type", "")),
 )

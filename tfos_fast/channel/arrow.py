@@ -16,8 +16,10 @@ from tfos_fast import _nested
 from tfos_fast._column import dumps
 from tfos_fast._convert import DTYPES, dtype_of, fill_bytes, values_fit
 from tfos_fast._copy import copy
-from tfos_fast.channel.arrow_types import stored
-from tfos_fast.channel.arrow_values import collects_bytearrays, converter
+from tfos_fast.channel import arrow_spark
+from tfos_fast.channel.arrow_plain import by_type, decoded
+from tfos_fast.channel.arrow_ragged import encoded_lists, numbers_of, text_spans
+from tfos_fast.channel.arrow_values import collects_bytearrays, python_values
 from tfos_fast.channel.holes import concerned, hole
 from tfos_fast.channel.infer import duplicates, nested_column
 from tfos_fast.channel.layout import Layout
@@ -65,7 +67,11 @@ def from_arrow(pa_schema: pa.Schema, first_batch: pa.RecordBatch, *, exact: bool
     names = pa_schema.names
     if not exact and len(set(names)) < len(names):
         raise duplicates(sorted({name for name in names if names.count(name) > 1}))
-    return Schema("row", tuple(_column(name, first_batch.column(i), exact) for i, name in enumerate(names)))
+    told = arrow_spark.nodes(pa_schema) if exact else ()  # column mode has told them apart by now
+    columns = [_column(name, first_batch.column(i), exact) for i, name in enumerate(names)]
+    if told:
+        columns = [c if node is None else Column(c.name, "object") for c, node in zip(columns, told, strict=True)]
+    return Schema("row", tuple(columns))
 
 
 def pack_batch(
@@ -117,7 +123,8 @@ def pack_batch(
     if batch.num_rows == start:
         return 0, heap_used
     arrays = [batch.column(i).slice(start, max(count, 1)) for i in range(len(schema.columns))]
-    arrays = [array if column.kind == "unused" else _plain(array) for column, array in zip(schema.columns, arrays, strict=True)]
+    arrays = [array if c.kind in ("unused", "object") else decoded(array) for c, array in zip(schema.columns, arrays, strict=True)]
+    told = arrow_spark.nodes(batch.schema)
     if count:
         known = schema.columns if found is None else found.columns
         for column, array, seen in zip(schema.columns, arrays, known, strict=True):
@@ -125,7 +132,7 @@ def pack_batch(
                 _check(column, array, exact)
     room = layout.slot_bytes - layout.heap - heap_used
     heaps = {
-        i: _heap_values(column, array, room)
+        i: _heap_values(column, array, room, told[i] if told else None)
         for i, (column, array) in enumerate(zip(schema.columns, arrays, strict=True))
         if column.in_heap
     }
@@ -169,7 +176,7 @@ def is_fitting(schema: Schema, batch: pa.RecordBatch, *, exact: bool) -> bool:
     """Whether the batch's values can be written into columns of this schema."""
     try:
         for i, column in enumerate(schema.columns):
-            _check(column, _plain(batch.column(i)), exact)
+            _check(column, batch.column(i), exact)
     except SchemaMismatch:
         return False
     return True
@@ -195,30 +202,11 @@ def first_hole(error: SchemaMismatch, batch: pa.RecordBatch) -> int | None:
 # ---- what a column of a batch is ----
 
 
-def _plain(array: Any) -> Any:
-    """The column without dictionary encoding, extension type, or string views. Copies only those."""
-    pa = _arrow()
-    if isinstance(array, pa.ExtensionArray):
-        array = stored(array)
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        return _plain(array.dictionary_decode())
-    if pa.types.is_fixed_size_binary(kind) or kind in _views(pa, "binary_view"):
-        return array.cast(pa.large_binary())
-    if kind in _views(pa, "string_view"):
-        return array.cast(pa.large_string())
-    return array
-
-
-def _views(pa: Any, name: str) -> list[Any]:
-    return [getattr(pa, name)()] if hasattr(pa, name) else []  # pyarrow 16 brought them
-
-
 def _column(name: str, array: Any, exact: bool) -> Column:
     number = _dtype(array.type)
     if number is not None and not array.null_count:  # asked for every batch, and so the common case is short
         return Column(name, "fixed", number, (), _tag(number, 0, exact))
-    array = _plain(array)
+    array = decoded(array)
     if not array.null_count:
         return _whole_column(name, array, exact)
     if exact:
@@ -288,7 +276,7 @@ def _tag(dtype: str, lists: int, exact: bool) -> str:
     return "/".join(["list"] * lists + [_PYTHON[np.dtype(dtype).kind]]) if exact else ""
 
 
-@functools.lru_cache(maxsize=1024)
+@by_type
 def _dtype(kind: Any) -> str | None:
     pa = _arrow()
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
@@ -298,10 +286,11 @@ def _dtype(kind: Any) -> str | None:
 
 
 def _check(column: Column, array: Any, exact: bool) -> None:
-    if column.kind == "unused":
+    if column.kind in ("unused", "object"):
         return
+    array = decoded(array)
     found = _column(column.name, array, exact)
-    if column.kind == "object" or found == column or (not exact and _takes(column, found, array)):
+    if found == column or (not exact and _takes(column, found, array)):
         return
     raise SchemaMismatch(f"column {column.name!r}: expected {expected(column)}, the batch has {describe(found)}")
 
@@ -313,7 +302,7 @@ def _takes(column: Column, found: Column, array: Any) -> bool:
     if found.kind == "null":
         return True
     if column.python == "bytes":
-        lengths = np.diff(_spans(array.drop_null())[0]) if found.kind == "bytes" else np.zeros(1)
+        lengths = np.diff(text_spans(array.drop_null())[0]) if found.kind == "bytes" else np.zeros(1)
         return bool((lengths == column.row_bytes).all())
     if column.kind == "ragged" and found.kind in ("fixed", "ragged"):
         shape = found.shape
@@ -327,22 +316,15 @@ def _takes(column: Column, found: Column, array: Any) -> bool:
         return same
     if column.dtype in _nested.TEXTS or found.dtype in _nested.TEXTS:
         return False
-    return values_fit(_numbers(array.drop_null()), column.dtype, cast=True)
+    return values_fit(numbers_of(array.drop_null()), column.dtype, cast=True)
 
 
 # ---- copies ----
 
 
-def _numbers(array: Any) -> np.ndarray:
-    """The innermost values of a numeric column, flat. Memory is not copied, except of booleans."""
-    while hasattr(array, "flatten"):
-        array = array.flatten()
-    return array.to_numpy(zero_copy_only=False)
-
-
 def _fixed_numbers(column: Column, array: Any) -> np.ndarray:
     """The column's values, flat. Memory is not copied, except of booleans."""
-    return _spans(array)[1].view(dtype_of(column.dtype)) if column.python == "bytes" else _numbers(array)
+    return text_spans(array)[1].view(dtype_of(column.dtype)) if column.python == "bytes" else numbers_of(array)
 
 
 def _copy_fixed(column: Column, region: np.ndarray, array: Any) -> None:
@@ -350,7 +332,7 @@ def _copy_fixed(column: Column, region: np.ndarray, array: Any) -> None:
         valid = np.asarray(array.is_valid())
         fill = fill_bytes(column.kind, column.dtype, column.shape, column.fill)
         region[~valid] = np.frombuffer(fill, region.dtype).reshape(column.shape)
-        values = _fixed_numbers(column, array.drop_null()).reshape(-1, *column.shape)
+        values = _fixed_numbers(column, array.drop_null()).reshape(int(valid.sum()), *column.shape)
         with np.errstate(over="ignore"):
             region[valid] = values.astype(region.dtype)
         return
@@ -362,56 +344,25 @@ def _copy_fixed(column: Column, region: np.ndarray, array: Any) -> None:
         np.copyto(region, values, casting="unsafe")  # _check has seen the values
 
 
-def _heap_values(column: Column, array: Any, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each value ends (int64, one more than rows, from 0), and the bytes themselves.
+def _heap_values(column: Column, array: Any, room: int, node: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """Where each value ends (int64, one more than rows, from 0), and the bytes themselves; text and bytes are not copied.
 
     Objects are pickled only as far as there is room, and one more.
     """
     if column.kind == "object":
-        return _encoded(array, room, _to_pickle(array.type))
+        try:
+            array, convert = python_values(array, node)
+            return _encoded(array, room, lambda value: dumps(convert(value)))
+        except SchemaMismatch as error:
+            raise SchemaMismatch(f"column {column.name!r}: {error}") from error
     if column.kind == "ragged":
-        return _ragged_values(column, array, room)
+        return encoded_lists(column, array, room)
     pa = _arrow()
     if array.null_count:
         fill = fill_bytes(column.kind, "", (), column.fill)
         value = fill.decode() if column.kind == "string" else fill
         array = pa.array([value] * len(array)) if pa.types.is_null(array.type) else array.fill_null(value)
-    return _spans(array)
-
-
-def _spans(array: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The same of text or bytes without nulls. Bytes are not copied."""
-    pa = _arrow()
-    _, offsets, data = array.buffers()
-    width = np.int64 if pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type) else np.int32
-    ends = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1].astype(np.int64)
-    start = int(ends[0])
-    ends -= start
-    if data is None or not ends[-1]:
-        return ends, np.empty(0, np.uint8)
-    return ends, np.frombuffer(data, np.uint8)[start : start + int(ends[-1])]
-
-
-def _ragged_values(column: Column, array: Any, room: int) -> tuple[np.ndarray, np.ndarray]:
-    depth = column.ragged_dims
-    if depth > 1 or column.dtype in _nested.TEXTS:
-
-        def encode(value: Any) -> bytes:
-            data = _nested.encode([] if value is None else value, column.dtype, column.shape, cast=True)
-            assert data is not None  # _check has seen the values
-            return data
-
-        return _encoded(array, room, encode)
-    import pyarrow.compute as pc
-
-    if _arrow().types.is_null(array.type):
-        return np.zeros(len(array) + 1, np.int64), np.empty(0, np.uint8)
-    dtype = dtype_of(column.dtype)
-    ends = np.zeros(len(array) + 1, np.int64)
-    np.cumsum(np.asarray(pc.fill_null(pc.list_value_length(array), 0)), out=ends[1:])
-    with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(_numbers(array), dtype)
-    return ends * dtype.itemsize * int(np.prod(column.shape[1:], dtype=np.int64)), values.reshape(-1).view(np.uint8)
+    return text_spans(array)
 
 
 def _encoded(array: Any, room: int, encode: Callable[[Any], bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -423,11 +374,6 @@ def _encoded(array: Any, room: int, encode: Callable[[Any], bytes]) -> tuple[np.
         if ends[-1] > room:
             break
     return np.array(ends, dtype=np.int64), np.frombuffer(b"".join(pieces), np.uint8)
-
-
-def _to_pickle(kind: Any) -> Callable[[Any], bytes]:
-    convert = converter(kind)
-    return lambda value: dumps(value if convert is None or value is None else convert(value))
 
 
 def _check_size(form: Layout, heaps: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -5,42 +5,58 @@ type                  becomes
 ====================  ========================================================================================
 struct                columns of dotted names; null where the struct is
 map                   two list columns, ``<name>.key`` and ``<name>.value``
-Spark ML vector       float64 of the vector's size, dense (found by the fields of its struct)
+Spark ML vector       float64 of the vector's size, dense (Spark's schema says which structs are vectors)
+Spark ML matrix       float64 of the matrix's rows and columns, dense
+other types of users  what they are stored as
 date                  int32, days since 1970-01-01
-timestamp, duration   int64, microseconds (since 1970-01-01 UTC; without a time zone as if it were UTC)
+timestamp, duration   int64, microseconds (since 1970-01-01 UTC; without a time zone as if it were UTC), rounded down
 decimal               float64, rounded
 fixed-shape tensor    its numbers in its shape, the permutation of its dimensions done
 other extensions      what they are stored as
 ====================  ========================================================================================
+
+Inside lists, too, but for structs and maps: these are values of one column of objects. VARIANT, GEOMETRY, GEOGRAPHY, times of a day
+and calendar intervals are objects everywhere.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
+from tfos_fast.channel import arrow_spark
+from tfos_fast.channel.arrow_plain import bare, by_type, days, entries, exchanged, in_unit, is_encoded, is_list, lengths, list_part
 from tfos_fast.channel.structs import outer_names
 from tfos_fast.errors import SchemaMismatch
 
-_VECTOR = ("type", "size", "indices", "values")  # the fields of pyspark.ml.linalg.VectorUDT
-
 
 def flatten_batch(batch: Any) -> Any:
-    """The ``pyarrow.RecordBatch`` with plain columns only. Values are copied where their type changes."""
+    """The ``pyarrow.RecordBatch`` with plain columns only. Values are copied where their type changes.
+
+    Raises
+    ------
+    SchemaMismatch
+        Two columns would have the same name, or a time is too large for 64 bits of microseconds.
+    """
     import pyarrow as pa
 
     if all(map(_is_plain, batch.schema.types)):
-        return batch
+        return batch.replace_schema_metadata(None) if batch.schema.metadata else batch
+    told = arrow_spark.nodes(batch.schema)
     columns: dict[str, Any] = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        for path, array in _leaves(name, column):
+    nodes: list[Any] = []
+    for i, (name, column) in enumerate(zip(batch.schema.names, batch.columns, strict=True)):
+        for path, array, node in _leaves(name, column, told[i] if told else None):
             if path in columns:
                 raise SchemaMismatch(f"several columns would be called {path!r}; give each a name of its own")
             columns[path] = array
-    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+            nodes.append(node)
+    if not columns:
+        return batch.select([])  # knows how many rows it has
+    schema = pa.schema([pa.field(path, array.type) for path, array in columns.items()])
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=arrow_spark.described(schema, nodes))
 
 
 def leave_out(batch: Any, named: Collection[str]) -> Any:
@@ -61,112 +77,81 @@ def leave_out(batch: Any, named: Collection[str]) -> Any:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-@functools.lru_cache(maxsize=1024)
+@by_type
 def _is_plain(kind: Any) -> bool:
+    """Whether the packer takes values of this type as they are."""
     import pyarrow as pa
 
-    if pa.types.is_struct(kind) or pa.types.is_map(kind) or isinstance(kind, pa.BaseExtensionType):
-        return False
-    return kind == _numeric(kind)
+    while is_list(kind) and not is_encoded(kind):
+        kind = kind.value_type
+    of = pa.types
+    changed = (of.is_date, of.is_timestamp, of.is_duration, of.is_decimal, of.is_struct, of.is_map)
+    return not is_encoded(kind) and not any(is_type(kind) for is_type in changed)
 
 
-def _leaves(name: str, array: Any) -> list[tuple[str, Any]]:
+def _leaves(name: str, array: Any, node: Any) -> list[tuple[str, Any, Any]]:
     import pyarrow as pa
 
-    if isinstance(array, pa.ExtensionArray):
-        array = stored(array)
+    array = bare(array)
     kind = array.type
-    if pa.types.is_dictionary(kind):
-        return _leaves(name, array.dictionary_decode())
+    if arrow_spark.is_value(node, kind):
+        return [(name, array, node)]
+    if arrow_spark.is_udt(node):
+        linear = _linear(array, node)
+        return _leaves(name, array, arrow_spark.part_of(node, "sqlType")) if linear is None else [(name, linear, None)]
     if pa.types.is_struct(kind):
         names = [kind.field(i).name for i in range(kind.num_fields)]
-        if tuple(names) == _VECTOR:
-            return [(name, _dense(array))]
         fields = zip(names, array.flatten(), strict=True)  # with the struct's own nulls
-        return [leaf for field, values in fields for leaf in _leaves(f"{name}.{field}", values)]
+        return [
+            leaf
+            for i, (field, values) in enumerate(fields)
+            for leaf in _leaves(f"{name}.{field}", values, arrow_spark.field_of(node, i))
+        ]
     if pa.types.is_map(kind):
-        whole = pa.concat_arrays([array])  # of a slice, keys and items are those of the whole
-        lists = [_list_like(whole, values) for values in (whole.keys, whole.items)]
-        return [leaf for part, values in zip(("key", "value"), lists, strict=True) for leaf in _leaves(f"{name}.{part}", values)]
-    return [(name, _as_numbers(array))]
+        lists, items = entries(array)
+        parts = zip(("key", "value"), items, ("keyType", "valueType"), strict=True)
+        return [
+            _numbers(f"{name}.{part}", list_part(lists, values), {"type": "array", "elementType": arrow_spark.part_of(node, key)})
+            for part, values, key in parts
+        ]
+    return [_numbers(name, array, node)]
 
 
-def stored(array: Any) -> Any:
-    """What an extension array is stored as; a fixed-shape tensor as lists of lists, one level for each dimension.
-
-    Memory is not copied, except of tensors whose dimensions are permuted.
-    """
+def _numbers(name: str, array: Any, node: Any) -> tuple[str, Any, Any]:
+    """The column with numbers for dates, times, decimals, vectors and matrices, inside lists, too; and what is left of its node."""
     import pyarrow as pa
 
-    storage, kind = array.storage, array.type
-    if not isinstance(kind, pa.FixedShapeTensorType) or len(kind.shape) < 2 or 0 in kind.shape:
-        return storage
-    values, shape = storage.values, list(kind.shape)  # not those of a slice, but of the whole
-    order = list(kind.permutation or range(len(shape)))
-    if order != sorted(order):
-        places = np.arange(len(values)).reshape(-1, *shape)
-        values = values.take(pa.array(places.transpose(0, *(dimension + 1 for dimension in order)).ravel()))
-        shape = [shape[dimension] for dimension in order]
-    for length in reversed(shape[1:]):
-        values = pa.FixedSizeListArray.from_arrays(values, length)
-    lists = pa.list_(values.type, shape[0])
-    return pa.Array.from_buffers(lists, len(storage), storage.buffers()[:1], storage.null_count, storage.offset, [values])
+    try:
+        array = exchanged(array, _as_numbers, node)
+    except SchemaMismatch as error:
+        raise SchemaMismatch(f"column {name!r}: {error}") from error
+    kind = array.type
+    while is_list(kind):
+        kind = kind.value_type
+    return name, array, node if pa.types.is_struct(kind) or pa.types.is_map(kind) else None
 
 
-def _list_like(array: Any, values: Any) -> Any:
-    """A list column with the offsets and nulls of a map."""
+def _as_numbers(array: Any, node: Any) -> Any:
     import pyarrow as pa
 
-    return pa.ListArray.from_arrays(array.offsets, values, mask=array.is_null() if array.null_count else None)
-
-
-def _as_numbers(array: Any) -> Any:
-    target = _numeric(array.type)
-    if target == array.type:
-        return array
-    whole = _in_microseconds(array.type)
-    if whole != array.type:
-        array = array.cast(whole, safe=False)
-    return array.cast(target, safe=False)
-
-
-def _numeric(kind: Any) -> Any:
-    """The type that stands for this one."""
-    import pyarrow as pa
-
+    kind = array.type
+    if arrow_spark.is_udt(node) and (numbers := _linear(array, node)) is not None:
+        return numbers
+    if pa.types.is_struct(kind) or pa.types.is_map(kind):
+        return array  # inside a list: objects
     if pa.types.is_date(kind):
-        return pa.int32()
+        return days(array)
     if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
-        return pa.int64()
-    if pa.types.is_decimal(kind):
-        return pa.float64()
-    return _of_items(kind, _numeric)
+        return in_unit(array, "us")
+    return array.cast(pa.float64(), safe=False) if pa.types.is_decimal(kind) else None
 
 
-def _in_microseconds(kind: Any) -> Any:
-    import pyarrow as pa
-
-    if pa.types.is_date(kind):
-        return pa.date32()
-    if pa.types.is_timestamp(kind):
-        return pa.timestamp("us", kind.tz)
-    if pa.types.is_duration(kind):
-        return pa.duration("us")
-    return _of_items(kind, _in_microseconds)
-
-
-def _of_items(kind: Any, change: Any) -> Any:
-    """The list type with its items' type changed."""
-    import pyarrow as pa
-
-    if pa.types.is_map(kind) or not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        return kind
-    items = change(kind.value_type)
-    if items == kind.value_type:
-        return kind
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(items, kind.list_size)
-    return pa.large_list(items) if pa.types.is_large_list(kind) else pa.list_(items)
+def _linear(array: Any, node: Any) -> Any:
+    """A vector's or matrix's numbers; None for other types of users."""
+    array = bare(array)
+    if arrow_spark.is_vector(node):
+        return _dense(array)
+    return _dense_matrices(array, node) if arrow_spark.is_matrix(node) else None
 
 
 def _dense(array: Any) -> Any:
@@ -178,11 +163,11 @@ def _dense(array: Any) -> Any:
     kinds = np.asarray(kinds.fill_null(1))
     if (kinds[valid] == 1).all():
         return values
-    lengths = np.where(kinds == 1, _lengths(values), np.asarray(sizes.fill_null(0)))
-    lengths = np.where(valid, lengths, 0).astype(np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
+    counts = np.where(valid, lengths(values), 0)
+    each = np.where(kinds == 1, counts, np.asarray(sizes.fill_null(0)))
+    each = np.where(valid, each, 0).astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(each)])
     dense = np.zeros(starts[-1])
-    counts = np.where(valid, _lengths(values), 0)
     flat = values.flatten().to_numpy(zero_copy_only=False)
     # Where each stored number goes: dense vectors count their items, sparse ones name them.
     row = np.repeat(np.arange(len(array)), counts)
@@ -196,7 +181,18 @@ def _dense(array: Any) -> Any:
     return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(dense), mask=nulls)
 
 
-def _lengths(lists: Any) -> np.ndarray:
-    import pyarrow.compute as pc
+def _dense_matrices(array: Any, node: Any) -> Any:
+    """A column of Spark ML matrices as lists of lists of float64, one matrix after the other."""
+    import pyarrow as pa
 
-    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0)).astype(np.int64)
+    make = arrow_spark.maker(node, array.type)
+    rows = [None if value is None else make(tuple(value.values())).toArray() for value in array.to_pylist()]
+    some = [row for row in rows if row is not None]
+    if len({row.shape for row in some}) != 1 or not some[0].size:
+        return pa.array([None if row is None else row.tolist() for row in rows], pa.list_(pa.list_(pa.float64())))
+    shape = some[0].shape
+    numbers = pa.array(np.concatenate([np.zeros(shape) if row is None else row for row in rows]).ravel())
+    inner = pa.FixedSizeListArray.from_arrays(numbers, shape[1])
+    mask = pa.array([row is None for row in rows]) if len(some) < len(rows) else None
+    starts = pa.array(np.arange(len(rows) + 1) * shape[0], pa.int32())
+    return pa.ListArray.from_arrays(starts, inner, mask=mask)

@@ -2,28 +2,90 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from tfos_fast.channel import arrow_spark
+from tfos_fast.channel.arrow_plain import bare, bare_type, days, exchanged, in_unit, is_list
+from tfos_fast.errors import SchemaMismatch
 
-def converter(kind: Any) -> Callable[[Any], Any] | None:
-    """What turns Arrow's Python value of this type into Spark's; None when they are the same."""
+Convert = Callable[[Any], Any]
+_DAY_0 = datetime.date(1970, 1, 1).toordinal()
+_TIME_0 = datetime.datetime(1970, 1, 1)
+
+
+def python_values(array: Any, node: Any = None) -> tuple[Any, Convert]:
+    """Split the way to Spark's values into two steps: an array, and what its items' ``as_py()`` have yet to go through.
+
+    Dates and times are whole numbers in between: Arrow's own Python values know no years before 1 and no nanoseconds, and lose
+    ``fold``.
+
+    Parameters
+    ----------
+    array : pyarrow.Array
+    node : str or dict, optional
+        What Spark says of its type, see ``arrow_spark.py``.
+
+    Raises
+    ------
+    SchemaMismatch
+        A time is too large for 64 bits of microseconds, or a user's class is not to be found here.
+    """
+    convert = converter(array.type, node)
+    array = exchanged(array, _whole_numbers)
+    return bare(array), lambda value: _apply(convert, value)
+
+
+def _whole_numbers(array: Any, _: Any) -> Any:
     import pyarrow as pa
 
-    if pa.types.is_timestamp(kind) and kind.tz is not None:
-        return lambda value: value.astimezone().replace(tzinfo=None)  # Spark's timestamps are naive, in local time
+    kind = array.type
+    if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
+        return in_unit(array, "us")
+    if pa.types.is_time(kind):
+        return in_unit(array, "ns")
+    return days(array) if pa.types.is_date(kind) else None
+
+
+def converter(kind: Any, node: Any = None) -> Convert | None:
+    """What turns the whole numbers, lists and dicts of :func:`python_values` into Spark's values; None when they are the same."""
+    import pyarrow as pa
+
+    kind = bare_type(kind)
+    if arrow_spark.is_value(node, kind):
+        make = arrow_spark.maker(node, kind)
+        return lambda value: make(tuple(value.values()))
+    if arrow_spark.is_udt(node):
+        make = arrow_spark.maker(node, kind)
+        inside = converter(kind, arrow_spark.part_of(node, "sqlType"))
+        return lambda value: make(_apply(inside, value))
+    if pa.types.is_timestamp(kind):
+        return _naive if kind.tz is None else _local
+    if pa.types.is_date(kind):
+        return _date
+    if pa.types.is_duration(kind):
+        return _timedelta
+    if pa.types.is_time(kind):
+        return _time
     if (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)) and collects_bytearrays():
         return bytearray
     if pa.types.is_struct(kind):
         names = [kind.field(i).name for i in range(kind.num_fields)]
-        inner = [converter(kind.field(i).type) for i in range(kind.num_fields)]
-        return lambda value: _row(names, [_apply(f, value[name]) for name, f in zip(names, inner, strict=True)])
+        inner = [converter(kind.field(i).type, arrow_spark.field_of(node, i)) for i in range(kind.num_fields)]
+        return lambda value: _row(names, list(map(_apply, inner, value.values())))
     if pa.types.is_map(kind):
-        key, item = converter(kind.key_type), converter(kind.item_type)
-        return lambda value: {_apply(key, k): _apply(item, v) for k, v in value}
-    if hasattr(kind, "value_field"):  # lists of any sort
-        of = converter(kind.value_type)
+        key = converter(kind.key_type, arrow_spark.part_of(node, "keyType"))
+        item = converter(kind.item_type, arrow_spark.part_of(node, "valueType"))
+        return lambda value: _dict([(_apply(key, pair["key"]), _apply(item, pair["value"])) for pair in value])
+    if pa.types.is_interval(kind):
+        raise SchemaMismatch(
+            f"values of type {kind} (Spark's INTERVAL of months, days and microseconds) are no values of Python; feed numbers "
+            "(extract) or text (cast to string), or leave the column out"
+        )
+    if is_list(kind):
+        of = converter(kind.value_type, arrow_spark.part_of(node, "elementType"))
         return None if of is None else lambda value: [_apply(of, each) for each in value]
     return None
 
@@ -34,8 +96,56 @@ def collects_bytearrays() -> bool:
     return pyspark is not None and tuple(map(int, pyspark.__version__.split(".")[:2])) < (4, 1)
 
 
-def _apply(function: Callable[[Any], Any] | None, value: Any) -> Any:
+def _apply(function: Convert | None, value: Any) -> Any:
     return value if function is None or value is None else function(value)
+
+
+def _dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    try:
+        return dict(pairs)
+    except TypeError as error:
+        raise SchemaMismatch(f"a map's key is no key of a dict in Python ({error}); feed map_entries() of the map") from error
+
+
+def _local(microseconds: int) -> datetime.datetime:
+    """Spark's timestamps are naive, in local time (pyspark.sql.types.TimestampType)."""
+    try:
+        return datetime.datetime.fromtimestamp(microseconds // 10**6).replace(microsecond=microseconds % 10**6)
+    except (OverflowError, ValueError, OSError) as error:
+        raise _no_value(microseconds, "datetime in local time", error) from error
+
+
+def _naive(microseconds: int) -> datetime.datetime:
+    try:
+        return _TIME_0 + datetime.timedelta(microseconds=microseconds)
+    except OverflowError as error:
+        raise _no_value(microseconds, "datetime", error) from error
+
+
+def _date(day: int) -> datetime.date:
+    try:
+        return datetime.date.fromordinal(_DAY_0 + day)
+    except (OverflowError, ValueError) as error:
+        raise SchemaMismatch(f"the day {day} after 1970-01-01 is no date of Python ({error}); collect() fails, too") from error
+
+
+def _timedelta(microseconds: int) -> datetime.timedelta:
+    return datetime.timedelta(microseconds=microseconds)
+
+
+def _time(nanoseconds: int) -> datetime.time:
+    try:
+        seconds, rest = divmod(nanoseconds, 10**9)
+        return datetime.time(seconds // 3600, seconds // 60 % 60, seconds % 60, rest // 1000)
+    except ValueError as error:
+        raise SchemaMismatch(f"{nanoseconds} nanoseconds after midnight are no time of a day: {error}") from error
+
+
+def _no_value(microseconds: int, what: str, error: Exception) -> SchemaMismatch:
+    return SchemaMismatch(
+        f"the moment {microseconds} microseconds after 1970-01-01 UTC is no {what} of Python ({error}); collect() fails, too; "
+        "feed its number (unix_micros) or text (cast to string), or read it with batches()"
+    )
 
 
 def _row(names: list[str], values: list[Any]) -> Any:

@@ -104,7 +104,8 @@ class Parquet:
             pieces = [piece for some in pool.map(pieces_of, fragments) for piece in some]
         sizes = [piece.size for piece in pieces]
         splits = [[pieces[i] for i in part] for part in group(sizes, self.splits or count_of(sizes, cores))]
-        return splits, SplitReader(filesystem, pa.schema([dataset.schema.field(name) for name in needed]), columns, expression)
+        schema = pa.schema([dataset.schema.field(name) for name in needed], metadata=dataset.schema.metadata)
+        return splits, SplitReader(filesystem, schema, columns, expression)
 
     def _chosen(self, schema: Any) -> list[str]:
         """The columns to feed."""

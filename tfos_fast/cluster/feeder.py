@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tfos_fast.channel.writer import Writer
+    from tfos_fast.cluster.framecolumns import FrameColumns
     from tfos_fast.cluster.splitreader import SplitReader
 
 # A partition, whether all that was wanted of it was published, whether nothing of it is left to feed, and whether rows of it were
@@ -160,9 +161,8 @@ class Feeder:
 
         return run
 
-    def batches(self, partition: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """For ``mapInArrow``: yields one ``Fed`` as a record."""
-        import pyarrow as pa
+    def batches(self, columns: FrameColumns) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+        """For ``mapInArrow`` over a DataFrame of these columns: yields one ``Fed`` as a record."""
 
         def write(writer: Writer, batches: Iterator[pa.RecordBatch], skip: int, stop: int) -> bool:
             split: list[pa.RecordBatch] = []
@@ -179,9 +179,14 @@ class Feeder:
                 writer.compare_batches(skipped())
             return _write_batches(writer, itertools.chain(split, batches), stop - skip)
 
-        number, *words = self._feed((batch for batch in partition if batch.num_rows), write)
-        fields = [pa.array([number], pa.int32()), *(pa.array([word]) for word in words)]
-        yield pa.RecordBatch.from_arrays(fields, ["partition", "whole", "over", "missed"])
+        def run(partition: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            import pyarrow as pa
+
+            number, *words = self._feed(columns.all(partition), write)
+            fields = [pa.array([number], pa.int32()), *(pa.array([word]) for word in words)]
+            yield pa.RecordBatch.from_arrays(fields, ["partition", "whole", "over", "missed"])
+
+        return run
 
     def files(self, reader: SplitReader) -> Callable[[int, Iterable[Any]], Iterator[Fed]]:
         """For ``mapPartitionsWithIndex`` over splits of files, one in a partition: yields as ``rows``."""

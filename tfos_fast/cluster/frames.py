@@ -8,6 +8,7 @@ from typing import Any
 
 from tfos_fast.cluster.columnar import Parquet
 from tfos_fast.cluster.engine import engine_of
+from tfos_fast.cluster.framecolumns import FrameColumns, check_type, columns_of, with_safe_names
 from tfos_fast.cluster.inferrer import Inferrer
 from tfos_fast.errors import ClusterError
 
@@ -88,39 +89,54 @@ def infer_frame(
     """
     from pyspark.sql.types import StructType
 
-    given = _names("columns", frame.columns if columns is None else columns, frame)
-    kept = _names("keep", keep or (), frame)
+    fields = frame.schema.fields
+    given = list(range(len(fields))) if columns is None else _places("columns", columns, frame)
+    kept = _places("keep", keep or (), frame)
     if not given:
         raise ClusterError("infer(columns=[]): main needs at least one column of the DataFrame")
+    told = columns_of([fields[place] for place in given])
+    for place in kept:
+        check_type(fields[place].name, fields[place].dataType.jsonValue(), arrives=True)
+    frame = with_safe_names(frame)
     if schema is None:
-        schema = sample_schema(frame if columns is None else frame.select(*map(_quoted, given)), inferrer)
+        schema = sample_schema(_select(frame, given), told, inferrer)
     elif isinstance(schema, str):
         schema = _parse(schema, frame.sparkSession)
-    twice = sorted(set(kept) & set(schema.names))
+    names = [fields[place].name for place in kept]
+    twice = sorted(set(names) & set(schema.names))
     if twice:
         raise ClusterError(f"infer(): {twice} would be both kept columns and results; leave them out of keep or of the schema")
-    if columns is not None:  # no other column needs to leave the JVM
-        frame = frame.select(*map(_quoted, dict.fromkeys([*given, *kept])))
-    fields = {field.name: field for field in frame.schema}
-    whole = StructType([*(fields[name] for name in kept), *schema])
-    return frame.mapInArrow(inferrer.batches(schema, given, kept), whole)
+    sent = list(range(len(fields))) if columns is None else list(dict.fromkeys([*given, *kept]))
+    whole = StructType([*(fields[place] for place in kept), *schema])
+    places = {sent.index(place): name for place, name in zip(kept, names, strict=True)}
+    run = inferrer.batches(schema, told, [sent.index(place) for place in given], places)
+    return _select(frame, sent).mapInArrow(run, whole)
 
 
-def _names(setting: str, names: Sequence[str], frame: Any) -> list[str]:
+def _places(setting: str, names: Sequence[str], frame: Any) -> list[int]:
+    """Places of the named columns in the DataFrame."""
     if isinstance(names, str):
         raise TypeError(f"infer({setting}={names!r}): a list of column names is wanted, such as [{names!r}]")
-    names = list(names)
-    unknown = [name for name in names if name not in frame.columns]
+    names, there = list(names), list(frame.columns)
+    unknown = [name for name in names if name not in there]
     if unknown:
-        raise ClusterError(f"infer({setting}={names}): the DataFrame has no {unknown}; its columns are {frame.columns}")
-    return names
+        raise ClusterError(f"infer({setting}={names}): the DataFrame has no {unknown}; its columns are {there}")
+    twice = [name for name in names if there.count(name) > 1 or names.count(name) > 1]
+    if twice:
+        raise ClusterError(
+            f"infer({setting}={names}): {twice[0]!r} is there {max(there.count(twice[0]), names.count(twice[0]))} times in "
+            f"{'the DataFrame' if there.count(twice[0]) > 1 else setting}; name each column once (DataFrame.toDF renames them)"
+        )
+    return [there.index(name) for name in names]
 
 
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
+def _select(frame: Any, places: list[int]) -> Any:
+    """The DataFrame with the columns at these places alone: no other needs to leave the JVM. Spark finds it by all its names."""
+    names = frame.columns
+    return frame if places == list(range(len(names))) else frame.select(*(names[place] for place in places))
 
 
-def sample_schema(frame: Any, inferrer: Inferrer) -> Any:
+def sample_schema(frame: Any, columns: FrameColumns, inferrer: Inferrer) -> Any:
     """Send a few rows through ``main`` now and take the columns from their results.
 
     Raises
@@ -131,7 +147,7 @@ def sample_schema(frame: Any, inferrer: Inferrer) -> Any:
     from pyspark.sql import Row
 
     # As Arrow batches, as all rows go later: by way of Python rows a float would come as a double, and so fix the feed's columns.
-    pieces = frame.limit(SAMPLE).mapInArrow(inferrer.samples, "results binary").collect()
+    pieces = frame.limit(SAMPLE).mapInArrow(inferrer.samples(columns), "results binary").collect()
     results = [result for piece in pieces for result in pickle.loads(piece["results"])]
     if not results:
         raise ClusterError("the columns of the results cannot be learned from an empty DataFrame; give infer() a schema")

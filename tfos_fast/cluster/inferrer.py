@@ -21,6 +21,8 @@ from tfos_fast.errors import ClusterError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from tfos_fast.cluster.framecolumns import FrameColumns
+
 
 @dataclass(frozen=True)
 class Inferrer:
@@ -56,11 +58,19 @@ class Inferrer:
         return run
 
     def batches(
-        self, schema: Any, given: list[str], keep: list[str]
+        self, schema: Any, columns: FrameColumns, given: list[int], keep: dict[int, str]
     ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
         """For ``mapInArrow``: results become columns of the Spark ``schema``, behind the input columns ``keep``.
 
-        ``given``: the input columns that main gets.
+        Parameters
+        ----------
+        schema : StructType
+        columns : FrameColumns
+            Those that main gets.
+        given : list of int
+            Their places among the batches' columns.
+        keep : dict of int to str
+            The kept ones' places and names.
         """
         from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -70,7 +80,7 @@ class Inferrer:
             from tfos_fast.channel.arrow_out import slot_to_arrow
 
             kept = Kept(keep)
-            batches = kept.watch((batch for batch in partition if batch.num_rows), given)
+            batches = kept.watch((batch for batch in partition if batch.num_rows), columns, given)
             for results in self._exchange(
                 batches, arrow=True, decode=lambda layout, slot, count: slot_to_arrow(layout, slot, count, arrow_schema)
             ):
@@ -78,12 +88,16 @@ class Inferrer:
 
         return run
 
-    def samples(self, partition: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """For ``mapInArrow``: results as pickled lists, in one column."""
-        import pyarrow as pa
+    def samples(self, columns: FrameColumns) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+        """For ``mapInArrow`` over a DataFrame of these columns: results as pickled lists, in one column."""
 
-        for results in self._exchange((batch for batch in partition if batch.num_rows), arrow=True):
-            yield pa.RecordBatch.from_pydict({"results": pa.array([pickle.dumps(results)], pa.binary())})
+        def run(partition: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            import pyarrow as pa
+
+            for results in self._exchange(columns.all(partition), arrow=True):
+                yield pa.RecordBatch.from_pydict({"results": pa.array([pickle.dumps(results)], pa.binary())})
+
+        return run
 
     def _exchange(self, items: Iterator[Any], **how: Any) -> Iterator[Any]:
         number, attempt = attempt_here()
@@ -113,19 +127,20 @@ class Kept:
 
     Parameters
     ----------
-    names : list of str
+    names : dict of int to str
+        Their places among the batches' columns, and what they are called.
     """
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: dict[int, str]) -> None:
         self._names = names
         self._held: deque[pa.RecordBatch] = deque()
 
-    def watch(self, batches: Iterator[pa.RecordBatch], given: list[str]) -> Iterator[pa.RecordBatch]:
-        """Hold the kept columns of batches that pass; goes on with the columns ``given``."""
+    def watch(self, batches: Iterator[pa.RecordBatch], columns: FrameColumns, given: list[int]) -> Iterator[pa.RecordBatch]:
+        """Hold the kept columns of batches that pass; goes on with ``columns``, which lie at the places ``given``."""
         for batch in batches:
             if self._names:
-                self._held.append(batch.select(self._names))
-            yield batch if batch.schema.names == given else batch.select(given)
+                self._held.append(batch.select(list(self._names)))
+            yield columns.given(batch if given == list(range(batch.num_columns)) else batch.select(given))
 
     def before(self, results: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """The results of the next rows behind their kept columns; in several batches where these lie in several."""
@@ -140,6 +155,7 @@ class Kept:
             count = min(batch.num_rows, results.num_rows - at)
             if count < batch.num_rows:
                 self._held.appendleft(batch.slice(count))
-            part, fields = results.slice(at, count), [*batch.schema, *results.schema]
+            kept = [field.with_name(name) for field, name in zip(batch.schema, self._names.values(), strict=True)]
+            part, fields = results.slice(at, count), [*kept, *results.schema]
             yield pa.RecordBatch.from_arrays([*batch.slice(0, count).columns, *part.columns], schema=pa.schema(fields))
             at += count

@@ -8,6 +8,7 @@ from typing import Any
 from tfos_fast.cluster.columnar import Parquet
 from tfos_fast.cluster.engine import Engine, engine_of
 from tfos_fast.cluster.feeder import Feeder
+from tfos_fast.cluster.framecolumns import columns_of, with_safe_names
 from tfos_fast.cluster.frames import is_frame
 from tfos_fast.cluster.splits import Order
 from tfos_fast.cluster.stored import loads_of, pickled_batches
@@ -69,6 +70,8 @@ def source_of(engine: Engine, data: Any, *, shuffle: bool = False) -> Source:
     ------
     SourceError
         Of files: there are none, or they cannot be read.
+    SchemaMismatch
+        A column of a DataFrame has a type that cannot be fed.
     NeedsSparkContext
         Spark Connect cannot do this.
     """
@@ -88,10 +91,11 @@ def source_of(engine: Engine, data: Any, *, shuffle: bool = False) -> Source:
                 "feed(shuffle=True) of a DataFrame needs a SparkContext: through Spark Connect nobody can say in which order Spark "
                 "launches its tasks. Shuffle in main (dataset(shuffle=)), or feed tfos_fast.parquet(path), which is shuffled here"
             )
-        frame = engine.small_batches(data)
+        columns = columns_of(data.schema.fields)
+        frame = engine.small_batches(with_safe_names(data))
 
         def batches(feeder: Feeder, numbers: Callable[[int], list[int]] | None) -> Action:
-            tasks = frame.mapInArrow(feeder.batches, "partition int, whole boolean, over boolean, missed boolean")
+            tasks = frame.mapInArrow(feeder.batches(columns), "partition int, whole boolean, over boolean, missed boolean")
             # Without an order tasks of partitions that are whole end at once.
             return lambda: engine.collect(tasks, numbers if shuffle else None)
 

@@ -87,6 +87,7 @@ class SplitReader:
                     skip -= dropped
                     if dropped < batch.num_rows:
                         measured = batch.nbytes / batch.num_rows
+                        batch = batch.replace_schema_metadata(self.schema.metadata)  # Spark's types of users, such as vectors
                         yield batch.slice(dropped) if dropped else batch
         except (OSError, pa.ArrowException) as error:
             raise SourceError(f"{path} cannot be read: {error}") from error
