@@ -164,3 +164,30 @@ def signals(args):
 
 
 HOW = {each.__name__: each for each in list(globals().values()) if callable(each) and getattr(each, "__module__", "") == __name__}
+
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)", "tfos-test-descendant"]
+
+
+def families(args, ctx):
+    """Start processes in every way to leave a process's session; note their ids."""
+    pids = [subprocess.Popen(SLEEP, start_new_session=True).pid]  # a session of its own
+    pids.append(subprocess.Popen(SLEEP, preexec_fn=lambda: os.setpgid(0, 0)).pid)
+    # An orphan in a session of its own, as daemons make themselves; and one that ignores SIGTERM and has a child in another one.
+    daemon = "import os, subprocess, sys; print(subprocess.Popen(sys.argv[1:], start_new_session=True, stdout=2).pid, flush=True)"
+    for _ in range(2):
+        made = subprocess.run([sys.executable, "-c", daemon, *SLEEP], stdout=subprocess.PIPE, text=True)
+        pids.append(int(made.stdout))
+    stubborn = (
+        "import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "print(os.getpid(), subprocess.Popen(sys.argv[1:], start_new_session=True, stdout=2).pid, flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", stubborn, *SLEEP], start_new_session=True, stdout=subprocess.PIPE, text=True)
+    pids += map(int, process.stdout.readline().split())
+    subprocess.run([sys.executable, "-c", "import subprocess; subprocess.Popen(['true'], start_new_session=True)"])  # a zombie
+    note(args["out"], ctx, pids, kind="pids")
+    if args["then"] == "returns":
+        return
+    if args["then"] == "raises":
+        raise ArithmeticError("planned")
+    time.sleep(600)

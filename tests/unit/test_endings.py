@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
+import subprocess
 
+import psutil
 import pytest
 
 from tests.spark import mains
 from tests.spark.mains import noted
 from tests.unit import badly
+from tests.unit.helpers import wait_for
 from tests.unit.test_agent import WAIT, Nodes
-from tfos_fast.channel.processes import alive
+from tfos_fast.channel.processes import alive, started
 from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.child import Child
 from tfos_fast.cluster.states import lingers
 from tfos_fast.errors import NodeKilled
 
@@ -173,3 +178,63 @@ def test_trainers_have_the_signals_of_a_fresh_process(run, tmp_path, monkeypatch
     names, blocked, handler, mask = (tmp_path / "signals").read_text().rsplit(" ", 3)
     assert (names, blocked, handler) == ("['SIGPIPE', 'SIGXFSZ']", "[]", "default_int_handler")
     assert int(mask, 16) == 0  # of a program that it starts
+
+
+def identities(folder):
+    """Start times of what the programs have started, as noted: node -> {pid: start}."""
+    return {node: {pid: started(pid) for pid in pids} for node, pids in noted(folder, "pids").items()}
+
+
+def left(family):
+    return [pid for pid, start in family.items() if alive(pid, start)]
+
+
+@pytest.mark.parametrize("then", ["returns", "raises", "runs"])
+def test_what_a_trainer_has_started_ends_with_the_node(run, tmp_path, then):
+    nodes = run(badly.families, then=then)
+    nodes.wait(lambda: len(noted(tmp_path, "pids")) == 2, "the processes")
+    families = identities(tmp_path)
+    assert all(left(family) == list(family) for family in families.values())  # 6 of each
+    if then != "runs":
+        nodes.wait(lambda: nodes.state(0).ended and nodes.state(1).ended, "the end of both")
+    bystander = subprocess.Popen(badly.SLEEP, start_new_session=True)  # of this process, as its agents are
+    try:
+        nodes.close()
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+    assert [left(family) for family in families.values()] == [[], []]
+
+
+def test_what_a_trainer_has_started_ends_with_a_killed_agent(run, tmp_path):
+    """Its parent sees to it."""
+    nodes = run(badly.families, then="runs")
+    nodes.wait(lambda: len(noted(tmp_path, "pids")) == 2, "the processes")
+    families = identities(tmp_path)
+    os.kill(nodes.infos[0].agent.pid, signal.SIGKILL)
+    wait_for(lambda: not left(families[0]))
+    nodes.wait(lambda: nodes.state(0).gone, "the agent's end")
+    assert "was killed by signal 9 (SIGKILL)" in nodes.state(0).failure.summary
+    assert left(families[1]) == list(families[1])
+
+
+def test_orphans_that_have_ended_are_taken_away(run, tmp_path):
+    nodes = run(badly.families, then="runs")
+    nodes.wait(lambda: len(noted(tmp_path, "pids")) == 2, "the processes")
+    agent = psutil.Process(nodes.infos[0].agent.pid)
+    wait_for(lambda: all(child.status() != psutil.STATUS_ZOMBIE for child in agent.children()))
+    assert nodes.state(0).trainer.pid in {child.pid for child in agent.children()}
+
+
+def test_tensorboard_and_gateway_outlive_a_trainer(run, tmp_path, monkeypatch):
+    """They are children of the agent as orphans of the trainer are."""
+    child, others = Child.__new__(Child), [subprocess.Popen(badly.SLEEP, start_new_session=True) for _ in range(3)]
+    child.pid, child._spare = others[0].pid, lambda: {others[1].pid}
+    try:
+        assert others[2].pid in {process.pid for process in child._descendants()}
+        assert not {others[0].pid, others[1].pid} & {process.pid for process in child._descendants()}
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()

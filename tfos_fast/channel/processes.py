@@ -23,6 +23,7 @@ from tfos_fast.channel.kernel import explain, relative_folder
 from tfos_fast.errors import SegmentError, UnsupportedPlatform
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes, the terminating zero included
 _OWNER = "owner"  # file in a runtime directory: names its host, and its owner holds a lock on it
 _FIRST_NAMESPACE = "4026531836"  # PROC_PID_INIT_INO of linux/include/linux/proc_ns.h: the host's own processes, in no container
@@ -107,6 +108,14 @@ def die_with(parent: int | None) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if parent and os.getppid() != parent:
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of its descendants whose own parents end, in the place of init.
+
+    A kernel or container that refuses leaves them to init, as they were.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _where() -> tuple[Path, bool]:

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from tfos_fast.channel.broker import Broker
-from tfos_fast.channel.processes import open_pidfd, remove_own_directories
+from tfos_fast.channel.processes import adopt_orphans, open_pidfd, remove_own_directories
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.spans import OPEN
@@ -83,7 +83,7 @@ class Agent:
         self.broker.on_control = self._on_control
         self.broker.on_terminated = lambda asked: self._state(m.Terminated(asked))
         self.broker.on_partition_done = self._on_partition_done
-        self.trainer = Supervisor(self.name, self.host, self.broker, lambda: self.named, self._state)
+        self.trainer = Supervisor(self.name, self.host, self.broker, lambda: self.named, self._state, self._own_children)
         self.broker.explain_death = self.trainer.explain_death
         self.broker.ended_well = self.trainer.ended_well
         self.broker.on_stalled = self._on_stalled
@@ -325,6 +325,11 @@ class Agent:
         self.trainer.spawn(directory, asks=handover.restarts)
         return b"started"
 
+    def _own_children(self) -> set[int]:
+        """The processes that this one has started, besides the trainer."""
+        board = self._board.pid if self._board is not None else None
+        return {pid for pid in (board, self.door.gateway) if pid is not None}
+
     def _show(self, handover: h.Handover) -> None:
         board = self._board = TensorBoard(handover, self.ip)
         watch_once(self.broker, board.pidfd, board.died)
@@ -384,6 +389,7 @@ def main() -> None:
     )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then stops us
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    adopt_orphans()  # of the trainer
     agent = None
     try:
         agent = Agent(config)

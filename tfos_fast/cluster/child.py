@@ -7,11 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from tfos_fast.channel.processes import how_ended, is_stopped
 from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.descendants import below, kill_all, terminate
 from tfos_fast.cluster.lastword import Ear
 from tfos_fast.cluster.logtail import LogTail
 
@@ -30,6 +34,8 @@ class Child:
         Holds the handover and ``main.pkl``.
     life : int
         How many trainers were there before it.
+    spare : callable
+        Gives the other children of this process, which are not the trainer's.
 
     Attributes
     ----------
@@ -42,10 +48,11 @@ class Child:
         How it ended badly though all that it did counts, in one sentence; empty until it is dead.
     """
 
-    def __init__(self, name: str, host: str, directory: Path, life: int = 0) -> None:
+    def __init__(self, name: str, host: str, directory: Path, life: int = 0, spare: Callable[[], set[int]] = set) -> None:
         self.name = name
         self.host = host
         self.life = life
+        self._spare = spare
         self._killed = False  # by us
         handover = h.read_handover(directory)
         # For the interpreter to find this package; the trainer then sets sys.path and PYTHONPATH as the Spark worker had them.
@@ -127,15 +134,29 @@ class Child:
         self._ear.close()
 
     def kill(self) -> None:
-        """End it and what it has spawned in its session; waits until it is dead."""
+        """End it and all that descends from it, whatever session that is in; waits until it is dead."""
         self._killed = self._killed or self._process.poll() is None
         if self._process.poll() is None and not is_stopped(self.pid):  # a stopped process hears nothing but SIGKILL
+            outside = [process for process in self._descendants() if _group_of(process.pid) != self.pid]
             _signal_group(self.pid, signal.SIGTERM)
+            terminate(outside)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(TERM_GRACE)
         _signal_group(self.pid, signal.SIGKILL)
         self._process.wait()
+        kill_all(self._descendants)
         self._log.wait(LAST_LINES)
+
+    def _descendants(self) -> list[psutil.Process]:
+        """What descends from it, without itself. Orphans are this process's children."""
+        return [process for process in below(self._spare()) if process.pid != self.pid]
+
+
+def _group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from tfos_fast.channel.processes import die_with, reap, remove_own_directories
+from tfos_fast.channel.processes import adopt_orphans, die_with, reap, remove_own_directories
+from tfos_fast.cluster.descendants import below, kill_all
 
 
 def detach(on_end: Callable[[int], None] | None = None) -> Callable[[msgspec.Struct], None]:
@@ -36,6 +37,7 @@ def detach(on_end: Callable[[int], None] | None = None) -> Callable[[msgspec.Str
         if os.read(answered, 1):
             os._exit(0)
         os._exit(_shown(os.waitpid(parent, 0)[1]))
+    adopt_orphans()  # those of a process that was killed
     child = os.fork()
     if child:
         os.close(done)
@@ -70,6 +72,7 @@ def _watch(child: int, worker: int, answered: int, on_end: Callable[[int], None]
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     try:
+        kill_all(below)  # a process that was killed could not end what it has started
         if told and on_end is not None:
             on_end(os.waitstatus_to_exitcode(status))
         else:

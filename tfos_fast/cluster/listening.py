@@ -81,6 +81,11 @@ class Door:
         self._gateway = None
         self._wait()
 
+    @property
+    def gateway(self) -> int | None:
+        """Its process id, while it runs."""
+        return self._gateway.pid if self._gateway is not None else None
+
     def close(self) -> None:
         """End the gateway and close the socket."""
         if self._gateway is not None:

@@ -12,6 +12,7 @@ from tfos_fast.channel import messages as channel_messages
 from tfos_fast.channel.broker import Broker
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.child import Child
+from tfos_fast.cluster.descendants import bury
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.named import NamedFeeds
 
@@ -42,6 +43,8 @@ class Supervisor:
         Gives the node's feeds, whose writers and readers are told.
     state : callable
         Tells the coordinator.
+    spare : callable
+        Gives the processes that the agent has started itself, and that are not the trainer's.
 
     Attributes
     ----------
@@ -55,7 +58,13 @@ class Supervisor:
     """
 
     def __init__(
-        self, name: str, host: str, broker: Broker, feeds: Callable[[], NamedFeeds], state: Callable[[m.Message], None]
+        self,
+        name: str,
+        host: str,
+        broker: Broker,
+        feeds: Callable[[], NamedFeeds],
+        state: Callable[[m.Message], None],
+        spare: Callable[[], set[int]] = set,
     ) -> None:
         self.name = name
         self.host = host
@@ -66,6 +75,7 @@ class Supervisor:
         self.fallen: m.Failure | None = None
         self._feeds = feeds
         self._state = state
+        self._spare = spare
         self._child: Child | None = None  # the one that lives, or was the last one to live
         self._directory: Path | None = None
         self._asks = False
@@ -91,7 +101,7 @@ class Supervisor:
         self._directory, self._asks, self.started = directory, asks, True
         if self._child is not None:
             self._child.close()
-        child = self._child = Child(self.name, self.host, directory, self.life)
+        child = self._child = Child(self.name, self.host, directory, self.life, self._spare)
         self._reported = False
         watch_once(self.broker, child.pidfd, lambda: self._trainer_died(child))
         watch_once(self.broker, child.report_fd, lambda: self._trainer_reports(child))
@@ -126,7 +136,11 @@ class Supervisor:
             self.broker.after(DYING, lambda: child.kill() if child.status is None else None)
 
     def look(self) -> None:
-        """See whether there is a report of which nobody has told: a program may hold the trainer up behind it."""
+        """Take orphans away that have ended, and see whether there is a report of which nobody has told.
+
+        A program may hold its process up between the report and the word that it is written.
+        """
+        bury(self._spare() | ({self._child.pid} if self._child is not None else set()))
         if self._child is not None and not self._reported and self._child.report() is not None:
             self._trainer_reports(self._child)
 

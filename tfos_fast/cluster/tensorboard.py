@@ -14,11 +14,11 @@ from typing import IO
 
 import msgspec
 
+from tfos_fast.channel.processes import adopt_orphans, die_with
 from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.ports import HeldPort, parse_ports
 from tfos_fast.cluster.scalars import follow
-from tfos_fast.cluster.trainer import die_with
 from tfos_fast.errors import MissingDependency
 
 log = logging.getLogger("tfos_fast.agent")
@@ -107,6 +107,7 @@ class TensorBoard:
 def main() -> None:
     """Run TensorBoard in this process until the agent ends."""
     die_with(int(sys.argv[1]))
+    adopt_orphans()  # its own, which the agent would take for the trainer's
     options = dict(option.removeprefix("--").split("=", 1) for option in sys.argv[2:])
     follow(sys.stdin.buffer, options["logdir"])
     from tensorboard.main import run_main
