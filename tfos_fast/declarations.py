@@ -5,15 +5,17 @@ Nothing here needs TensorFlow.
 
 from __future__ import annotations
 
+import decimal
 from typing import Any
 
 import numpy as np
 
 from tfos_fast import specs
-from tfos_fast._convert import dtype_of
+from tfos_fast._convert import encodable
 from tfos_fast._nested import ANY_LENGTH, TEXTS
 from tfos_fast.channel.lattice import EVERY, Declared, Nulls
 from tfos_fast.channel.schema import Column
+from tfos_fast.channel.typenames import type_name
 from tfos_fast.errors import FormError
 
 
@@ -38,7 +40,9 @@ def row_spec(spec: Any) -> dict[str, Declared]:
     ----------
     spec : None, dict or tuple
         Column name -> what one row's value is: a ``tf.TensorSpec``, a dtype, or (dtype, shape), where None is the length of a
-        dimension that differs from row to row. A ``tf.RaggedTensorSpec`` is that of a whole batch: its first dimension is the rows.
+        dimension that differs from row to row. A dtype is one of numpy, TensorFlow or Spark, or its name. ``"float"`` and ``"int"``
+        are refused: some mean 64 bits by them, others 32 (see :mod:`tfos_fast.channel.typenames`). A ``tf.RaggedTensorSpec`` is
+        that of a whole batch: its first dimension is the rows.
         In a tuple the n-th entry is for column ``c<n>``. Nested: see :mod:`tfos_fast.specs`.
 
     Returns
@@ -58,6 +62,8 @@ def _one_spec(name: str, part: Any) -> tuple[str, tuple[int, ...] | None]:
     dtype = part
     if hasattr(part, "ragged_rank"):  # a tf.RaggedTensorSpec
         dtype, shape = part.dtype, _ragged_shape(name, part)
+    elif type(part).__name__ == "SparseTensorSpec":
+        raise FormError(f"column {name!r}: the spec says {part!r}, and batches have no sparse tensors; say (dtype, shape) of a row")
     elif hasattr(part, "dtype") and hasattr(part, "shape") and not isinstance(part, np.generic | type):  # a tf.TensorSpec
         dtype, shape = part.dtype, part.shape
         shape = None if getattr(shape, "rank", 0) is None else tuple(shape)
@@ -68,20 +74,12 @@ def _one_spec(name: str, part: Any) -> tuple[str, tuple[int, ...] | None]:
             )
     elif isinstance(part, tuple):
         dtype, shape = part
-    if getattr(dtype, "name", "") == "string" or dtype is str or dtype is bytes:
-        kind = dtype.__name__ if isinstance(dtype, type) else "string"
-    elif hasattr(dtype, "as_numpy_dtype"):
-        kind = np.dtype(dtype.as_numpy_dtype).name
-    elif dtype in TEXTS:
-        kind = dtype
-    else:
-        try:
-            kind = dtype_of(dtype).name if isinstance(dtype, str) else np.dtype(dtype).name
-        except TypeError as error:
-            raise FormError(f"column {name!r}: the spec says {dtype!r}, which is no type of numpy or TensorFlow") from error
+    kind = type_name(name, dtype)
     if shape is None:
         return kind, None
-    lengths = (shape,) if isinstance(shape, int) or shape is None else tuple(shape)
+    lengths = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    if any(length is not None and int(length) < ANY_LENGTH for length in lengths):
+        raise FormError(f"column {name!r}: the spec says the shape {lengths!r}; a length is a number from 0, or None for any")
     return kind, tuple(ANY_LENGTH if length is None else int(length) for length in lengths)
 
 
@@ -114,19 +112,34 @@ def null_policies(nulls: Any) -> dict[str, Nulls]:
     """
     if nulls is None:
         return {}
-    return {name: _policy(name, value) for name, value in (nulls if isinstance(nulls, dict) else {EVERY: nulls}).items()}
+    policies = nulls if isinstance(nulls, dict) else {EVERY: nulls}
+    for name in policies:
+        if not isinstance(name, str):
+            raise FormError(f"nulls has the key {name!r}; keys are names of columns")
+    return {name: _policy(name, value) for name, value in policies.items()}
 
 
 def _policy(name: str, value: Any) -> Nulls:
+    where = "nulls" if name == EVERY else f"column {name!r}: nulls"
     if value is MASK:
         return Nulls(mask=True)
+    if isinstance(value, str) and value.rpartition(".")[2].lower() == "mask":
+        write = "nulls=tfos_fast.MASK" if name == EVERY else f"nulls={{{name!r}: tfos_fast.MASK}}"
+        text = f"for a column of bools write {write}, for the text itself {value.encode()!r}"
+        raise FormError(f"{where} says the text {value!r}; {text}")
     if isinstance(value, bytes):
         return Nulls(fill=value.decode("latin-1"))
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, decimal.Decimal):
+        value = float(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise FormError(f"{where} says {value}, which no integer type holds")
+    if isinstance(value, str) and not encodable(value):
+        raise FormError(f"{where} says {value!r}, which has no UTF-8 form")
     if isinstance(value, bool | int | float | str):
         return Nulls(fill=value)
-    raise FormError(f"column {name!r}: nulls can become a number, a text or tfos_fast.MASK, not {value!r}")
+    raise FormError(f"{where} says {value!r}; None can become a number, a text or tfos_fast.MASK")
 
 
 def is_whole(declared: dict[str, Declared], nulls: Any) -> bool:

@@ -90,7 +90,7 @@ def test_a_proposal_before_any_form():
 
 def test_a_spec_that_names_no_type():
     with Channel.create(memory="64k", slot_bytes="4k", form=None) as channel, channel.reader() as reader:
-        with pytest.raises(FormError, match="no type of numpy"):
+        with pytest.raises(FormError, match="which is no type of a column"):
             reader.next_batch(1, spec={"x": ("(2,", None)})
         assert channel.status()["reader"] is False
 

@@ -30,6 +30,7 @@ from tfos_fast.channel.rowbuffer import RowBuffer
 from tfos_fast.channel.rowreader import RowReader
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.trail import Trail
+from tfos_fast.channel.typenames import named
 from tfos_fast.errors import FormError
 
 
@@ -223,7 +224,7 @@ class Reader(Answering, InStep):
         with self._lock:
             if self._terminated:
                 return self.schema
-            self._declare(m.Form("columns", n, spec or {}, nulls or {}, tensors, only))
+            self._declare(m.Form("columns", n, named(spec or {}), nulls or {}, tensors, only))
             if wait and self.schema is None:
                 self._column_reader.pin(n)
         self._take_results()
@@ -280,7 +281,7 @@ class Reader(Answering, InStep):
                     return None
                 columns = self._column_reader
                 if self._form is None or self._form.mode != "columns":
-                    self._declare(m.Form("columns", n, spec or {}))
+                    self._declare(m.Form("columns", n, named(spec or {})))
                 deadline = None if timeout is None else time.monotonic() + timeout
                 if columns.schema is None and not columns.pin(n, deadline):
                     return columns.late(epoch_ends)
