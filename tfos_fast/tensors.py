@@ -287,16 +287,17 @@ class DataFeed:
 
         Parameters
         ----------
-        results : sequence, array, tensor, dict or tuple
+        results : sequence, array, tensor, dict, tuple, or Series or DataFrame of pandas
             A list (or another sequence): its items are the results, and come back as they are, types included.
             A numpy array or eager tensor: the result of row ``i`` is ``results[i]``, an array, or a Python number where that has no
-            dimension. A dict of these (or of lists): the results are dicts of the columns' values. A tuple of arrays: tuples.
+            dimension. A dict of these (or of lists), or a DataFrame: the results are dicts of the columns' values. A tuple of
+            arrays: tuples.
             Arrays of numbers are copied as memory, and become columns of a DataFrame without passing through rows.
 
         Raises
         ------
         ValueError
-            There are more results than rows without one, or columns differ in length.
+            There are more results than rows without one, columns differ in length, or the results are no sequence.
         """
         self.reader.write_results(to_results(results))
 

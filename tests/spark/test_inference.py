@@ -91,3 +91,38 @@ def test_results_under_other_names_than_the_schema_says_are_told(session, sc):
         with pytest.raises(Exception, match=r"the schema has \['nope'\], which the results do not have; they have \['y', 'z'\]"):
             cluster.infer(frame, schema="nope float").collect()
         assert cluster.infer(frame, schema="y float").where("y = 4").count() == 1
+
+
+def same(args, ctx):
+    """Give back a part of each row, as it was fed."""
+    feed = ctx.get_data_feed(train_mode=False)
+    while not feed.should_stop():
+        if rows := feed.next_batch(64):
+            feed.batch_results([row[args["name"]] for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("name", "schema"),
+    [("tags", "tags array<string>"), ("tags", None), ("ts", "ts timestamp"), ("n", "n timestamp_ntz"), ("ts", None)],
+)
+def test_what_row_mode_hands_out_comes_back(session, sc, name, schema):
+    frame = session.range(40, numPartitions=2).selectExpr(
+        "transform(sequence(1, cast(id % 3 as int)), i -> concat('bird', i)) as tags",
+        "timestamp_micros(id * 86400000123456) as ts",
+        "cast(timestamp_micros(id) as timestamp_ntz) as n",
+    )
+    with tfos_fast.run(sc, same, {"name": name}, 2, memory="4m") as cluster:
+        results = cluster.infer(frame, schema=schema).collect()
+    assert [row[0] for row in results] == [row[0] for row in frame.select(name).collect()]
+
+
+def test_types_that_no_result_reaches_are_refused_at_once(session, sc):
+    frame = session.range(3)
+    with tfos_fast.run(sc, mains.predict, {"how": "dict"}, 2, memory="4m") as cluster:
+        for schema, found in (
+            ("x interval year", "'x' is interval year"),
+            ("x array<varchar(3)>", "declare string"),
+            ("x int, x int", "twice"),
+        ):
+            with pytest.raises(ClusterError, match=found):
+                cluster.infer(frame, schema=schema)

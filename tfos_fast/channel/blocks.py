@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence, ValuesView
 from typing import Any
 
 import numpy as np
 
 from tfos_fast._convert import is_packable
+from tfos_fast.channel.moments import is_missing
+from tfos_fast.channel.result_columns import TUPLE_OF_ARRAYS
 from tfos_fast.channel.schema import Column, Schema, Structure
 
 # What a number of an array is to the writer that gets it back as a row.
@@ -57,43 +61,91 @@ def to_results(results: Any) -> Block | list[Any]:
 
     Parameters
     ----------
-    results : array, tensor, dict, tuple or sequence
+    results : array, tensor, dict, tuple, sequence, or Series or DataFrame of pandas
         An array or tensor (anything with ``numpy()``): each ``results[i]`` is the result of a row. A dict of columns, or a tuple
-        of arrays: the result of a row is a dict, or tuple, of the columns' values. Any other sequence: its items are the results.
+        of arrays: the result of a row is a dict, or tuple, of the columns' values. A Series counts as an array, a DataFrame as a
+        dict of its columns. Any other sequence: its items are the results.
         A number of an array becomes a Python number, what has dimensions stays an array, and text is ``str`` or ``bytes`` as the
-        array has it (string tensors have bytes).
+        array has it (string tensors have bytes). Days become dates, other times stay numpy's.
 
     Raises
     ------
     ValueError
-        The columns differ in length, or an array has no dimension.
+        The columns differ in length, an array has no dimension, or the results are no sequence.
     """
     single = _array(results)
     if single is not None:
         return _pack("bare", ["c0"], [single])
+    if _is_series(results):
+        return list(_series(results))
+    if hasattr(results, "columns") and hasattr(results, "iloc"):  # a DataFrame of pandas
+        names = list(results.columns)
+        if len(set(names)) < len(names):
+            raise ValueError(f"batch_results: the DataFrame has a column name twice: {names}; rename its columns")
+        return _pack("dict", names, [_column(name, results[name]) for name in names])
     if isinstance(results, dict):
+        if not results:
+            raise ValueError("batch_results: a dict without columns; give one array for each column, or a list of results")
         columns = [_column(name, value) for name, value in results.items()]
         return _pack("dict", list(results), columns)
     if type(results) is tuple and results:
-        columns = [_array(value) for value in results]
-        if all(column is not None and column.ndim for column in columns):
-            return _pack("tuple", [f"c{i}" for i in range(len(columns))], columns)
-    return list(results)
+        columns = [_column(i, value) if _is_series(value) else _array(value) for i, value in enumerate(results)]
+        found = [isinstance(column, Sequence) or (column is not None and column.ndim > 0) for column in columns]
+        if any(found) and not all(found):
+            raise ValueError(
+                f"batch_results: a tuple whose item {found.index(True)} is an array, and item {found.index(False)} is none. "
+                "A tuple holds one array for each column; give a list where each item is the result of a row"
+            )
+        if all(found):
+            return _pack("tuple", [TUPLE_OF_ARRAYS.format(i) for i in range(len(columns))], columns)
+    return _rows(results)
+
+
+def _rows(results: Any) -> list[Any]:
+    """A sequence of results. What only looks like one, such as a text or a table, is refused."""
+    if isinstance(results, Sequence | ValuesView | Iterator | deque | array) and not isinstance(results, str | bytes | bytearray):
+        return list(results)
+    raise ValueError(
+        f"batch_results: {results!r:.200} is of type {type(results).__name__}; give a list with one result for each row, an array, "
+        "or a dict or tuple of arrays"
+    )
 
 
 def _array(value: Any) -> np.ndarray | None:
-    """The value as an array if it is one, or a tensor."""
+    """The value as an array if it is one, or a tensor. Types of ml_dtypes are widened, but bfloat16 only in one dimension."""
     if isinstance(value, np.ndarray):
-        return value
-    if hasattr(value, "numpy") and hasattr(value, "shape"):  # an eager tensor; TensorFlow is not imported here
-        return np.asarray(value.numpy())
-    return None
+        found = value
+    elif hasattr(value, "numpy") and hasattr(value, "shape"):  # an eager tensor; TensorFlow is not imported here
+        found = np.asarray(value.numpy())
+    elif hasattr(value, "__array__") and hasattr(value, "dtype") and hasattr(value, "ndim") and not hasattr(value, "iloc"):
+        found = np.asarray(value)  # of JAX, say
+    else:
+        return None
+    if found.dtype.kind != "V" or found.dtype.type.__module__ != "ml_dtypes" or (found.ndim > 1 and is_packable(found.dtype)):
+        return found
+    return found.astype(np.int8 if "int" in found.dtype.name else np.float32)
+
+
+def _is_series(value: Any) -> bool:
+    return hasattr(value, "iloc") and hasattr(value, "to_numpy") and not hasattr(value, "columns")
+
+
+def _series(series: Any) -> Sequence[Any] | np.ndarray:
+    """The values of a Series: an array where numpy has its type, else Python values with None where one is missing."""
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind != "O":
+        return _values(series.to_numpy())
+    values: list[Any] = [None if is_missing(type(value)) else value for value in series]
+    if series.dtype.kind != "O" or not isinstance(series.dtype, np.dtype):
+        values = [None if missing else value for value, missing in zip(values, series.isna(), strict=True)]
+    return [value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value for value in values]
 
 
 def _column(name: Any, value: Any) -> Any:
     array = _array(value)
     if array is not None:
         return array
+    if _is_series(value):
+        return value.to_numpy() if isinstance(value.dtype, np.dtype) and value.dtype.kind != "O" else _series(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return value
     raise ValueError(
@@ -132,4 +184,17 @@ def _values(column: Any) -> Sequence[Any]:
         return column
     if column.ndim > 1:
         return list(column)
+    if column.dtype.kind in "Mm":
+        return _times(column)
+    if column.dtype.kind in "fc" and column.dtype.itemsize > 8 * (1 + (column.dtype.kind == "c")):
+        return [value.item() if column.dtype.kind == "c" else float(value) for value in column]  # long double has no Python number
     return column.tolist()
+
+
+def _times(column: np.ndarray) -> list[Any]:
+    """Days as dates where Python has them; other times as numpy's, as Python's have no time zone or no nanoseconds."""
+    if np.datetime_data(column.dtype)[0] in ("Y", "M", "W", "D") and column.dtype.kind == "M":
+        days = column.tolist()
+        if not any(type(day) is int for day in days):
+            return days
+    return list(column)

@@ -10,6 +10,7 @@ from tfos_fast.cluster.columnar import Parquet
 from tfos_fast.cluster.engine import engine_of
 from tfos_fast.cluster.framecolumns import FrameColumns, check_type, columns_of, with_safe_names
 from tfos_fast.cluster.inferrer import Inferrer
+from tfos_fast.cluster.result_schema import are_columns, arrow_schema, by_names
 from tfos_fast.errors import ClusterError
 
 BATCH_BYTES = 2**21  # of an Arrow batch from the JVM: each costs 0.25 ms beside its memory
@@ -98,10 +99,13 @@ def infer_frame(
     for place in kept:
         check_type(fields[place].name, fields[place].dataType.jsonValue(), arrives=True)
     frame = with_safe_names(frame)
+    tuples = False
     if schema is None:
-        schema = sample_schema(_select(frame, given), told, inferrer)
+        schema, tuples = sample_schema(_select(frame, given), told, inferrer)
     elif isinstance(schema, str):
         schema = _parse(schema, frame.sparkSession)
+    elif not isinstance(schema, StructType):
+        raise ClusterError(f"infer(schema={schema!r:.200}) has no columns; give a text, such as 'name type', or a StructType")
     names = [fields[place].name for place in kept]
     twice = sorted(set(names) & set(schema.names))
     if twice:
@@ -109,7 +113,7 @@ def infer_frame(
     sent = list(range(len(fields))) if columns is None else list(dict.fromkeys([*given, *kept]))
     whole = StructType([*(fields[place] for place in kept), *schema])
     places = {sent.index(place): name for place, name in zip(kept, names, strict=True)}
-    run = inferrer.batches(schema, told, [sent.index(place) for place in given], places)
+    run = inferrer.batches(arrow_schema(schema), told, [sent.index(place) for place in given], places, tuples)
     return _select(frame, sent).mapInArrow(run, whole)
 
 
@@ -136,8 +140,13 @@ def _select(frame: Any, places: list[int]) -> Any:
     return frame if places == list(range(len(names))) else frame.select(*(names[place] for place in places))
 
 
-def sample_schema(frame: Any, columns: FrameColumns, inferrer: Inferrer) -> Any:
+def sample_schema(frame: Any, columns: FrameColumns, inferrer: Inferrer) -> tuple[Any, bool]:
     """Send a few rows through ``main`` now and take the columns from their results.
+
+    Returns
+    -------
+    StructType, bool
+        The columns, and whether tuples hold their values.
 
     Raises
     ------
@@ -151,20 +160,7 @@ def sample_schema(frame: Any, columns: FrameColumns, inferrer: Inferrer) -> Any:
     results = [result for piece in pieces for result in pickle.loads(piece["results"])]
     if not results:
         raise ClusterError("the columns of the results cannot be learned from an empty DataFrame; give infer() a schema")
-    return frame.sparkSession.createDataFrame([Row(**as_columns(result)) for result in results]).schema
-
-
-def as_columns(result: Any) -> dict[str, Any]:
-    """A result of main by column names: its own, ``_1``, ``_2``, ... for a tuple, ``result`` for a single value."""
-    if hasattr(result, "__fields__"):
-        result = result.asDict()
-    if isinstance(result, dict):
-        named = result
-    elif isinstance(result, tuple):
-        named = {f"_{i}": value for i, value in enumerate(result, 1)}
-    else:
-        named = {"result": result}
-    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in named.items()}
+    return frame.sparkSession.createDataFrame([Row(**by_names(result)) for result in results]).schema, are_columns(results)
 
 
 def _parse(text: str, session: Any) -> Any:

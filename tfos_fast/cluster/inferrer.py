@@ -58,32 +58,32 @@ class Inferrer:
         return run
 
     def batches(
-        self, schema: Any, columns: FrameColumns, given: list[int], keep: dict[int, str]
+        self, schema: pa.Schema, columns: FrameColumns, given: list[int], keep: dict[int, str], tuples: bool = False
     ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-        """For ``mapInArrow``: results become columns of the Spark ``schema``, behind the input columns ``keep``.
+        """For ``mapInArrow``: results become columns of the ``schema``, behind the input columns ``keep``.
 
         Parameters
         ----------
-        schema : StructType
+        schema : pyarrow.Schema
         columns : FrameColumns
             Those that main gets.
         given : list of int
             Their places among the batches' columns.
         keep : dict of int to str
             The kept ones' places and names.
+        tuples : bool
+            See :func:`tfos_fast.channel.arrow_out.slot_to_arrow`.
         """
-        from pyspark.sql.pandas.types import to_arrow_schema
-
-        arrow_schema = to_arrow_schema(schema)
 
         def run(partition: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             from tfos_fast.channel.arrow_out import slot_to_arrow
 
+            def decode(layout: Any, slot: Any, count: int) -> pa.RecordBatch:
+                return slot_to_arrow(layout, slot, count, schema, tuples=tuples)
+
             kept = Kept(keep)
             batches = kept.watch((batch for batch in partition if batch.num_rows), columns, given)
-            for results in self._exchange(
-                batches, arrow=True, decode=lambda layout, slot, count: slot_to_arrow(layout, slot, count, arrow_schema)
-            ):
+            for results in self._exchange(batches, arrow=True, decode=decode):
                 yield from kept.before(results)
 
         return run

@@ -1,0 +1,117 @@
+"""The one rule by which a row's result becomes values of declared columns. The schema decides, and no value.
+
+1. A dict, a Row or a named tuple goes to the columns by names. What it leaves out is null.
+2. Of several columns, a tuple or list has one value for each, by position.
+3. A single column whose type has several values (array, map, struct) takes any other result as its value, also a tuple or list.
+4. A single column of another type takes the result as its value, and of a tuple or list the one value in it.
+
+Two things have columns of their own, whatever the schema says: a tuple of arrays given to ``batch_results``, and results whose
+columns were learned (``infer`` without a schema), where a tuple has been taken for columns already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from tfos_fast._convert import row_names
+from tfos_fast.channel.schema import Schema
+from tfos_fast.errors import SchemaMismatch
+
+#: What the columns of a tuple of arrays are called, whose names nobody asks for: it tells them from tuples that are rows.
+TUPLE_OF_ARRAYS = "array {}"
+
+
+def is_value(schema: Any, *, tuples: bool = False) -> bool:
+    """Whether a tuple or list is the value of the only column of a ``pyarrow.Schema`` (rule 3).
+
+    ``tuples``: tuples are columns, as they were when the schema was learned.
+    """
+    import pyarrow as pa
+
+    return len(schema) == 1 and pa.types.is_nested(schema.types[0]) and not tuples
+
+
+def pick(found: Schema, schema: Any, *, whole: bool) -> list[int | None] | None:
+    """For each declared column which column of the results it takes, None for none. None altogether: only the rows tell.
+
+    Parameters
+    ----------
+    found : Schema
+        Of the results, as they were packed.
+    schema : pyarrow.Schema
+    whole : bool
+        What ``is_value`` says.
+
+    Raises
+    ------
+    SchemaMismatch
+        Results that are dicts or Rows have other names.
+    """
+    if found.structure in ("dict", "row"):
+        if not found.names or len(set(found.names)) < len(found.names):
+            return None
+        check_names(found.names, schema.names)
+        index = {name: i for i, name in enumerate(found.names)}
+        return [index.get(name) for name in schema.names]
+    if found.structure == "bare":
+        fixed = found.columns[0].kind == "fixed"
+        row = found.columns[0].python.startswith(("list", "tuple"))  # a long one of numbers
+        return [0] if len(schema) == 1 and fixed and (whole or not row) else None
+    arrays = found.names[:1] == (TUPLE_OF_ARRAYS.format(0),)
+    return list(range(len(schema))) if len(found.columns) == len(schema) and (arrays or not whole) else None
+
+
+def to_fields(result: Any, names: list[str], *, whole: bool) -> list[Any]:
+    """One result as values of columns.
+
+    Parameters
+    ----------
+    result : object
+    names : list of str
+        Of the declared columns.
+    whole : bool
+        What ``is_value`` says.
+
+    Raises
+    ------
+    SchemaMismatch
+        It has not as many values as there are columns, or other names.
+    """
+    found = row_names(result)
+    if found is not None:
+        if len(set(found)) < len(found):
+            raise SchemaMismatch(f"a result has a name twice: {list(found)}; give each value a name of its own")
+        result = dict(zip(found, result, strict=True))
+    if isinstance(result, dict):
+        check_names(result, names)
+        if whole and names[0] not in result:
+            raise SchemaMismatch(f"a result is {{}}, without {names[0]!r}; give {{{names[0]!r}: ...}}, with None for no value")
+        return [result.get(name) for name in names]
+    if whole:
+        return [result]
+    values = list(result) if isinstance(result, tuple | list) else [result]
+    if len(values) != len(names):
+        counts = f"a result has {len(values)} values, and the schema has {len(names)} columns"
+        hint = f"array<...> is the type of a column of lists, or give values[0] of {type(result).__name__}"
+        if len(names) > 1:
+            hint = "give a tuple with one value for each column, or a dict by their names; a tuple or dict of whole arrays"
+        raise SchemaMismatch(f"{counts}: {names}; the result is {result!r:.200}. The way out: {hint}")
+    return values
+
+
+def check_names(found: Collection[str], names: list[str]) -> None:
+    """Refuse results that lack a declared column and have one that is not declared.
+
+    Raises
+    ------
+    SchemaMismatch
+    """
+    missing = [name for name in names if name not in found]
+    more = [name for name in found if name not in names]
+    if missing and more:
+        hint = f". A dict that is the value of {names[0]!r} goes into another: {{{names[0]!r}: {{...}}}}" if len(names) == 1 else ""
+        raise SchemaMismatch(
+            f"the schema has {missing}, which the results do not have; they have {more}, which the schema does not have. Call "
+            f"them the same in infer(schema=) and batch_results(), or give None for a column without a value{hint}"
+        )
