@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import pickle
 
 import numpy as np
@@ -47,6 +48,39 @@ def read(description, skip=0, cores=1):
     splits, reader = description.plan(cores)
     reader, splits = pickle.loads(pickle.dumps((reader, splits)))
     return [[batch for batch in reader.batches(split, SLOT, skip)] for split in splits]
+
+
+class Counting(fs.FileSystemHandler):
+    """The local file system; counts how often each file is opened."""
+
+    def __init__(self):
+        self.opened = collections.Counter()
+        self.local = fs.LocalFileSystem()
+
+    def open_input_file(self, path):
+        self.opened[path] += 1
+        return pa.PythonFile(open(path, "rb"), mode="r")
+
+    def open_input_stream(self, path):
+        return self.open_input_file(path)
+
+    def get_file_info(self, paths):
+        return self.local.get_file_info(paths)
+
+    def get_file_info_selector(self, selector):
+        return self.local.get_file_info(selector)
+
+    def get_type_name(self):
+        return "counting"
+
+    def normalize_path(self, path):
+        return path
+
+    def _no(self, *_):
+        raise NotImplementedError
+
+    copy_file = create_dir = delete_dir = delete_dir_contents = delete_file = delete_root_dir_contents = move = _no
+    open_append_stream = open_output_stream = _no
 
 
 def ids(read):
@@ -124,7 +158,7 @@ def test_files_that_differ(tmp_path):
     pq.write_table(pa.table({"id": pa.array([1, 2], pa.int64()), "x": [0.5, 1.5]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"y": ["no"], "id": pa.array([3], pa.int32())}), tmp_path / "b.parquet")
     rows = [row for split in read(parquet(tmp_path)) for batch in split for row in batch.to_pylist()]
-    assert rows == [{"id": 1, "x": 0.5}, {"id": 2, "x": 1.5}, {"id": 3, "x": None}]
+    assert rows == [{"id": 1, "x": 0.5, "y": None}, {"id": 2, "x": 1.5, "y": None}, {"id": 3, "x": None, "y": "no"}]
 
 
 def test_a_filesystem_of_ones_own(folder):

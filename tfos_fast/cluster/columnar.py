@@ -4,46 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfos_fast.cluster.files import Files, Piece
+from tfos_fast.cluster.filters import check_filters, names, to_expression
+from tfos_fast.cluster.hive import Inference, keys_of, typed
 from tfos_fast.cluster.splits import count_of, group
+from tfos_fast.cluster.unify import pairs
 from tfos_fast.errors import MissingDependency, SourceError
 
 if TYPE_CHECKING:
-    from pyarrow.dataset import Expression
     from pyarrow.fs import FileSystem
 
     from tfos_fast.cluster.splitreader import SplitReader
 
-_FOOTERS_AT_ONCE = 16
 _WILD = re.compile(r"[*?\[]")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A row group of a file.
-
-    Attributes
-    ----------
-    path : str
-        In the file system of the feed.
-    row_group : int
-    rows : int
-    size : int
-        Bytes as the file encodes it, uncompressed, all columns.
-    keys : dict
-        Values of the columns that the file's directories name (``day=3``).
-    """
-
-    path: str
-    row_group: int
-    rows: int
-    size: int
-    keys: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,13 +34,15 @@ class Parquet:
     filesystem: Any = None
     splits: int | None = None
 
-    def plan(self, cores: int) -> tuple[list[list[Piece]], SplitReader]:
+    def plan(self, cores: int, settings: Mapping[str, str] | None = None) -> tuple[list[list[Piece]], SplitReader]:
         """Find the files, read their footers, and cut them into splits.
 
         Parameters
         ----------
         cores : int
             Tasks that Spark runs at a time.
+        settings : mapping, optional
+            Of the Spark session: two say how values of directory names are read, see :class:`tfos_fast.cluster.hive.Inference`.
 
         Returns
         -------
@@ -72,69 +52,47 @@ class Parquet:
         Raises
         ------
         SourceError
-            There are no files, one cannot be read, or it has no such columns.
+            There are no files, one cannot be read, it has no such columns, or a column has types that no type holds.
         """
         from tfos_fast.cluster.splitreader import SplitReader
 
-        pa, ds = _pyarrow()
-        filesystem, paths = self._located()
-        what = ", ".join(self.paths)
-        try:
-            single = paths[0] if len(paths) == 1 else paths
-            dataset = ds.dataset(single, filesystem=filesystem, format="parquet", partitioning="hive")
-        except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"parquet({what}) cannot be read: {error}") from error
-        if not dataset.files:
-            raise SourceError(f"parquet({what}) has no files (names that begin with '.' or '_' do not count)")
-        columns = self._chosen(dataset.schema)
-        expression = self._expression(dataset.schema)
-        others = [name for name in dataset.schema.names if name not in columns]
-        needed = columns + [name for name in others if _names(expression, name, dataset.schema)]
-        fragments = list(dataset.get_fragments(expression))
-
-        def pieces_of(fragment: Any) -> list[Piece]:
-            try:
-                keys = ds.get_partition_keys(fragment.partition_expression)
-                groups = [info for part in fragment.split_by_row_group(expression, dataset.schema) for info in part.row_groups]
-            except (OSError, pa.ArrowException) as error:
-                raise SourceError(f"the footer of {fragment.path} cannot be read: {error}") from error
-            return [Piece(fragment.path, info.id, info.num_rows, info.total_byte_size, keys) for info in groups if info.num_rows]
-
-        with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-            pieces = [piece for some in pool.map(pieces_of, fragments) for piece in some]
+        _pyarrow()
+        filesystem, found = self._located()
+        what = f"parquet({', '.join(self.paths)})"
+        if not found:
+            raise SourceError(f"{what} has no files (names that begin with '.' or '_' do not count)")
+        kinds, keys = typed([keys_of(path, base) for path, base in found], Inference.of(settings or {}))
+        files = Files(filesystem, [path for path, _ in found], kinds, keys)
+        files.leave_out(self.filters)
+        table = files.table(what)
+        columns = self._chosen(table.names)
+        expression = to_expression(self.filters, table.schema)
+        filtered = [name for name in table.names if names(expression, name, table.schema)]
+        needed = columns + [name for name in filtered if name not in columns]
+        table.check(needed)
+        pieces = files.pieces(table, expression, filtered)
         sizes = [piece.size for piece in pieces]
         splits = [[pieces[i] for i in part] for part in group(sizes, self.splits or count_of(sizes, cores))]
-        schema = pa.schema([dataset.schema.field(name) for name in needed], metadata=dataset.schema.metadata)
-        return splits, SplitReader(filesystem, schema, columns, expression)
+        return splits, SplitReader(filesystem, table.part(needed), columns, expression, table.exact)
 
-    def _chosen(self, schema: Any) -> list[str]:
+    def _chosen(self, there: list[str]) -> list[str]:
         """The columns to feed."""
         if self.columns is None:
-            return list(schema.names)
-        missing = [name for name in self.columns if name not in schema.names]
+            return there
+        missing = [name for name in self.columns if name not in there]
         if missing:
-            raise SourceError(f"parquet({', '.join(self.paths)}) has no columns {missing}; it has {schema.names}")
+            alike = pairs(missing, there)
+            nested = [name for name in missing if name.partition(".")[0] in there]
+            hint = f"; write {sorted(alike.values())}" if alike else "; name whole columns, not fields of structs" if nested else ""
+            raise SourceError(f"parquet({', '.join(self.paths)}) has no columns {missing}; it has {there}{hint}")
         return list(self.columns)
 
-    def _expression(self, schema: Any) -> Expression | None:
-        if self.filters is None:
-            return None
-        pa, ds = _pyarrow()
-        from pyarrow.parquet import filters_to_expression
-
-        expression = self.filters if isinstance(self.filters, ds.Expression) else filters_to_expression(self.filters)
-        try:
-            _apply(expression, schema)
-        except pa.ArrowException as error:
-            raise SourceError(f"the filter {expression} does not fit the columns {schema.names}: {error}") from error
-        return expression
-
-    def _located(self) -> tuple[FileSystem, list[str]]:
-        """The file system, and paths in it without wildcards."""
+    def _located(self) -> tuple[FileSystem, list[tuple[str, str]]]:
+        """The file system, and the files in it, each with the directory behind which names of directories count."""
         _pyarrow()
         from pyarrow import fs
 
-        found: list[str] = []
+        found: list[tuple[str, str]] = []
         system = self.filesystem
         if system is not None and not isinstance(system, fs.FileSystem):
             system = fs.PyFileSystem(fs.FSSpecHandler(system))
@@ -150,8 +108,6 @@ class Parquet:
                 if isinstance(error, SourceError):
                     raise
                 raise SourceError(f"{path} cannot be looked up: {error}") from error
-        if not found:
-            raise SourceError(f"parquet({', '.join(self.paths)}): no files are there")
         assert system is not None
         return system, found
 
@@ -173,6 +129,10 @@ def parquet(
 
     The files must not change while they are fed: a task that is tried again skips the rows that were delivered before.
 
+    Values are those of ``spark.read.parquet``. Files may differ in their columns. A column (or a struct's field) that a file lacks
+    is null there. A column of several types gets one that holds all values as they are (float32, float64: float64). Where no type
+    does (text and numbers), an error names the column and two files.
+
     Parameters
     ----------
     path : str, path, or a list of these
@@ -182,7 +142,9 @@ def parquet(
     columns : list of str, optional
         Top-level columns to feed, in this order. The others are not read.
     filters : pyarrow.compute.Expression, or lists of (column, operator, value), optional
-        As in ``pyarrow.parquet.read_table``. Files and row groups that cannot match are not read.
+        As in ``pyarrow.parquet.read_table``: conditions of a list hold together, and of lists of conditions one has to hold. Files
+        and row groups that cannot match are not read. In conditions a date or a time may be text, and a datetime without a time
+        zone is local time where the column has moments.
     filesystem : pyarrow.fs.FileSystem or fsspec file system, optional
         Pickled into the tasks; paths are then paths inside it.
     splits : int, optional
@@ -197,7 +159,7 @@ def parquet(
     Raises
     ------
     ValueError
-        ``splits`` is not positive, or a column is named twice.
+        ``splits`` is not positive, a column is named twice, or ``filters`` is no filter.
     """
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not paths:
@@ -206,10 +168,13 @@ def parquet(
         raise ValueError(f"splits must be 1 or more, not {splits}")
     if isinstance(columns, str):
         raise ValueError(f"columns is a list of names: [{columns!r}]")
-    if columns is not None and (len(set(columns)) < len(columns) or not columns):
-        raise ValueError(f"columns must name one column or more, each once: {list(columns)}")
-    names = None if columns is None else tuple(columns)
-    return Parquet(tuple(os.fspath(p) for p in paths), names, filters, filesystem, splits)
+    chosen = None if columns is None else tuple(columns)
+    if chosen is not None and not all(isinstance(name, str) for name in chosen):
+        raise ValueError(f"columns is a list of names (text): {list(chosen)!r:.200}")
+    if chosen is not None and (len(set(chosen)) < len(chosen) or not chosen):
+        raise ValueError(f"columns must name one column or more, each once: {list(chosen)}")
+    check_filters(filters)
+    return Parquet(tuple(os.fspath(p) for p in paths), chosen, filters, filesystem, splits)
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -219,24 +184,6 @@ def _pyarrow() -> tuple[Any, Any]:
     except ImportError as error:
         raise MissingDependency("Parquet files need pyarrow: pip install pyarrow") from error
     return pyarrow, dataset
-
-
-def _apply(expression: Expression, schema: Any) -> None:
-    """Raises ArrowException when the expression does not fit the columns."""
-    _, ds = _pyarrow()
-    ds.dataset(schema.empty_table()).scanner(columns=[], filter=expression).to_table()
-
-
-def _names(expression: Expression | None, name: str, schema: Any) -> bool:
-    """Whether the expression needs a column: pyarrow does not tell, but the expression does not fit a schema without it."""
-    if expression is None:
-        return False
-    pa, _ = _pyarrow()
-    try:
-        _apply(expression, schema.remove(schema.get_field_index(name)))
-    except pa.ArrowException:
-        return True
-    return False
 
 
 def _resolve(path: str) -> tuple[FileSystem, str]:
@@ -252,15 +199,15 @@ def _resolve(path: str) -> tuple[FileSystem, str]:
     return system, inside + rest[stop:]
 
 
-def _matching(system: FileSystem, path: str, *, alone: bool) -> list[str]:
-    """The files that a path or pattern stands for, sorted; a directory that is ``alone`` stays what it is."""
+def _matching(system: FileSystem, path: str, *, alone: bool) -> list[tuple[str, str]]:
+    """The files that a path or pattern stands for, sorted, each with the directory behind which names of directories count."""
     from pyarrow import fs
 
     kind = system.get_file_info(path).type
-    if kind is fs.FileType.File or (kind is fs.FileType.Directory and alone):
-        return [path]
+    if kind is fs.FileType.File:
+        return [(path, "")]
     if kind is fs.FileType.Directory:
-        return sorted(_files(system, path))
+        return [(file, path if alone else "") for file in sorted(_files(system, path))]
     if not _WILD.search(path):
         raise SourceError(f"{path} is not there")
     parts = path.split("/")
@@ -276,7 +223,7 @@ def _matching(system: FileSystem, path: str, *, alone: bool) -> list[str]:
         found.update(_files(system, info.path) if info.type is fs.FileType.Directory else [info.path])
     if not found:
         raise SourceError(f"no file matches {path}")
-    return sorted(found)
+    return [(file, "") for file in sorted(found)]
 
 
 def _files(system: FileSystem, directory: str) -> Iterator[str]:
@@ -289,7 +236,7 @@ def _files(system: FileSystem, directory: str) -> Iterator[str]:
 
 def _hidden(path: str) -> bool:
     """Whether this is no data, as pyarrow and Spark have it (``_SUCCESS``, ``_temporary/``, ``.x.crc``)."""
-    return any(part.startswith((".", "_")) for part in path.split("/"))
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in path.split("/"))
 
 
 def pattern_of(parts: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from tfos_fast.cluster.engine import Engine, engine_of
 from tfos_fast.cluster.feeder import Feeder
 from tfos_fast.cluster.framecolumns import columns_of, with_safe_names
 from tfos_fast.cluster.frames import is_frame
+from tfos_fast.cluster.hive import INFER, ZONE
 from tfos_fast.cluster.splits import Order
 from tfos_fast.cluster.stored import loads_of, pickled_batches
 from tfos_fast.errors import NeedsSparkContext
@@ -63,6 +64,20 @@ def check_engine(engine: Engine, data: Any) -> None:
         )
 
 
+def _session_settings(engine: Engine) -> dict[str, str]:
+    """Of the application and, where there is one, its session: types of directory columns and the zone of their timestamps."""
+    settings = dict(engine.settings())
+    if not engine.rdds:
+        return settings
+    from pyspark.sql import SparkSession
+
+    # A thread of the user's may have no active session.
+    session = SparkSession.getActiveSession() or getattr(SparkSession, "_instantiatedSession", None)
+    if session is None:
+        return settings
+    return settings | {name: str(session.conf.get(name)) for name in (INFER, ZONE)}
+
+
 def source_of(engine: Engine, data: Any, *, shuffle: bool = False) -> Source:
     """What is to be done with the data of a feed.
 
@@ -77,7 +92,7 @@ def source_of(engine: Engine, data: Any, *, shuffle: bool = False) -> Source:
     """
     check_engine(engine, data)
     if isinstance(data, Parquet):
-        splits, reader = data.plan(engine.parallelism())
+        splits, reader = data.plan(engine.parallelism(), _session_settings(engine))
 
         def files(feeder: Feeder, numbers: Callable[[int], list[int]] | None) -> Action:
             chosen = None if numbers is None else numbers(len(splits))

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tfos_fast.channel.arrow_spark import nodes
+from tfos_fast.cluster.conform import conform, refuse_old
+from tfos_fast.cluster.files import INT96_UNIT
+from tfos_fast.cluster.footers import FileColumns, describe
+from tfos_fast.cluster.unify import pairs
 from tfos_fast.errors import SourceError
 
 if TYPE_CHECKING:
@@ -14,13 +19,30 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
     from pyarrow.parquet import ParquetFile
 
-    from tfos_fast.cluster.columnar import Piece
+    from tfos_fast.cluster.files import Piece
 
 BATCH_BYTES = 2**20  # of values decoded at a time: they are still in the cache when they are copied
 _MOST_ROWS = 65536
 _MOST_TEXTS = 8192  # with text or bytes, which may be larger in memory than in the file
 _READ_BUFFER = 2**20
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8}
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A file that is being read.
+
+    Attributes
+    ----------
+    file : ParquetFile
+    about : FileColumns
+    there : dict of str to str
+        The feed's columns which it has, and what it calls them.
+    """
+
+    file: ParquetFile
+    about: FileColumns
+    there: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -31,17 +53,21 @@ class SplitReader:
     ----------
     filesystem : pyarrow.fs.FileSystem
     schema : pyarrow.Schema
-        What is to be read: the columns to feed and those which the filter needs. Columns of directory names are among them.
+        What is to be read: the columns to feed and those which the filter needs. Columns of directory names are among them. Its
+        metadata have what Spark says of columns beside their types (``channel/arrow_spark.py``).
     columns : list of str
         Columns to feed.
     filter : pyarrow.compute.Expression, optional
         Rows to feed.
+    exact : bool
+        Names of columns that differ in upper and lower case only are different columns.
     """
 
     filesystem: FileSystem
     schema: pa.Schema
     columns: list[str]
     filter: Expression | None
+    exact: bool = False
 
     def batches(self, split: Sequence[Piece], slot_bytes: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
         """The rows of a split.
@@ -68,7 +94,7 @@ class SplitReader:
 
         wanted = min(slot_bytes, BATCH_BYTES)
         measured = 0.0  # bytes of a row in memory, as the batches so far had it
-        opened: ParquetFile | None = None
+        opened: _Opened | None = None
         path = ""
         try:
             for piece in split:
@@ -77,7 +103,7 @@ class SplitReader:
                     continue
                 if opened is None or piece.path != path:
                     if opened is not None:
-                        opened.close(force=True)
+                        opened.file.close(force=True)
                     path = piece.path
                     opened = self._open(path)
                 expected, most = self._row_bytes(opened, piece)
@@ -87,29 +113,31 @@ class SplitReader:
                     skip -= dropped
                     if dropped < batch.num_rows:
                         measured = batch.nbytes / batch.num_rows
-                        batch = batch.replace_schema_metadata(self.schema.metadata)  # Spark's types of users, such as vectors
                         yield batch.slice(dropped) if dropped else batch
         except (OSError, pa.ArrowException) as error:
             raise SourceError(f"{path} cannot be read: {error}") from error
         finally:
             if opened is not None:
-                opened.close(force=True)
+                opened.file.close(force=True)
 
-    def _open(self, path: str) -> ParquetFile:
+    def _open(self, path: str) -> _Opened:
         from pyarrow import fs, parquet
 
         source = self.filesystem.open_input_file(path)
-        if isinstance(self.filesystem, fs.LocalFileSystem):
-            return parquet.ParquetFile(source, buffer_size=_READ_BUFFER)
         # Over a network few large reads are best: the row group's column chunks are fetched together.
-        return parquet.ParquetFile(source, pre_buffer=True)
+        local = isinstance(self.filesystem, fs.LocalFileSystem)
+        how = {"buffer_size": _READ_BUFFER} if local else {"pre_buffer": True}
+        file = parquet.ParquetFile(source, coerce_int96_timestamp_unit=INT96_UNIT, **how)
+        about = describe(path, file.metadata, file.schema_arrow)
+        return _Opened(file, about, pairs(self.schema.names, list(about.columns), exact=self.exact))
 
-    def _row_bytes(self, file: ParquetFile, piece: Piece) -> tuple[float, int]:
+    def _row_bytes(self, opened: _Opened, piece: Piece) -> tuple[float, int]:
         """Bytes that a row of this row group has in memory, and the most rows that a batch should have."""
-        if piece.row_group >= file.num_row_groups or file.metadata.row_group(piece.row_group).num_rows != piece.rows:
+        metadata = opened.file.metadata
+        if piece.row_group >= metadata.num_row_groups or metadata.row_group(piece.row_group).num_rows != piece.rows:
             raise SourceError(f"{piece.path} has changed since its footer was read in the driver")
-        group = file.metadata.row_group(piece.row_group)
-        wanted, size, most = set(self.schema.names), 0.0, _MOST_ROWS
+        group = metadata.row_group(piece.row_group)
+        wanted, size, most = set(opened.there.values()), 0.0, _MOST_ROWS
         for i in range(group.num_columns):
             leaf = group.column(i)
             parts = leaf.path_in_schema.split(".")
@@ -123,32 +151,40 @@ class SplitReader:
                 size += width * leaf.num_values
         return size / piece.rows, most
 
-    def _read(self, file: ParquetFile, piece: Piece, rows: int) -> Iterator[pa.RecordBatch]:
-        there = set(file.schema_arrow.names)
-        names = [name for name in self.schema.names if name in there and name not in piece.keys]
+    def _read(self, opened: _Opened, piece: Piece, rows: int) -> Iterator[pa.RecordBatch]:
+        names = [opened.there[name] for name in self.schema.names if name in opened.there and name not in piece.keys]
+        told = dict(zip(self.schema.names, nodes(self.schema), strict=False))
         # One task runs on each of the executor's cores: further threads would only take them from each other.
-        for batch in file.iter_batches(rows, [piece.row_group], names, use_threads=False):
-            batch = self._conform(batch, piece)
+        for batch in opened.file.iter_batches(rows, [piece.row_group], names, use_threads=False):
+            batch = self._conform(batch, opened, piece, told)
             if self.filter is None:
                 yield batch
             else:
                 yield from self._filtered(batch)
 
-    def _conform(self, batch: pa.RecordBatch, piece: Piece) -> pa.RecordBatch:
+    def _conform(self, batch: pa.RecordBatch, opened: _Opened, piece: Piece, told: dict[str, Any]) -> pa.RecordBatch:
         """The batch with the columns of the data set: those of directory names filled in, missing ones null, types as declared."""
         import pyarrow as pa
 
-        there = set(batch.schema.names)
         columns = []
         for name, kind in zip(self.schema.names, self.schema.types, strict=True):
             if name in piece.keys:
                 columns.append(pa.repeat(pa.scalar(piece.keys[name], kind), batch.num_rows))
-            elif name in there:
-                column = batch.column(name)
-                columns.append(column if column.type == kind else column.cast(kind))
-            else:
+                continue
+            there = opened.there.get(name)
+            if there is None:
                 columns.append(pa.nulls(batch.num_rows, kind))
-        return pa.RecordBatch.from_arrays(columns, self.schema.names)
+                continue
+            column = batch.column(there)
+            if there in opened.about.old:
+                refuse_old(column, opened.about.old[there], there, piece.path, opened.about.writer)
+            if column.type != kind:
+                try:
+                    column = conform(column, kind, told.get(name))
+                except pa.ArrowException as error:
+                    raise SourceError(f"{piece.path}: column {there!r} of {column.type} does not become {kind}: {error}") from error
+            columns.append(column)
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
     def _filtered(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -157,4 +193,4 @@ class SplitReader:
         rows = dataset.dataset(pa.Table.from_batches([batch])).scanner(columns=self.columns, filter=self.filter, use_threads=False)
         for some in rows.to_batches():
             if some.num_rows:
-                yield some
+                yield some.replace_schema_metadata(batch.schema.metadata)
