@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tfos_fast import padding
-from tfos_fast.channel.batch import AnyBatch, Source
+from tfos_fast import padding, specs
+from tfos_fast.channel.batch import AnyBatch, Source, renamed
 from tfos_fast.channel.pace import Pace
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.schema import Column
@@ -117,9 +117,24 @@ class BatchSources:
         if not known:  # the generator is the program's own
             self.handed = Handed(self._reader.trail, ahead=False, ordered=True)
         assert self.handed is not None
-        steps = self.handed.of(self._stepper)
+        steps = self.by_place(self.handed.of(self._stepper), spec)
         columns = [column(name, *part) for name, part in declared.items()]
         return (padding.Padded(steps, columns, n) if uneven == "pad" else steps), columns
+
+    def by_place(self, source: Source, spec: Any) -> Source:
+        """The source, its columns called as a tuple's spec calls them, where the rows' own names are others."""
+        if not specs.is_positional(spec):
+            return source
+        leaves = list(specs.leaves(spec))
+
+        def take(most: int) -> AnyBatch | None:
+            batch = source(most)
+            schema = self._reader.schema
+            if batch is None or not batch.rows or schema is None or set(leaves) <= set(schema.names):
+                return batch
+            return renamed(batch, leaves)
+
+        return take
 
     def covered(self, batches: int | None) -> tuple[int | None, int | None]:
         """The rows and the ends of an epoch that a checkpoint covers, made behind so many batches; None: all that was handed out.

@@ -160,14 +160,24 @@ def columns_maker() -> Callable[[AnyBatch], dict[str, Any]]:
 
 def tensor_maker(schema: Schema, spec: Any) -> Callable[[AnyBatch], Any]:
     """A function that makes a batch's tensors, in the structure that rows and spec give it."""
-    nested = specs.is_nested(spec)
-    arrange: Any = functools.partial(specs.arrange, specs.outline(spec)) if nested else functools.partial(arrange_as_rows, schema)
+    arrange = arranger(schema, spec)
     columns = columns_maker()
 
     def make(batch: AnyBatch) -> Any:
         return arrange(columns(batch))
 
     return make
+
+
+def arranger(schema: Schema, spec: Any) -> Callable[[dict[str, Any]], Any]:
+    """A function that arranges values by column name: as a nested spec says, else as the rows are."""
+    if not specs.is_nested(spec):
+        return functools.partial(arrange_as_rows, schema)
+    outline, leaves = specs.outline(spec), list(specs.leaves(spec))
+    if not specs.is_positional(spec) or set(leaves) <= set(schema.names):
+        return functools.partial(specs.arrange, outline)
+    places = list(zip(leaves, schema.names, strict=True))
+    return lambda values: specs.arrange(outline, {leaf: values[name] for leaf, name in places})
 
 
 def arrange_as_rows(schema: Schema, values: dict[str, Any]) -> Any:
@@ -199,4 +209,6 @@ def tensor_spec(column: Column) -> Any:
     return tf.TensorSpec((None, *column.shape), dtype)
 
 
-__all__ = ["alias", "arrange_as_rows", "columns_maker", "importer", "tensor_maker", "tensor_spec", "tensorflow", "to_tensor"]
+__all__ = [
+    "alias", "arrange_as_rows", "arranger", "columns_maker", "importer", "tensor_maker", "tensor_spec", "tensorflow", "to_tensor",
+]  # fmt: skip

@@ -3,7 +3,8 @@
 Which column a leaf is for:
 
 - a leaf in a dict: the column of that name; in a dict inside a dict ``outer.inner``, as structs are named;
-- a leaf in a tuple: column ``c<n>``, with n its place among all leaves, as the columns of tuple rows are named. Where the spec has
+- a leaf in a tuple: column ``c<n>``, with n its place among all leaves, as the columns of tuple rows are named. Where rows have
+  other names (a DataFrame's, say), it is the n-th column, and there must be as many columns as leaves. Where the spec has
   dicts, too, rows have names: there the leaf's own name comes first (``tf.TensorSpec((), tf.int64, name="label")``).
 
 A leaf is a ``tf.TensorSpec`` or the like, a dtype, or (dtype, shape). Nothing here needs TensorFlow.
@@ -38,6 +39,11 @@ def leaves(spec: Any) -> dict[str, Any]:
         As for :func:`outline`.
     """
     return _read(spec)[1]
+
+
+def is_positional(spec: Any) -> bool:
+    """Whether the entries are told apart by their places alone: tuples without a dict in them."""
+    return isinstance(spec, tuple | list) and not (isinstance(spec, tuple) and _is_leaf(spec)) and not _has_dict(spec)
 
 
 def is_nested(spec: Any) -> bool:
@@ -106,4 +112,4 @@ def _is_leaf(part: Any) -> bool:
     return shape is None or isinstance(shape, int | np.integer) or hasattr(shape, "rank")
 
 
-__all__ = ["arrange", "is_nested", "leaves", "outline"]
+__all__ = ["arrange", "is_nested", "is_positional", "leaves", "outline"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfos_fast import datasets, padding, specs
 from tfos_fast.batchsources import BatchSources, Uneven
-from tfos_fast.batchtensors import alias, arrange_as_rows, columns_maker, tensor_maker, tensor_spec, tensorflow, to_tensor
+from tfos_fast.batchtensors import alias, arrange_as_rows, arranger, columns_maker, tensor_maker, tensor_spec, tensorflow, to_tensor
 from tfos_fast.channel.batch import Columns, Source
 from tfos_fast.channel.blocks import to_results
 from tfos_fast.channel.reader import Reader
@@ -250,18 +250,21 @@ class DataFeed:
                     "what its elements would be, with shapes: dataset(..., spec={'x': ('float32', (784,)), 'y': ('int32', ())})"
                 )
             nested = specs.is_nested(spec)
-            wanted = [each for each in schema.outputs if not nested or each.name in declared]
-            single = {each.name: tensor_spec(each) for each in wanted}
-            if not nested:
-                arrange = functools.partial(arrange_as_rows, schema)
+            by_place = specs.is_positional(spec) and not declared.keys() <= set(schema.names)
+            names = set(schema.names) if by_place else set(declared)
+            single = {each.name: tensor_spec(each) for each in schema.outputs if not nested or each.name in names}
+            arrange = arranger(schema, spec)
         if not self.reader.train:
             prefetch = 0  # a thread that waits for rows would keep results from going back
+        if source is None:
+            source = handed.of(self._sources.source(batch_size, shuffle, seed, idle))
+            source = self._sources.by_place(source, spec) if known else source
         if uneven == "pad":
             single[padding.WEIGHT] = tf.TensorSpec((None,), tf.float32)
             arrange = padding.weighted(arrange)
         return datasets.make(
             tf,
-            source or handed.of(self._sources.source(batch_size, shuffle, seed, idle)),
+            source,
             single,
             arrange,
             to_tensor,
@@ -362,7 +365,11 @@ class DataFeed:
         if tensors:
             self._pin()
         policies = null_policies(nulls)
-        return self.reader.open_columns(n, row_spec(spec), nulls=policies, tensors=tensors, only=only, wait=wait)
+        positional = specs.is_positional(spec)
+        declared = row_spec(spec)
+        return self.reader.open_columns(
+            n, declared, nulls=policies, tensors=tensors, only=only, positional=positional, wait=wait
+        )
 
     def _schema(self) -> Schema:
         schema = self.reader.schema

@@ -6,7 +6,7 @@ import msgspec
 
 from tfos_fast.channel.fields import lacking
 from tfos_fast.channel.kinds import check_mode
-from tfos_fast.channel.lattice import apply_nulls, apply_spec, has_policy, join, leave_out, settle
+from tfos_fast.channel.lattice import apply_nulls, apply_spec, by_position, has_policy, join, leave_out, settle
 from tfos_fast.channel.messages import Form
 from tfos_fast.channel.schema import OBJECTS, WHY_OBJECTS, Column, Schema, describe
 from tfos_fast.channel.typenames import type_name
@@ -75,6 +75,10 @@ class Agreement:
 
 
 def _declared(schema: Schema, form: Form) -> Schema:
+    if form.positional and (spec := by_position(form.spec, schema.names)) is not form.spec:
+        # Batches are tuples then, as the spec is.
+        form = msgspec.structs.replace(form, spec=spec)
+        schema = msgspec.structs.replace(schema, structure="tuple")
     for name in form.spec:
         if name not in schema.names and (fields := lacking(schema, name)) and not has_policy(name, form.nulls):
             raise SchemaMismatch(

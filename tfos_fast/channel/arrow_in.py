@@ -96,7 +96,7 @@ class BatchWriter:
         self.has_more = True
         slots, form = self._slots, self._columns.form
         exact = form.exact
-        if form.only:
+        if form.only and not (form.positional and set(form.spec) - set(batch.schema.names)):  # by position all are wanted
             batch = leave_out(batch, form.spec)
         if not exact:
             batch = flatten_batch(batch)

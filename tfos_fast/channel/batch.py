@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +54,30 @@ class PlainBatch:
         return self._cut.capsules(self._start, self._start + self.rows)
 
 
+class _Renamed(PlainBatch):
+    """One whose columns have other names."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self, batch: PlainBatch, names: Sequence[str]) -> None:
+        super().__init__(batch._cut, batch._start, batch.rows, batch.origin[0][0])
+        self._names = names
+
+    @property
+    def columns(self) -> Columns:
+        return dict(zip(self._names, super().columns.values(), strict=True))
+
+
 AnyBatch = Batch | PlainBatch
+
+
+def renamed(batch: AnyBatch, names: Sequence[str]) -> AnyBatch:
+    """The batch with other names for its columns, in order. Memory is not copied."""
+    if isinstance(batch, PlainBatch):
+        return _Renamed(batch, names)
+    columns = dict(zip(names, batch.columns.values(), strict=True))
+    return Batch(columns, batch.rows, batch.origin, batch.aliased)
+
 
 #: Gives the next batch, or so many at most in one. No rows: there are none now. None: the epoch has ended.
 Source = Callable[[int], AnyBatch | None]

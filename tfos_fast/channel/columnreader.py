@@ -11,7 +11,7 @@ from tfos_fast.channel.assembler import Assembler, Slot
 from tfos_fast.channel.batch import AnyBatch, Batch
 from tfos_fast.channel.cutter import Cutter
 from tfos_fast.channel.inbox import LINGER_S, Inbox
-from tfos_fast.channel.lattice import Declared, apply_spec, leave_out
+from tfos_fast.channel.lattice import Declared, apply_spec, by_position, leave_out
 from tfos_fast.channel.local import LocalConnection
 from tfos_fast.channel.replay import Drawn, Piece
 from tfos_fast.channel.schema import Schema
@@ -44,6 +44,8 @@ class ColumnReader:
         What the program declared of the columns.
     only : bool
         It wants no others.
+    positional : bool
+        What it declared is a tuple; see ``Form``.
     hoarded : int
         Slots whose batches were copied, because the program keeps too many.
     settled : bool
@@ -60,6 +62,7 @@ class ColumnReader:
         self.schema: Schema | None = None
         self.spec: Spec = {}
         self.only = False
+        self.positional = False
         self._every = False  # a later call wants all columns
         self.hoarded = 0
         self.settled = False
@@ -184,8 +187,9 @@ class ColumnReader:
         self._conn.send(m.Pin())
         pinned = self._conn.ask(m.Pinned, "the broker to fix the schema").schema
         # Writers that came before the spec was known packed without it; what they packed is cast here.
-        schema = apply_spec(pinned, self.spec) if self.spec else pinned
-        self.schema = leave_out(schema, self.spec) if self.only else schema
+        spec = by_position(self.spec, pinned.names) if self.positional else self.spec
+        schema = apply_spec(pinned, spec) if spec else pinned
+        self.schema = leave_out(schema, spec) if self.only else schema
         self._check_wanted()
         return True
 

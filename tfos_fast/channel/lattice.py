@@ -22,7 +22,7 @@ structure                 one bare *object* column         the same when the nam
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -142,6 +142,24 @@ def apply_spec(schema: Schema, spec: dict[str, Declared]) -> Schema:
 
 def _with_columns(schema: Schema, columns: Iterable[Column]) -> Schema:
     return Schema(schema.structure, tuple(columns), schema.structs)
+
+
+def by_position(spec: dict[str, Declared], names: Sequence[str]) -> dict[str, Declared]:
+    """A tuple's spec under the columns' own names, where these are others than those of tuple rows.
+
+    Raises
+    ------
+    SchemaMismatch
+        There are not as many columns.
+    """
+    if not spec or set(spec) <= set(names) or list(names) == [f"c{i}" for i in range(len(names))]:
+        return spec
+    if len(spec) != len(names):
+        raise SchemaMismatch(
+            f"the spec is a tuple of {len(spec)}, and the rows have {len(names)} columns with names ({', '.join(names)}): give the "
+            "spec an entry for each column, or make it a dict of names"
+        )
+    return dict(zip(names, spec.values(), strict=True))
 
 
 def leave_out(schema: Schema, named: Collection[str]) -> Schema:

@@ -42,6 +42,8 @@ class Form(msgspec.Struct, frozen=True):
         Tensors are to be made: columns of Python objects are refused when rows bring them.
     only : bool
         Columns that the spec does not name are left out of the slots.
+    positional : bool
+        The spec is a tuple: where the columns have other names, it is for as many columns in their order.
     """
 
     mode: Literal["rows", "columns"]
@@ -50,6 +52,7 @@ class Form(msgspec.Struct, frozen=True):
     nulls: dict[str, Nulls] = {}
     tensors: bool = False
     only: bool = False
+    positional: bool = False
 
     @property
     def exact(self) -> bool:

@@ -194,6 +194,7 @@ class Reader(Answering, InStep):
         nulls: dict[str, Nulls] | None = None,
         tensors: bool = False,
         only: bool = False,
+        positional: bool = False,
         wait: bool = True,
     ) -> Schema | None:
         """Declare column mode; the first declaration counts.
@@ -208,6 +209,8 @@ class Reader(Answering, InStep):
             Columns of Python objects are refused where rows bring them.
         only : bool
             Columns that ``spec`` does not name are left out: they are not packed.
+        positional : bool
+            ``spec`` was a tuple: rows with names are read by position, too.
         wait : bool
             Wait for the first rows.
 
@@ -224,7 +227,7 @@ class Reader(Answering, InStep):
         with self._lock:
             if self._terminated:
                 return self.schema
-            self._declare(m.Form("columns", n, named(spec or {}), nulls or {}, tensors, only))
+            self._declare(m.Form("columns", n, named(spec or {}), nulls or {}, tensors, only, positional))
             if wait and self.schema is None:
                 self._column_reader.pin(n)
         self._take_results()
@@ -424,7 +427,7 @@ class Reader(Answering, InStep):
         self._form = form
         self._inbox.batch = form.batch
         self._column_reader.spec = form.spec
-        self._column_reader.only = form.only
+        self._column_reader.only, self._column_reader.positional = form.only, form.positional
 
     def _handle(self, message: Any) -> None:
         if isinstance(message, m.Granted):

@@ -13,7 +13,7 @@ from tfos_fast.channel.results import ResultReader
 from tfos_fast.channel.schema import Schema, expected
 from tfos_fast.channel.slotwriter import SlotWriter
 from tfos_fast.channel.sources import FlatRows, PickledRows, Rows
-from tfos_fast.channel.structs import Flattener, outer_names
+from tfos_fast.channel.structs import Flattener, outer_names, pairs_of
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
 
 Source = Rows | PickledRows
@@ -101,7 +101,7 @@ class RowWriter:
         columns, source = self._columns, self._source
         if columns.form.exact or columns.flat is not None:
             return row
-        flattener = self._flattener()
+        flattener = self._flattener(row)
         if not flattener.wanted(row):
             return row
         assert source is not None
@@ -109,13 +109,16 @@ class RowWriter:
         self._source = FlatRows(source, flattener)
         return flattener.row(row)
 
-    def _flattener(self) -> Flattener:
-        spec = self._columns.form.spec
+    def _flattener(self, row: object) -> Flattener:
+        form = self._columns.form
+        spec = form.spec
         whole = {name for name, (dtype, _) in spec.items() if dtype == "object"}
         agreed = self._columns.agreed
         if agreed is not None:  # of values of several kinds
             whole.update(column.name for column in agreed.columns if column.kind == "object" and column.name not in agreed.structs)
-        return Flattener(outer_names(spec) if self._columns.form.only else None, whole)
+        by_position = form.positional and not spec.keys() <= {name for name, _ in pairs_of(row) or ()}  # then all are wanted
+        only = form.only and not by_position
+        return Flattener(outer_names(spec) if only else None, whole)
 
     def _infer(self, row: Any) -> Schema:
         """The columns that a row needs, which was taken apart if need be."""
@@ -173,7 +176,7 @@ class RowWriter:
         assert columns.agreed is not None
         if columns.agreed.structs and columns.flat is None:  # rows elsewhere have a struct where ours had nothing but None
             assert source is not None
-            columns.flat = self._flattener()
+            columns.flat = self._flattener(row)
             self._source = FlatRows(source, columns.flat)
         if columns.flat is not None:
             columns.flat.know(columns.agreed)
