@@ -52,8 +52,9 @@ build: setup ## rebuild the compiled modules in place (TFOS_BUILD=debug|sanitize
 sanitize: setup ## the compiled modules under the address and undefined-behaviour sanitizers
 	@scripts/sanitize.sh $(PYTHON_BIN) $(ARGS)
 
-fuzz: setup ## mutated pickle streams against the decoder, under the sanitizers (SECONDS=60)
+fuzz: setup ## mutated pickle streams against the decoder, under the sanitizers, and against the vetting (SECONDS=60 for each)
 	@scripts/sanitize.sh $(PYTHON_BIN) --fuzz $(or $(SECONDS),60)
+	$(PYTHON_BIN) -m tests.fuzz.values $(or $(SECONDS),60)
 
 fuzz-guided: setup ## the same by libFuzzer, guided by what each stream reaches (SECONDS=600; installs clang and atheris)
 	@scripts/fuzz-guided.sh $(PYTHON_BIN) $(or $(SECONDS),600)

@@ -198,9 +198,9 @@ def test_nothing_is_unpickled_by_a_broker(tmp_path):
 
 # ---- the sources -------------------------------------------------------------------------------------------------------------
 
-#: Modules that know pickle, and what comes to them. Off a socket come only objects of a remote feed, and those are looked through.
+#: Modules that know pickle, and what comes to them. What comes off a socket is unpickled by none of them.
 PICKLE = {
-    "tfos_fast/channel/vetting.py": "looks through objects of a remote feed; its unpickler finds data types only",
+    "tfos_fast/channel/vetting.py": "pickles values of a remote feed anew, which plain.py has read; it unpickles nothing",
     "tfos_fast/channel/writer.py": "batches that Spark keeps of a stored RDD, in Spark's own task",
     "tfos_fast/cluster/frames.py": "results of the first rows, from Spark's own job",
     "tfos_fast/cluster/inferrer.py": "pickles results for Spark's own job",

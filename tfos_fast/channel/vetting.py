@@ -1,52 +1,28 @@
-"""Python objects in slots that came over a network: they lie there pickled, and are looked through before anybody unpickles them.
+"""Python objects in slots that came over a network: each is read as data and pickled anew before anybody unpickles it.
 
 An unpickler calls what a stream names. Between processes of one user on one host that does no harm; off a socket nothing may be
-executed, whoever has sent it. So a value passes when its stream names nothing but the types below, which only hold data.
+executed, whoever has sent it. So ``plain.py`` builds each value, data only, and what the slot then holds is this process's own
+pickle of that value. No byte of a stream that came over the network reaches an unpickler, so it does not matter whether the two
+would have understood it alike.
 """
 
 from __future__ import annotations
 
-import io
 import pickle
+import pickletools
 from typing import Any
 
 import numpy as np
 
 from tfos_fast.channel.kinds import is_pickled
 from tfos_fast.channel.layout import Layout
+from tfos_fast.channel.plain import build
+from tfos_fast.channel.plaintypes import Budget, Refused
 from tfos_fast.channel.schema import ENTRY_BYTES, Schema
 from tfos_fast.errors import SchemaMismatch
 
-_NUMPY = {"_reconstruct", "scalar", "_frombuffer"}
-_PLAIN = {
-    "builtins": {"complex", "frozenset", "range", "set", "slice"},
-    "collections": {"OrderedDict", "deque"},
-    "datetime": {"date", "datetime", "time", "timedelta", "timezone"},
-    "decimal": {"Decimal"},
-    "fractions": {"Fraction"},
-    "uuid": {"UUID"},
-    "numpy": {"dtype", "ndarray"},
-    "numpy.core.multiarray": _NUMPY,
-    "numpy._core.multiarray": _NUMPY,
-    "numpy.core.numeric": _NUMPY,
-    "numpy._core.numeric": _NUMPY,
-    "pyspark.sql.types": {"Row", "_create_row", "_create_row_inbound_converter"},
-    "pyspark.ml.linalg": {"DenseVector", "SparseVector"},
-}  # fmt: skip
-
-
-class _Named(Exception):
-    """The stream names something else."""
-
-
-class _Looker(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if name not in _PLAIN.get(module, ()):
-            raise _Named(f"{module}.{name}")
-        return super().find_class(module, name)
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Named(f"a persistent id {pid!r:.40}")
+#: Bytes of memory that the values of a slot may take for each byte of their streams, and beside.
+COST, ALLOWED = 64, 1 << 20
 
 
 def has_objects(schema: Schema) -> bool:
@@ -55,31 +31,66 @@ def has_objects(schema: Schema) -> bool:
 
 
 def vet(where: Layout, slot: Any, rows: int) -> None:
-    """Look through the pickled values of a slot.
+    """Read the pickled values of a slot as data, and put this process's own pickles of them in their place.
+
+    Parameters
+    ----------
+    where : Layout
+    slot : buffer
+        Writable, and nobody else writes to it.
+    rows : int
 
     Raises
     ------
     SchemaMismatch
-        One is of a type that is not taken over a network, or cannot be read.
+        One is of a type that is not taken over a network, cannot be read, or costs too much.
     """
     memory = memoryview(slot).cast("B")
-    for offset, column in zip(where.offsets, where.schema.columns, strict=True):
-        if not is_pickled(column):
-            continue
-        pairs = np.frombuffer(memory, np.uint32, 2 * rows, offset) if rows else np.empty(0, np.uint32)
-        assert offset + rows * ENTRY_BYTES <= len(memory)
-        for row, (start, length) in enumerate(pairs.reshape(-1, 2).tolist()):
-            _look(bytes(memory[start : start + length]), column.name, row)
+    names = [column.name for column in where.schema.columns]
+    tables: dict[int, list[Any]] = {}
+    for index, column in enumerate(where.schema.columns):
+        if rows and is_pickled(column):
+            tables[index] = np.frombuffer(memory, np.uint32, 2 * rows, where.offsets[index]).reshape(-1, 2).tolist()
+    _check_places(where, tables, names)
+    budget = Budget(ALLOWED + COST * sum(length for table in tables.values() for _, length in table))
+    for index, table in tables.items():
+        for row, (start, length) in enumerate(table):
+            stream = bytes(memory[start : start + length])
+            ours = _anew(stream, names[index], row, budget)
+            if ours != stream:
+                memory[start : start + len(ours)] = ours
+                at = where.offsets[index] + ENTRY_BYTES * row + 4
+                memory[at : at + 4] = len(ours).to_bytes(4, "little")
 
 
-def _look(value: bytes, name: str, row: int) -> None:
+def _check_places(where: Layout, tables: dict[int, list[Any]], names: list[str]) -> None:
+    """Each value lies in the heap, and apart from the others: what is written in its place changes no other one."""
+    last = where.heap
+    for start, length, index, row in sorted(
+        (start, length, index, row) for index, table in tables.items() for row, (start, length) in enumerate(table)
+    ):
+        if start < last or start + length > where.slot_bytes:
+            raise SchemaMismatch(f"{_place(names[index], row)}: a pickled value outside of its place: the slot is damaged")
+        last = start + length
+
+
+def _place(name: str, row: int) -> str:
+    return f"column {name!r}, row {row} of its slot"
+
+
+def _anew(stream: bytes, name: str, row: int, budget: Budget) -> bytes:
+    """Pickle the value that a stream holds."""
     try:
-        _Looker(io.BytesIO(value)).load()
-    except _Named as found:
+        ours = pickle.dumps(build(stream, budget), 5)
+        if len(stream) < len(ours) <= len(stream) + len(stream) // 8 + 64:  # by another version of numpy, say
+            ours = pickletools.optimize(ours)
+    except Refused as why:
         raise SchemaMismatch(
-            f"column {name!r}, row {row} of its slot: the value is made by {found}, and a feed over the network takes numbers, "
-            "text, bytes, arrays, dates and containers of these only; convert such values before the feed, or give each host a "
-            "node (num_executors)"
+            f"{_place(name, row)}: {why}, and a feed over the network takes numbers, text, bytes, arrays, dates and containers of "
+            "these only; convert such values before the feed, or give each host a node (num_executors)"
         ) from None
     except Exception as error:
-        raise SchemaMismatch(f"column {name!r}, row {row} of its slot: a pickled value that cannot be read: {error!r}") from error
+        raise SchemaMismatch(f"{_place(name, row)}: a pickled value that cannot be read: {error!r:.300}") from error
+    if len(ours) > len(stream):
+        raise SchemaMismatch(f"{_place(name, row)}: its value needs {len(ours)} bytes here, and came in {len(stream)}")
+    return ours

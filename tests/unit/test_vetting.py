@@ -1,0 +1,331 @@
+"""Values that came over a network: data is read, everything else is refused, and nothing costs more than its bytes allow."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import decimal
+import fractions
+import pickle
+import pickletools
+import struct
+import subprocess
+import sys
+import tracemalloc
+import uuid
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fuzz.hostile import HOSTILE, count8, named, whole
+from tests.fuzz.hostile import text as s
+from tests.fuzz.values import Target, mutated
+from tfos_fast.channel.decode import rows
+from tfos_fast.channel.layout import layout
+from tfos_fast.channel.plain import build
+from tfos_fast.channel.plaintypes import NAMES, Budget, Refused
+from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.vetting import ALLOWED, COST, vet
+from tfos_fast.errors import SchemaMismatch
+
+UTC = datetime.timezone.utc
+PAIR = np.dtype([("a", "<i4"), ("b", "S3", (2,))])
+#: Each comes back equal, and of its own type.
+DATA: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    255,
+    256,
+    -1,
+    65536,
+    2**31,
+    -(2**31),
+    2**63,
+    2**2000,
+    -(2**70),
+    0.0,
+    -1.5,
+    float("inf"),
+    1j,
+    "",
+    "a",
+    "é" * 300,
+    "x" * 70_000,
+    "\ud800",
+    b"",
+    b"a",
+    b"b" * 300,
+    bytearray(b"xyz"),
+    bytearray(),
+    [],
+    [1, 2],
+    list(range(3000)),
+    (),
+    (1,),
+    (1, 2),
+    (1, 2, 3),
+    (1, 2, 3, 4),
+    {},
+    {"a": 1},
+    {i: i for i in range(3000)},
+    set(),
+    {1, 2},
+    {(1, "a")},
+    frozenset([1, None]),
+    [["a"] * 3] * 3,
+    [[[]] * 500] * 20,
+    {-1: 1, -2: 2, 2**61 - 1: 3, 0: 4},
+    range(3),
+    range(10**12, 0, -7),
+    collections.OrderedDict(a=1, b=[2]),
+    collections.deque([1, 2], 5),
+    collections.deque([1]),
+    datetime.date(2020, 1, 2),
+    datetime.date.min,
+    datetime.datetime(2020, 1, 2, 3, 4, 5, 6, fold=1),
+    datetime.datetime.max,
+    datetime.datetime(2020, 1, 1, tzinfo=UTC),
+    datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=2), "x")),
+    datetime.time(1, 2, 3, 4, fold=1),
+    datetime.time(1, tzinfo=UTC),
+    datetime.timedelta(-1, 2, 3),
+    UTC,
+    decimal.Decimal("1.50"),
+    decimal.Decimal("1E+100"),
+    decimal.Decimal("-Infinity"),
+    fractions.Fraction(1, 3),
+    uuid.UUID(int=5),
+    uuid.UUID(int=2**128 - 1),
+    {uuid.UUID(int=5): decimal.Decimal(1)},
+    np.float32(1),
+    np.bool_(True),
+    np.int64(-5),
+    np.str_("a"),
+    np.str_(""),
+    np.bytes_(b"q"),
+    np.complex64(1j),
+    np.longdouble(1),
+    np.datetime64(5, "s"),
+    np.timedelta64(5, "D"),
+    np.datetime64(5, "25s"),
+    np.zeros(1, PAIR)[0],
+    np.dtype("f4"),
+    np.dtype(">M8[us]"),
+    PAIR,
+    {np.float64(1.5): 1, np.datetime64(5, "s"): 2},
+]
+ARRAYS: list[np.ndarray] = [
+    np.arange(3.0),
+    np.arange(6.0).reshape(2, 3)[:, ::2],
+    np.asfortranarray(np.arange(6).reshape(2, 3)),
+    np.zeros((2, 3, 4)).transpose(1, 0, 2),
+    np.zeros((0, 3)),
+    np.array(5),
+    np.array(["a", "bc"]),
+    np.array([b"a"]),
+    np.array([1], ">i4"),
+    np.zeros(2, PAIR),
+    np.zeros(2, np.dtype([("a", "i1"), ("b", "f8")], align=True)),
+    np.array([1, 2], "M8[us]"),
+    np.array([1], "m8[25s]"),
+    np.array(["NaT"], "M8[ns]"),
+    np.array([1, "a", None, [1]], object).reshape(2, 2),
+    np.array([[1, 2], [3, "a"]], object, order="F"),
+    np.frombuffer(b"abcd", np.uint8),
+    np.array([True, False]),
+]
+
+
+def read(stream: bytes, limit: int | None = None) -> Any:
+    return build(stream, Budget(ALLOWED + COST * len(stream) if limit is None else limit))
+
+
+def through(*values: Any) -> list[Any]:
+    """The values as a reader gets them out of a slot that was vetted."""
+    streams = [pickle.dumps(value, 5) for value in values]
+    where = layout(Schema("bare", (Column("c0", "object"),)), len(values), 1 << 22)
+    return rows(where, vetted(streams), 0, len(values))
+
+
+def vetted(streams: list[bytes]) -> bytearray:
+    where = layout(Schema("bare", (Column("c0", "object"),)), len(streams), 1 << 22)
+    slot, top = bytearray(1 << 22), where.heap
+    for row, stream in enumerate(streams):
+        struct.pack_into("<II", slot, 8 * row, top, len(stream))
+        slot[top : top + len(stream)] = stream
+        top += len(stream)
+    vet(where, slot, len(streams))
+    return slot
+
+
+@pytest.mark.parametrize("value", DATA, ids=lambda value: f"{type(value).__name__} {value!r:.40}")
+def test_data_comes_as_it_is(value: Any):
+    found = read(pickle.dumps(value, 5))
+    assert type(found) is type(value)
+    assert found == value
+    assert repr(found) == repr(value) or isinstance(value, set | frozenset)
+    assert pickle.dumps(found, 5) == pickle.dumps(pickle.loads(pickle.dumps(value, 5)), 5)
+
+
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype} {array.shape}")
+def test_arrays_come_as_they_are(array: np.ndarray):
+    found, native = read(pickle.dumps(array, 5)), pickle.loads(pickle.dumps(array, 5))
+    assert type(found) is np.ndarray
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    assert repr(found.tolist()) == repr(array.tolist())
+    assert found.flags.writeable == native.flags.writeable
+    assert np.isfortran(found) == np.isfortran(native)
+    np.testing.assert_array_equal(through(array)[0], array)
+
+
+def test_rows_and_vectors_of_spark_come_as_they_are():
+    from pyspark.ml.linalg import Vectors
+    from pyspark.sql import Row
+
+    row = Row(a=1, b=[Row(c=None)], when=datetime.date(2020, 1, 1))
+    values = [row, [row, row], Vectors.dense([1.0, 2.0]), Vectors.dense([]), Vectors.sparse(4, [1], [2.0])]
+    for value, found in zip(values, through(*values), strict=True):
+        assert type(found) is type(value)
+        assert found == value
+    assert through(row)[0].__fields__ == ["a", "b", "when"]
+
+
+def test_bfloat16_comes_as_it_is():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for value in (ml_dtypes.bfloat16(1.5), np.array([1, 2], ml_dtypes.bfloat16)):
+        found = through(value)[0]
+        assert found.dtype == value.dtype
+        np.testing.assert_array_equal(found, value)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")) | st.binary()
+    | st.dates() | st.datetimes() | st.timedeltas() | st.decimals(allow_nan=False) | st.fractions() | st.uuids(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=5) | st.integers(), inner)
+    | st.frozensets(st.integers() | st.tuples(st.text(max_size=3), st.integers())),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(st.lists(plain, min_size=1, max_size=4))
+def test_any_data_comes_as_it_is(values: list[Any]):
+    assert through(*values) == values
+
+
+# ---- hostile streams ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_stream_is_refused_and_takes_little_memory(name: str):
+    stream = HOSTILE[name]
+    tracemalloc.start()
+    try:
+        with pytest.raises(SchemaMismatch, match="column 'c0', row 0"):
+            vetted_one(stream)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 3 * ALLOWED + 3 * COST * len(stream)
+
+
+def vetted_one(stream: bytes) -> None:
+    where = layout(Schema("bare", (Column("c0", "object"),)), 1, len(stream) + 8)
+    slot = bytearray(struct.pack("<II", 8, len(stream)) + stream)
+    vet(where, slot, 1)
+
+
+def test_every_name_is_refused_with_arguments_that_are_not_its_own():
+    wrong = [
+        b")",
+        b"N\x85",
+        b"]\x85",
+        b"J\xff\xff\xff\x7f\x85",
+        b"NN\x86",
+        b"K\x01K\x01\x86",
+        b"NNN\x87",
+        s("x") + b"\x85",
+        b"C\x01x\x85",
+        b"(NNNNt",
+    ]
+    sound = {
+        ("builtins", "slice", b"NNN\x87"), ("collections", "deque", b")"), ("collections", "OrderedDict", b")"),
+        ("fractions", "Fraction", b"K\x01K\x01\x86"),
+    }  # fmt: skip
+    for module, name in NAMES:
+        for args in wrong:
+            for opcode in (b"R", b"\x81"):
+                if opcode == b"R" and (module, name, args) in sound:
+                    continue
+                with pytest.raises(Refused):
+                    pickle.dumps(read(whole(named(module, name) + args + opcode)))
+
+
+def test_the_budget_is_shared_by_the_values_of_a_slot():
+    small = whole(b"](" + b"\x8f\x94" * 4000 + b"e")  # each alone is within what is allowed beside
+    vetted([small])
+    with pytest.raises(SchemaMismatch, match="times more memory"):
+        vetted([small] * 50)
+
+
+def test_what_a_reader_unpickles_was_written_here():
+    """The stream of the sender, which another reader may understand otherwise, is replaced."""
+    theirs = whole(b"\x95" + count8(1) + b"K\x05K\x06\x86")  # a frame of the wrong length
+    slot = vetted([theirs, pickle.dumps({"a": 1}, 5)])
+    start, length = struct.unpack_from("<II", slot, 0)
+    assert bytes(slot[start : start + length]) == pickletools.optimize(pickle.dumps((5, 6), 5)) != theirs
+    where = layout(Schema("bare", (Column("c0", "object"),)), 2, 1 << 22)
+    assert rows(where, slot, 0, 2) == [(5, 6), {"a": 1}]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [(0, 4)],  # the table itself
+        [(16, 30), (40, 10)],  # one over the other
+        [(16, 10), (16, 10)],
+        [(16, 10), (1 << 31, 10)],
+        [(16, 10), (120, 10)],
+    ],
+)
+def test_values_that_do_not_lie_apart_in_the_heap_are_refused(entries: list[tuple[int, int]]):
+    where = layout(Schema("bare", (Column("c0", "object"),)), 2, 124)
+    slot = bytearray(b"\x80\x05N." * 31)
+    for row, entry in enumerate(entries):
+        struct.pack_into("<II", slot, 8 * row, *entry)
+    with pytest.raises(SchemaMismatch, match="damaged"):
+        vet(where, slot, len(entries))
+
+
+def test_mutated_streams_are_data_or_refused():
+    """A short run of what ``make fuzz`` does for longer."""
+    import random
+
+    target, generator = Target(), random.Random(1)
+    for _ in range(3000):
+        target.attack(mutated(target.streams, generator))
+    assert target.read > 50
+
+
+def test_a_process_survives_the_array_of_addresses():
+    """The allow-list unpickler of old made an object of any address: the process died."""
+    program = (
+        "import sys; from tfos_fast.channel.plain import build; from tfos_fast.channel.plaintypes import *\n"
+        "try: print(build(sys.stdin.buffer.read(), Budget(1 << 20)))\n"
+        "except Refused as error: print('refused', error)"
+    )
+    for name in (
+        "an array of addresses",
+        "_frombuffer of addresses",
+        "a scalar of an address",
+        "a state of addresses",
+        "a struct with an address",
+    ):
+        done = subprocess.run([sys.executable, "-c", program], input=HOSTILE[name], capture_output=True, timeout=120)
+        assert done.returncode == 0
+        assert done.stdout.startswith(b"refused")
