@@ -8,7 +8,7 @@ PYTHON_BIN = $(VENV)/bin/python
 RUN = env -u SPARK_HOME JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON="$(CURDIR)/$(PYTHON_BIN)" $(PYTHON_BIN)
 ARGS ?=
 
-.PHONY: help setup demo test failures chaos lint unit build sanitize fuzz fuzz-guided bench bench-tfos dist test-gpu test-oldest clean multihost
+.PHONY: help setup demo test failures chaos lint unit build sanitize fuzz fuzz-guided bench bench-tfos tfos-suite dist test-gpu test-oldest clean multihost
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -65,6 +65,9 @@ bench: setup ## the benchmarks, each prints ratios and the machine
 bench-tfos: setup ## the feed's benchmarks with TensorFlowOnSpark beside us, in an environment of its own (.venv-tfos)
 	@scripts/tfos-env.sh $(PYTHON_BIN)
 	$(RUN) -m benchmarks feed --tfos .venv-tfos/bin/python $(ARGS)
+
+tfos-suite: setup ## TensorFlowOnSpark's own tests against our package of that name (TFOS_REPO=a checkout of it)
+	$(RUN) scripts/tfos_suite.py "$(TFOS_REPO)" $(ARGS)
 
 dist: setup ## sdist and wheel in dist/
 	$(PYTHON_BIN) -m build

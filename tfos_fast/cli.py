@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tfos_fast import submitted
+
 DROPIN = Path(__file__).parent / "compat" / "dropin"
 _SETTINGS = ("spark.executorEnv.PYTHONPATH", "spark.yarn.appMasterEnv.PYTHONPATH")
 
@@ -51,7 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 1
-        os.execve(program, [program, *with_dropin(words[1:], str(DROPIN))], with_environment(os.environ, str(DROPIN)))
+        options, script = submitted.split(words[1:])
+        hidden = submitted.beside(script)
+        if hidden is not None:
+            print(
+                f"tfos-fast: {hidden} lies beside the program, so Python would take it in place of tfos-fast's package; move the "
+                "program to another folder, or call spark-submit to use that package",
+                file=sys.stderr,
+            )
+            return 1
+        options = submitted.without_original(options, lambda text: print(f"tfos-fast: {text}", file=sys.stderr, flush=True))
+        command = [program, *with_dropin(options, str(DROPIN)), *script]
+        os.execve(program, command, with_environment(os.environ, str(DROPIN)))
     parser = argparse.ArgumentParser(prog="tfos-fast", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("dropin-path", help="print the folder that holds the package tensorflowonspark, for PYTHONPATH")

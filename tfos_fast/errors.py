@@ -26,6 +26,10 @@ class MissingDependency(TfosError, ImportError):
     """A package or program that this operation needs is not installed."""
 
 
+class NotThere(TfosError, NotImplementedError):
+    """A name of TensorFlowOnSpark that tfos_fast does not have; the message says what stands for it."""
+
+
 class UnsupportedPlatform(TfosError, ImportError):
     """tfos_fast needs Linux (memfd, pidfd, eventfd)."""
 

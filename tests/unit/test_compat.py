@@ -6,13 +6,18 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+import zipfile
 
 import pytest
 
+from tfos_fast import submitted
 from tfos_fast.channel.processes import runtime_base
 from tfos_fast.cli import DROPIN, with_dropin
-from tfos_fast.compat import TFManager, TFNode, gpu_info, marker, reservation, util
-from tfos_fast.errors import ClusterError, ClusterTimeout
+from tfos_fast.cluster.context import Context
+from tfos_fast.compat import TFManager, TFNode, gpu_info, marker, node, reservation, util
+from tfos_fast.compat.manager import NodeManager
+from tfos_fast.errors import ClusterError, ClusterTimeout, PortUnavailable, RoleError
 
 
 @pytest.fixture
@@ -113,6 +118,124 @@ def test_submit_keeps_the_users_own_path():
         "a.py",
         "--x",
     ]
+
+
+def archive(path, *names):
+    with zipfile.ZipFile(path, "w") as made:
+        for name in names:
+            made.writestr(name, f"# {name}")
+    return str(path)
+
+
+def test_submit_leaves_the_original_package_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    original = archive(tmp_path / "tfspark.zip", "tensorflowonspark/", "tensorflowonspark/x.py", "__MACOSX/x.py", "README.md")
+    both = archive(tmp_path / "all.zip", "tensorflowonspark/__init__.py", "mine/__init__.py", "mine/data.txt")
+    mine = archive(tmp_path / "mine.zip", "mine/__init__.py")
+    module = str(tmp_path / "dist.py")
+    said: list[str] = []
+
+    def cleaned(*options):
+        said.clear()
+        return submitted.without_original(options, said.append)
+
+    assert cleaned("--master", "m", "--py-files", f"{original},{module}") == ["--master", "m", "--py-files", module]
+    assert said == [f"{original} brings the original package tensorflowonspark, which would hide that of tfos-fast; it is left out"]
+    assert cleaned("--py-files", original, "--name", "n") == ["--name", "n"]
+    assert cleaned(f"--py-files=file://{original}") == []
+    assert cleaned("--conf", f"spark.submit.pyFiles={original}", "-v") == ["-v"]
+    assert cleaned(f"--conf=spark.submit.pyFiles={mine},{original}") == [f"--conf=spark.submit.pyFiles={mine}"]
+    assert cleaned("--py-files", "hdfs:///lib/tfspark.zip,hdfs:///lib/mine.zip") == ["--py-files", "hdfs:///lib/mine.zip"]
+    assert "looks like the original" in said[0]
+    assert cleaned("--py-files", f"{mine},{module}") == ["--py-files", f"{mine},{module}"]
+    assert said == []
+    (word,) = cleaned("--py-files", both)[1:]
+    assert word in said[0]
+    assert word != both
+    with zipfile.ZipFile(word) as copy:
+        assert copy.namelist() == ["mine/__init__.py", "mine/data.txt"]
+    assert cleaned("--py-files", both)[1:] == [word]
+    assert os.listdir(os.path.dirname(word)) == ["all.zip"]
+
+
+def test_submit_knows_the_program_among_the_words(tmp_path):
+    options = ["--master", "m", "-v", "--conf=a=b", "--py-files", "x.zip"]
+    program = ["job.py", "--py-files", "tfspark.zip", "--conf", "spark.executorEnv.PYTHONPATH=/mine"]
+    assert submitted.split([*options, *program]) == (options, program)
+    assert submitted.beside(program) is None
+    (tmp_path / "tensorflowonspark").mkdir()
+    (tmp_path / "tensorflowonspark" / "__init__.py").write_text("")
+    assert submitted.beside([str(tmp_path / "job.py")]) == tmp_path / "tensorflowonspark"
+
+
+@pytest.mark.parametrize("how", ["from com.yahoo.ml.tf import TFCluster", "import com.yahoo.ml.tf.TFNode"])
+def test_the_name_before_1_0_says_the_new_one(how):
+    environ = dict(os.environ, PYTHONPATH=os.pathsep.join((str(DROPIN), os.getcwd())))
+    done = subprocess.run([sys.executable, "-c", how], env=environ, capture_output=True, text=True, timeout=50)
+    assert "write from tensorflowonspark import TFCluster" in done.stderr
+
+
+def test_a_ps_may_make_a_feed_and_not_read_it():
+    context = Context("ps", 0, 1, {"ps": ["a:1"], "worker": ["a:2"]})
+    mgr = NodeManager(context, ("input", "output"))
+    feed = TFNode.DataFeed(mgr, input_mapping={"a": "x"})
+    assert not feed.should_stop()
+    assert not feed.done_feeding
+    rows = mgr.get_queue("input")
+    with pytest.raises(RoleError, match="ps:0 gets no rows"):
+        feed.next_batch(1)
+    with pytest.raises(RoleError, match="ps:0 gets no rows"):
+        feed.feed.dataset(10)
+    with pytest.raises(RoleError, match="ps:0 gets no rows"):
+        rows.get()
+    feed.terminate()
+
+
+def test_a_held_port_says_where_it_is():
+    spec = {"chief": ["10.0.0.1:2222"], "worker": ["10.0.0.2:3333", "[fe80::1]:4444"]}
+    assert node._Port(Context("worker", 0, 1, spec)).getsockname() == ("10.0.0.2", 3333)
+    assert node._Port(Context("worker", 1, 2, spec)).getsockname() == ("fe80::1", 4444)
+    with pytest.raises(RoleError, match="evaluator:0"):
+        node._Port(Context("evaluator", 0, 3, spec)).getsockname()
+
+
+def test_threads_share_a_feed_of_queues_fed_by_hand(manager):
+    feed = TFNode.DataFeed(manager)
+    for i in range(200):
+        manager.get_queue("input").put(i)
+    manager.get_queue("input").put(None)
+    rows: list[int] = []
+
+    def read():
+        while not feed.should_stop():
+            rows.extend(feed.next_batch(7))
+
+    threads = [threading.Thread(target=read, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(15)
+        assert not thread.is_alive()
+    assert sorted(rows) == [*range(200)]
+
+
+def test_internals_of_the_rendezvous_that_tests_touch(monkeypatch):
+    nodes = reservation.Reservations(2)
+    nodes.add({"node": 1})
+    assert (nodes.done(), nodes.remaining(), nodes.get()) == (False, 1, [{"node": 1}])
+    nodes.add({"node": 2})
+    assert (nodes.done(), nodes.remaining()) == (True, 0)
+    server = reservation.Server(1)
+    monkeypatch.setenv("TFOS_SERVER_HOST", "my_host")
+    assert server.get_server_ip() == "my_host"
+    assert server.get_server_ports() == [0]
+    with server.start_listening_socket() as first:
+        port = first.getsockname()[1]
+        monkeypatch.setenv("TFOS_SERVER_PORT", str(port))
+        assert server.get_server_ports() == [port]
+        with pytest.raises(PortUnavailable, match=f"port {port} is taken"):
+            server.start_listening_socket()
 
 
 def test_the_keys_of_a_server_go_with_a_program_that_fails():

@@ -12,7 +12,7 @@ import pytest
 
 from tfos_fast import compat
 from tfos_fast.compat import TFCluster, TFManager, TFNode, TFParallel, TFSparkNode, gpu_info, reservation, util
-from tfos_fast.errors import ClusterError
+from tfos_fast.errors import ClusterError, NotEnoughGpus, NotThere
 
 SIGNATURES = {
     TFCluster.run: "sc, map_fun, tf_args, num_executors, num_ps, tensorboard=False, input_mode=0, log_dir=None, "
@@ -137,12 +137,14 @@ def test_gpus_by_nvidia_smi(four_gpus, monkeypatch):
     assert gpu_info.get_gpus(3) == "0,2,3"
     with pytest.raises(ClusterError, match="4 GPUs are needed; this host has 4, of which 3 are free; lower num_gpus"):
         gpu_info.get_gpus(4)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    TFSparkNode._choose_gpus(1, 2, ["a:1", "b:1", "a:2"])
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"  # the second node of its host
+    spec = {"chief": ["a:1"], "worker": ["b:1", "a:2"]}
+    assert TFSparkNode._choose_gpus(1, spec, "worker", 1) == ["2"]  # the second node of its host
+    assert TFSparkNode._choose_gpus(None, spec, "worker", 1) == ["2"]
+    assert TFSparkNode._choose_gpus(0, spec, "worker", 1) == []
     monkeypatch.setenv("SPARK_EXECUTOR_POD_IP", "10.0.0.1")
-    TFSparkNode._choose_gpus(1, 2, ["a:1", "b:1", "a:2"])
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert TFSparkNode._choose_gpus(None, spec, "worker", 1) == []
+    with pytest.raises(NotEnoughGpus, match=r"num_gpus=1 .* there are 0 for worker:1"):
+        TFSparkNode._choose_gpus(1, spec, "worker", 1)
 
 
 def test_no_nvidia_smi(monkeypatch, tmp_path):
@@ -150,6 +152,46 @@ def test_no_nvidia_smi(monkeypatch, tmp_path):
     assert not gpu_info.is_gpu_available()
     with pytest.raises(ClusterError, match="no nvidia-smi"):
         gpu_info.get_gpus()
+    spec = {"worker": ["a:1"]}
+    assert TFSparkNode._choose_gpus(None, spec, "worker", 0) == TFSparkNode._choose_gpus(0, spec, "worker", 0) == []
+    with pytest.raises(NotEnoughGpus, match="set num_gpus to 0"):
+        TFSparkNode._choose_gpus(1, spec, "worker", 0)
+
+
+def test_what_is_gone_says_what_stands_for_it():
+    from tfos_fast.compat import dfutil, pipeline
+
+    for call, instead in (
+        (lambda: TFCluster.reserve(None, 2, 1, False, 1), "TFCluster.run"),
+        (lambda: TFNode.next_batch(None, 10), r"DataFeed\(mgr\).next_batch"),
+        (lambda: TFNode.batch_results(None, []), r"DataFeed\(mgr, False\).batch_results"),
+        (lambda: TFNode.terminate(None), r"DataFeed\(mgr\).terminate"),
+        (lambda: dfutil.loadTFRecords(None, "folder"), "tfos_fast.parquet"),
+        (lambda: pipeline.TFEstimator(None, None), r"cluster.train\(dataframe\)"),
+        (lambda: type("Mine", (pipeline.TFModel, pipeline.HasBatchSize), {})(None), "infer"),
+        (lambda: pipeline.yield_batch([], 1), "infer"),
+    ):
+        with pytest.raises(NotThere, match=instead) as told:
+            call()
+        assert "docs/migrating-from-tfos.md" in str(told.value)
+
+
+@pytest.mark.tensorflow
+def test_names_that_tensorflow_no_longer_has():
+    tf = pytest.importorskip("tensorflow")
+    from tfos_fast.compat.gone import what_stands_for
+
+    def said(what):
+        with pytest.raises(AttributeError) as told:
+            what()
+        return what_stands_for(told.value)
+
+    assert "Keras" in said(lambda: tf.estimator.RunConfig())
+    assert "package" in said(lambda: tf.contrib.learn)
+    assert "tf.compat.v1.placeholder" in said(lambda: tf.placeholder)
+    assert "tf.compat.v1.train.replica_device_setter" in said(lambda: tf.train.replica_device_setter)
+    assert said(lambda: tf.no_such_name) is None
+    assert said(lambda: object().estimator) is None
 
 
 @pytest.mark.tensorflow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,6 +15,8 @@ from tfos_fast.errors import FormError, RoleError
 if TYPE_CHECKING:
     from tfos_fast.channel.reader import Reader
     from tfos_fast.tensors import DataFeed
+
+_opening = threading.Lock()  # a feed has one reader, whichever thread asks first
 
 
 @dataclass
@@ -95,17 +98,18 @@ class Context:
             raise RoleError(f"{self.job_name}:{self.task_index} gets no rows: Spark feeds the chief or master, and the workers")
         if name and not train_mode:
             raise FormError("a named feed is read for training or validation; inference goes by the default feed")
-        if (name, train_mode) not in self._feeds:
-            from tfos_fast.tensors import DataFeed
+        with _opening:
+            if (name, train_mode) not in self._feeds:
+                from tfos_fast.tensors import DataFeed
 
-            address = self.address
-            if name:
-                with contextlib.closing(Channel.attach(self.address)) as channel:
-                    address = channel.control("feed", name.encode()).decode()
-            reader = Channel.attach(address).reader(train_mode=train_mode)
-            self._readers.append(reader)
-            self._feeds[name, train_mode] = DataFeed(reader)
-        return self._feeds[name, train_mode]
+                address = self.address
+                if name:
+                    with contextlib.closing(Channel.attach(self.address)) as channel:
+                        address = channel.control("feed", name.encode()).decode()
+                reader = Channel.attach(address).reader(train_mode=train_mode)
+                self._readers.append(reader)
+                self._feeds[name, train_mode] = DataFeed(reader)
+            return self._feeds[name, train_mode]
 
     def _abandon(self) -> None:
         """Main has raised: its readers must not look as if they wanted no more rows."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tfos_fast
 from tfos_fast.cluster import InputMode
 from tfos_fast.cluster.ports import parse_ports
-from tfos_fast.compat import reservation
+from tfos_fast.cluster.reserving import UNFED_MEMORY
+from tfos_fast.compat import gone, reservation
 from tfos_fast.compat.node import NodeMain
-from tfos_fast.errors import ClusterError
+from tfos_fast.errors import ClusterError, NotEnoughGpus
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +156,12 @@ class TFCluster:
         return self.cluster.tensorboard_url()
 
 
+reserve = gone.function(
+    "TFCluster.reserve(...) and cluster.start(map_fun, args)",
+    "TFCluster.run(sc, map_fun, args, num_executors, num_ps, tensorboard, input_mode)",
+)
+
+
 def default_fs(sc: Any) -> str:
     """Hadoop's default file system, without a slash behind ``file://``."""
     root = sc._jsc.hadoopConfiguration().get("fs.defaultFS")
@@ -182,21 +190,30 @@ def run(
     ``spark.tfos_fast.slotBytes``. All else as for :func:`tfos_fast.run`.
     """
     mode = InputMode(input_mode)
+    num_gpus = getattr(tf_args, "num_gpus", None)
     conf = sc.getConf()
     memory = conf.get("spark.tfos_fast.memory", "256m")
     slot_bytes = conf.get("spark.tfos_fast.slotBytes", None)
     root, folder = default_fs(sc), os.getcwd()
     main = NodeMain(map_fun, root, folder, tuple(queues), release_port)
-    cluster = tfos_fast.run(
-        sc, main, tf_args, num_executors, num_ps=num_ps, tensorboard=tensorboard, input_mode=mode, log_dir=log_dir,
-        driver_ps_nodes=driver_ps_nodes, master_node=master_node, eval_node=eval_node, release_port=release_port,
-        memory=memory, slot_bytes=slot_bytes, num_gpus=getattr(tf_args, "num_gpus", None), reservation_timeout=reservation_timeout,
+    if mode is InputMode.TENSORFLOW:
+        memory, slot_bytes = UNFED_MEMORY
+    cluster = tfos_fast.reserve(
+        sc, num_executors, num_ps=num_ps, driver_ps_nodes=driver_ps_nodes, master_node=master_node, eval_node=eval_node,
+        release_port=release_port, memory=memory, slot_bytes=slot_bytes, num_gpus=num_gpus, reservation_timeout=reservation_timeout,
     )  # fmt: skip
     server = reservation.Server(num_executors)
     try:
+        _check_gpus(cluster.nodes, num_gpus)
+        cluster.start(main, tf_args, input_mode=mode, tensorboard=tensorboard, log_dir=log_dir)
         # A single TFOS_SERVER_PORT belongs to the cluster's own socket, which has it by now.
         ports = parse_ports(os.environ.get("TFOS_SERVER_PORT"), "TFOS_SERVER_PORT")
         address = server.start(any_port=len(ports) == 1)
+        text = f"listening for reservations at {tuple(address)}"  # where stop_streaming.py HOST PORT is to go
+        if log.isEnabledFor(logging.INFO):
+            log.info(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
     except BaseException:
         server.stop()
         cluster.abort()
@@ -214,6 +231,18 @@ def run(
         server.stop()
         cluster.abort()
         raise
+
+
+def _check_gpus(nodes: Sequence[Any], num_gpus: int | None) -> None:
+    """Who asks for GPUs by ``args.num_gpus`` does not want to train without. A ps on the driver needs none."""
+    if not num_gpus:
+        return
+    lacking = [f"{node.name} on {node.host} ({node.gpu_source})" for node in nodes if node.gpu_source and len(node.gpus) < num_gpus]
+    if lacking:
+        raise NotEnoughGpus(
+            f"num_gpus={num_gpus} asks for GPUs, and there are none for {', '.join(lacking)}. Give Spark's executors GPUs "
+            "(spark.executor.resource.gpu.amount), or set num_gpus to 0"
+        )
 
 
 __all__ = ["InputMode", "TFCluster", "run"]

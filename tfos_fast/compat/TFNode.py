@@ -7,6 +7,7 @@ import logging
 import os
 from typing import Any
 
+from tfos_fast.compat import gone
 from tfos_fast.compat.datafeed import DataFeed
 from tfos_fast.errors import MissingDependency, RoleError
 
@@ -97,6 +98,11 @@ def export_saved_model(sess: Any, export_dir: str, tag_set: str, signatures: dic
     finally:
         if finalized:
             graph.finalize()
+
+
+next_batch = gone.function("TFNode.next_batch(mgr, n)", "TFNode.DataFeed(mgr).next_batch(n)")
+batch_results = gone.function("TFNode.batch_results(mgr, results)", "TFNode.DataFeed(mgr, False).batch_results(results)")
+terminate = gone.function("TFNode.terminate(mgr)", "TFNode.DataFeed(mgr).terminate()")
 
 
 def release_port(ctx: Any) -> None:

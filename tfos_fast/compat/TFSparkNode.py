@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tfos_fast.compat import TFManager, TFNode, reservation, util
-from tfos_fast.errors import ClusterError
+from tfos_fast.compat import TFManager, TFNode, gpu_info, reservation, util
+from tfos_fast.errors import ClusterError, NotEnoughGpus
 
 CHIEFS = ("chief", "master")
 TRAINS = (*CHIEFS, "worker")
@@ -147,14 +147,10 @@ def run(
             client.register(
                 {"executor_id": number, "host": host, "job_name": job_name, "task_index": task_index, "port": port.port}
             )
-            nodes = sorted(client.await_reservations(), key=lambda node: node["executor_id"])
-            spec: dict[str, list[str]] = {}
-            for entry in nodes:
-                spec.setdefault(entry["job_name"], []).append(f"{entry['host']}:{entry['port']}")
+            spec = _get_cluster_spec(sorted(client.await_reservations(), key=lambda node: node["executor_id"]))
             set_tf_config(spec, job_name, task_index)
-            peers = [f"{entry['host']}:{entry['port']}" for entry in nodes]
-            position = next(i for i, entry in enumerate(nodes) if entry["executor_id"] == number)
-            _choose_gpus(getattr(tf_args, "num_gpus", 1), position, peers)
+            num_gpus = getattr(tf_args, "num_gpus", None)
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, _choose_gpus(num_gpus, spec, job_name, task_index)))
             manager.set("state", "running")
             if cluster_meta.get("release_port", True):
                 port.close()
@@ -173,18 +169,49 @@ def run(
     return node
 
 
-def _choose_gpus(num_gpus: int, number: int, nodes: list[str]) -> None:
-    """Spark's own GPUs for this task first, then those of the host."""
-    from pyspark import TaskContext
+def _has_spark_resource_api() -> bool:
+    """Whether Spark deals GPUs out to tasks: since 3.0, so always."""
+    return True
 
-    task = TaskContext.get()
-    resources = task.resources() if task is not None else {}
-    if "gpu" in resources:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(resources["gpu"].addresses[:num_gpus])
-    elif "SPARK_EXECUTOR_POD_IP" in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the host's GPUs are not the pod's
-    else:
-        util.single_node_env(num_gpus, number, nodes)
+
+def _get_cluster_spec(sorted_cluster_info: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Role -> addresses, of nodes in the order of their numbers."""
+    spec: dict[str, list[str]] = {}
+    last = None
+    for entry in sorted_cluster_info:
+        if entry["executor_id"] == last:
+            raise ClusterError(f"two nodes have registered as number {last}: was a task tried again while its first attempt runs?")
+        last = entry["executor_id"]
+        spec.setdefault(entry["job_name"], []).append(f"{entry['host']}:{entry['port']}")
+    return spec
+
+
+def _choose_gpus(num_gpus: int | None, spec: Mapping[str, list[str]], job_name: str, task_index: int) -> list[str]:
+    """Spark's own GPUs for this task, else those of its host, unless it is a pod.
+
+    Without a number: all that Spark gave, or one if the host has any.
+    """
+    found: list[str] = []
+    if _has_spark_resource_api():
+        from pyspark import TaskContext
+
+        task = TaskContext.get()
+        resources = task.resources() if task is not None else {}
+        if "gpu" in resources:
+            found = list(resources["gpu"].addresses)[:num_gpus]
+    wanted = 1 if num_gpus is None else num_gpus
+    in_pod = "SPARK_EXECUTOR_POD_IP" in os.environ  # whose host's GPUs are not its own
+    if not found and wanted and not in_pod and gpu_info.is_gpu_available():
+        mine = spec[job_name][task_index]
+        host = mine.rpartition(":")[0]
+        peers = [address for addresses in spec.values() for address in addresses if address.rpartition(":")[0] == host]
+        found = list(gpu_info.get_gpus(wanted, peers.index(mine), format=gpu_info.AS_LIST))
+    if num_gpus is not None and len(found) < num_gpus:
+        raise NotEnoughGpus(
+            f"num_gpus={num_gpus} asks for GPUs, and there are {len(found)} for {job_name}:{task_index}. Give Spark's executors "
+            "GPUs (spark.executor.resource.gpu.amount), or set num_gpus to 0"
+        )
+    return found
 
 
 def _nodes(cluster_info: list[dict[str, Any]]) -> tuple[tuple[Any, ...], Any]:

@@ -16,8 +16,10 @@ MODULES = (
     "TFParallel",
     "TFSparkNode",
     "compat",
+    "dfutil",
     "gpu_info",
     "marker",
+    "pipeline",
     "reservation",
     "util",
 )

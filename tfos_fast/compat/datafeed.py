@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from tfos_fast.compat.manager import NodeManager
 from tfos_fast.compat.marker import EndPartition, Marker
+from tfos_fast.errors import RoleError
+
+_GLANCE_S = 0.5
 
 
 class HandFed:
@@ -23,7 +26,10 @@ class HandFed:
     def next_batch(self, n: int) -> list[Any]:
         rows: list[Any] = []
         while len(rows) < n and not self._ended:
-            row = self._in.get(True)
+            try:
+                row = self._in.get(True, _GLANCE_S)  # another thread may meet the end
+            except queue.Empty:
+                continue
             self._in.task_done()
             if row is None:
                 self._ended = True
@@ -52,6 +58,30 @@ class HandFed:
             self._in.task_done()
 
 
+class NotFed:
+    """Stands for the feed of a node that gets no rows, such as a ps: making it is no error, reading it is."""
+
+    def __init__(self, error: RoleError) -> None:
+        self._error = error
+
+    def next_batch(self, n: int) -> NoReturn:
+        raise self._error
+
+    def batch_results(self, results: Any) -> NoReturn:
+        raise self._error
+
+    def should_stop(self) -> bool:
+        return False
+
+    def terminate(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise self._error
+
+
 def take_apart(rows: list[Any], columns: list[str], tensors: list[str]) -> dict[str, list[Any]]:
     """Rows as a dict tensor -> values: by name where rows have these columns as names, else by position."""
     if not rows:
@@ -65,6 +95,8 @@ def take_apart(rows: list[Any], columns: list[str], tensors: list[str]) -> dict[
 
 class DataFeed:
     """The rows of a node, and the way back of results.
+
+    Any number of threads may use it at the same time. At a node that gets no rows, such as a ps, reading it is an error.
 
     Parameters
     ----------
@@ -98,7 +130,14 @@ class DataFeed:
         self.qname_in = qname_in
         self.qname_out = qname_out
         self._node = isinstance(mgr, NodeManager)
-        self.feed: Any = mgr.feed(train_mode, qname_in) if self._node else HandFed(mgr, train_mode, qname_in, qname_out)
+        self.feed: Any
+        if self._node:
+            try:
+                self.feed = mgr.feed(train_mode, qname_in)
+            except RoleError as error:  # programs make their feed before they look at their role
+                self.feed = NotFed(error)
+        else:
+            self.feed = HandFed(mgr, train_mode, qname_in, qname_out)
         self._next: Callable[[int], list[Any]] = self.feed.next_batch
         self._columns = None if input_mapping is None else sorted(input_mapping)
         self.input_tensors = None if input_mapping is None else [input_mapping[column] for column in sorted(input_mapping)]
@@ -124,7 +163,10 @@ class DataFeed:
         return take_apart(rows, self._columns, self.input_tensors)
 
     def batch_results(self, results: Any) -> None:
-        """One result for each row handed out, in the same order: a list or other iterable, or an array with a row for each."""
+        """One result for each row handed out, in the same order: a list or other iterable, or an array with a row for each.
+
+        They go back at once, also while another thread waits in ``next_batch``.
+        """
         if self._node and (isinstance(results, Mapping | tuple) or not hasattr(results, "__getitem__")):
             results = list(results)
         self.feed.batch_results(results)

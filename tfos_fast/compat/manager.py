@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import queue
+import threading
 from typing import Any, NoReturn
 
 from tfos_fast.cluster.context import Context
@@ -17,6 +19,7 @@ class NodeManager:
         self._names = queues
         self._queues: dict[str, Any] = {}
         self._values: dict[str, Any] = {"state": "running"}
+        self._lock = threading.RLock()
         self._last: Any = None
         self._input: Any = None
 
@@ -24,18 +27,20 @@ class NodeManager:
         """Our own feed of that name."""
         self._check(qname)
         ours = qname == "input" or not train_mode  # named feeds are for training and validation
-        self._last = self._context.get_data_feed(train_mode, name="" if ours else qname)
-        if ours:
-            self._input = self._last
-        return self._last
+        with self._lock:
+            self._last = self._context.get_data_feed(train_mode, name="" if ours else qname)
+            if ours:
+                self._input = self._last
+            return self._last
 
     def get_queue(self, qname: str) -> Any:
         """``input``: its ``get`` takes a row, None at the end. ``output``: its ``put`` gives a result. Others are plain queues."""
         self._check(qname)
-        if qname not in self._queues:
-            made = {"input": _Rows, "output": _Results}.get(qname)
-            self._queues[qname] = made(self) if made else queue.Queue()
-        return self._queues[qname]
+        with self._lock:
+            if qname not in self._queues:
+                made = {"input": _Rows, "output": _Results}.get(qname)
+                self._queues[qname] = made(self) if made else queue.Queue()
+            return self._queues[qname]
 
     def hold(self) -> NoReturn:
         """Serve others until the driver stops this node."""
@@ -62,7 +67,11 @@ class _Rows:
     """The feed, row by row."""
 
     def __init__(self, manager: NodeManager) -> None:
-        self._feed = manager._last or manager.feed(True, "input")
+        self._manager = manager
+
+    @functools.cached_property
+    def _feed(self) -> Any:
+        return self._manager._last or self._manager.feed(True, "input")
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         rows = self._feed.next_batch(1)

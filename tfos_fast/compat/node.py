@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfos_fast.cluster.context import Context
+from tfos_fast.compat import gone
 from tfos_fast.compat.manager import NodeManager
 from tfos_fast.compat.TFSparkNode import TFNodeContext, set_tf_config
+from tfos_fast.errors import RoleError
 
 
 class _Port:
@@ -16,6 +18,15 @@ class _Port:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+
+    def getsockname(self) -> tuple[str, int]:
+        """Address and port, as a socket says them."""
+        context = self._context
+        nodes = context.cluster_spec.get(context.job_name, ())
+        if context.task_index >= len(nodes):
+            raise RoleError(f"{context.job_name}:{context.task_index} is in nobody's cluster_spec, so its port is not known here")
+        host, _, port = nodes[context.task_index].rpartition(":")
+        return host.strip("[]"), int(port)
 
     def close(self) -> None:
         self._context.release_port()
@@ -43,4 +54,10 @@ class NodeMain:
         )
         if self.num_workers is not None:
             ctx.num_workers = self.num_workers
-        self.map_fun(args, ctx)
+        try:
+            self.map_fun(args, ctx)
+        except AttributeError as error:
+            what = gone.what_stands_for(error)
+            if what is None:
+                raise
+            raise AttributeError(f"{error}. {what}") from error

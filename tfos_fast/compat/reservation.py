@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 import time
 import weakref
@@ -22,7 +23,7 @@ import zmq
 
 from tfos_fast.channel.processes import runtime_base
 from tfos_fast.cluster.entrance import Entrance, Keys
-from tfos_fast.cluster.ports import HeldPort, parse_ports
+from tfos_fast.cluster.ports import HeldPort, parse_ports, unavailable
 from tfos_fast.compat import util
 from tfos_fast.errors import ClusterError, ClusterTimeout
 
@@ -67,6 +68,39 @@ class _Ask(msgspec.Struct, forbid_unknown_fields=True):
     data: dict[str, Any] | None = None
 
 
+class Reservations:
+    """What nodes have registered, up to a number of them; for any number of threads.
+
+    Parameters
+    ----------
+    required : int
+    """
+
+    def __init__(self, required: int) -> None:
+        self.required = required
+        self._nodes: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+
+    def add(self, meta: dict[str, Any]) -> None:
+        """Another node has registered."""
+        with self._lock:
+            self._nodes.append(meta)
+
+    def get(self) -> list[dict[str, Any]]:
+        """All that have registered."""
+        with self._lock:
+            return list(self._nodes)
+
+    def remaining(self) -> int:
+        """How many are missing."""
+        with self._lock:
+            return max(0, self.required - len(self._nodes))
+
+    def done(self) -> bool:
+        """Whether none is missing."""
+        return not self.remaining()
+
+
 class Server:
     """Waits for so many nodes.
 
@@ -78,14 +112,14 @@ class Server:
     ----------
     done : bool
         Somebody has requested a stop, or the server was stopped.
+    reservations : Reservations
     """
 
     def __init__(self, count: int) -> None:
         if count < 1:
             raise ValueError(f"count must be 1 or more, not {count}")
         self.done = False
-        self._count = count
-        self._nodes: list[dict[str, Any]] = []
+        self.reservations = Reservations(count)
         self._changed = threading.Condition()
         self._entrance: Entrance | None = None
         self._thread: threading.Thread | None = None
@@ -94,7 +128,7 @@ class Server:
 
     def start(self, *, any_port: bool = False) -> Address:
         """Listen; returns ``(host, port)``. TFOS_SERVER_HOST and TFOS_SERVER_PORT (a port or a range) say where."""
-        host = os.environ.get(TFOS_SERVER_HOST) or util.get_ip_address()
+        host = self.get_server_ip()
         ports = (0,) if any_port else parse_ports(os.environ.get(TFOS_SERVER_PORT), TFOS_SERVER_PORT)
         entrance = self._entrance = Entrance("0.0.0.0", host, ports)
         port = int(entrance.keys.endpoint.rpartition(":")[2])
@@ -114,6 +148,31 @@ class Server:
         self._thread = threading.Thread(target=self._serve, args=(entrance,), name="tfos_fast reservation", daemon=True)
         self._thread.start()
         return Address(host, port, keys)
+
+    def get_server_ip(self) -> str:
+        """The address that clients are to connect to: TFOS_SERVER_HOST, or that of this host."""
+        return os.environ.get(TFOS_SERVER_HOST) or util.get_ip_address()
+
+    def get_server_ports(self) -> list[int]:
+        """The ports that may be taken, by TFOS_SERVER_PORT; ``[0]`` for any."""
+        return list(parse_ports(os.environ.get(TFOS_SERVER_PORT), TFOS_SERVER_PORT))
+
+    def start_listening_socket(self) -> socket.socket:
+        """A socket that listens at the first of these ports that is free, for who talks to its clients himself.
+
+        ``start`` does not use it. It listens on this host only.
+        """
+        for port in (ports := self.get_server_ports()):
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+                listener.listen(10)
+            except OSError:
+                listener.close()
+                continue
+            return listener
+        raise unavailable("127.0.0.1", ports, TFOS_SERVER_PORT)
 
     def _serve(self, entrance: Entrance) -> None:
         poller = zmq.Poller()
@@ -138,11 +197,11 @@ class Server:
             return "ERR"
         with self._changed:
             if ask.kind == "REG" and ask.data is not None:
-                self._nodes.append(ask.data)
+                self.reservations.add(ask.data)
             elif ask.kind == "QUERY":
-                return len(self._nodes) >= self._count
+                return self.reservations.done()
             elif ask.kind == "QINFO":
-                return self._nodes
+                return self.reservations.get()
             elif ask.kind == "STOP":
                 self.done = True
             else:
@@ -163,17 +222,17 @@ class Server:
         """
         deadline = time.monotonic() + timeout
         with self._changed:
-            while len(self._nodes) < self._count:
+            while missing := self.reservations.remaining():
                 if status and "error" in status:
-                    raise ClusterError(f"a node failed while {self._count - len(self._nodes)} were waited for: {status['error']}")
+                    raise ClusterError(f"a node failed while {missing} were waited for: {status['error']}")
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise ClusterTimeout(
-                        f"{len(self._nodes)} of {self._count} nodes registered within {timeout:g} s; the setting is timeout "
-                        "(reservation_timeout)"
+                        f"{self.reservations.required - missing} of {self.reservations.required} nodes registered within "
+                        f"{timeout:g} s; the setting is timeout (reservation_timeout)"
                     )
                 self._changed.wait(min(left, 0.5))  # status is set by others
-            return list(self._nodes)
+            return self.reservations.get()
 
     def stop(self) -> None:
         """Listen no more."""

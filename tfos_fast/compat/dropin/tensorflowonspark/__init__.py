@@ -3,10 +3,14 @@
 Its modules are those of tfos_fast.compat themselves, so that patching one patches what runs.
 """
 
+import logging
 import sys
 from importlib import import_module
 
 from tfos_fast.compat import MODULES
+
+# Programs rely on it: what they log is seen, and so is the address for stop_streaming.py.
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s (%(threadName)s-%(process)d) %(message)s")
 
 for _name in MODULES:
     _module = import_module(f"tfos_fast.compat.{_name}")
