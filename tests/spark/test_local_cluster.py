@@ -334,8 +334,10 @@ def test_main_that_cannot_be_pickled(sc):
         with lock:
             pass
 
-    with pytest.raises(MainNotPicklable, match="main or its arguments"):
-        tfos_fast.run(sc, main, [], 2, **SMALL)
+    with pytest.raises(
+        MainNotPicklable, match=r"main or its arguments.*main's variable 'lock' of the function around it .a _thread.lock"
+    ):
+        tfos_fast.run(sc, main, [], 1000, **SMALL)  # nothing is reserved before
     with pytest.raises(MainNotPicklable, match="SparkContext"):
         tfos_fast.run(sc, lambda args, ctx: sc, [], 2, **SMALL)
 

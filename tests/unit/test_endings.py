@@ -7,18 +7,28 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from tests.spark import mains
 from tests.spark.mains import noted
 from tests.unit import badly
-from tests.unit.helpers import wait_for
+from tests.unit.helpers import agent_config, wait_for
 from tests.unit.test_agent import WAIT, Nodes
+from tfos_fast.channel import Channel
 from tfos_fast.channel.processes import alive, started
+from tfos_fast.cluster import closure
+from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.child import Child
+from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.ending import stop_agents
+from tfos_fast.cluster.launch import Handing, spawn_agent
+from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.states import lingers
 from tfos_fast.errors import NodeKilled
 
@@ -238,3 +248,82 @@ def test_tensorboard_and_gateway_outlive_a_trainer(run, tmp_path, monkeypatch):
         for other in others:
             other.kill()
             other.wait()
+
+
+class Surrounded(Nodes):
+    """Their trainers get variables and paths that are bytes and no text."""
+
+    def _start(self, info, channel, main, args):
+        folder = Path(info.directory) / "main"
+        folder.mkdir()
+        path, place = os.fsdecode(os.fsencode(args["out"]) + b"/path-\xff"), os.fsdecode(os.fsencode(args["out"]) + b"/here-\xfe")
+        os.makedirs(place, exist_ok=True)
+        handover = h.Handover(
+            info.name, "worker", info.index, info.index, {"worker": ["a:1", "b:2"]}, info.address,
+            [*sys.path, path], place, {**os.environ, "TFOS_TEST_\udcffNAME": "value-\udcfe"}, place, {}, "WARNING",
+        )  # fmt: skip
+        (folder / h.MAIN).write_bytes(closure.dumps((main, args)))
+        (folder / h.HANDOVER).write_bytes(h.encode(handover))
+        assert h.read_handover(folder) == handover
+        assert channel.control("start", msgspec.msgpack.encode(h.Start(str(folder)))) == b"started"
+
+
+def test_surroundings_that_are_no_text_are_carried_along(run, tmp_path):
+    nodes = run(badly.main, kind=Surrounded, how=["surroundings", "daemon_thread"])
+    feed(nodes)
+    nodes.wait(lambda: nodes.state(0).ended and nodes.state(1).ended, "the end of both")
+    assert nodes.coordinator.failures == []
+    here, value, path = (tmp_path / "surroundings").read_bytes().split(b"\n")
+    assert (here, value) == (os.fsencode(tmp_path) + b"/here-\xfe", b"value-\xfe")
+    assert path == os.fsencode(tmp_path) + b"/path-\xff"
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_main_lies_on_disk_once_and_as_long_as_it_is_needed(tmp_path, restarts):
+    """Each task slot of an executor comes to a node: one hands over, the others write nothing."""
+    coordinator = Coordinator("127.0.0.1", "127.0.0.1")
+    try:
+        info = msgspec.json.decode(spawn_agent(agent_config(coordinator, 0, this_process())), type=h.Ready).node
+        coordinator.expect({info.name: info.token})
+        main = closure.dumps((badly.wait_for_file, {"out": str(tmp_path), "much": b"x" * 1_000_000}))
+        task = Handing((info,), {"worker": ["a:1"]}, main, (), "WARNING", False, ("", ""), 0.0, restarts)
+        channels = [Channel.attach(info.address) for _ in range(8)]
+        dead = subprocess.Popen(["true"])  # a task that died when it had begun
+        ask = msgspec.msgpack.encode(m.Process(dead.pid, started(dead.pid) or 1, info.agent.machine))
+        assert channels[0].control("prepare", ask) == h.GO
+        dead.wait()
+        other = msgspec.msgpack.encode(this_process(os.getppid()))
+        assert channels[0].control("prepare", other) == h.GO
+        assert channels[0].control("prepare", msgspec.msgpack.encode(this_process())) == b"no"
+        assert channels[0].control("leave", other) == b""
+        for channel in channels:
+            task.hand(channel, info, {})
+        pickles = list(Path(info.directory).glob("*/main.pkl"))
+        assert len(list(Path(info.directory).glob("main-*"))) == 1
+        coordinator.wait(lambda: (tmp_path / "runs").exists(), WAIT, "the test waits for main")
+        assert [path.exists() for path in pickles] in ([restarts], [])
+        (tmp_path / "go").touch()
+        coordinator.wait(lambda: coordinator.nodes[info.name].ended, WAIT, "the test waits for the end")
+        for channel in channels:
+            channel.close()
+        assert coordinator.failures == []
+    finally:
+        stop_agents(coordinator)
+        coordinator.close()
+
+
+def test_a_handover_that_comes_to_nothing_leaves_nothing(tmp_path, monkeypatch):
+    coordinator = Coordinator("127.0.0.1", "127.0.0.1")
+    try:
+        info = msgspec.json.decode(spawn_agent(agent_config(coordinator, 0, this_process())), type=h.Ready).node
+        coordinator.expect({info.name: info.token})
+        task = Handing((info,), {"worker": ["a:1"]}, b"", (7,), "WARNING", False, ("", ""), 0.0)
+        with Channel.attach(info.address) as channel:
+            with pytest.raises(KeyError):
+                task.hand(channel, info, {})  # there is no such broadcast variable
+            assert list(Path(info.directory).glob("main-*")) == []
+            other = msgspec.msgpack.encode(this_process(os.getppid()))
+            assert channel.control("prepare", other) == h.GO
+    finally:
+        stop_agents(coordinator)
+        coordinator.close()

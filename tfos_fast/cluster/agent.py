@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from tfos_fast.channel.broker import Broker
-from tfos_fast.channel.processes import adopt_orphans, open_pidfd, remove_own_directories
+from tfos_fast.channel.processes import adopt_orphans, alive, open_pidfd, remove_own_directories
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.spans import OPEN
@@ -100,6 +100,7 @@ class Agent:
         self.door = Door(config, self.broker, self.ip)
         undo.callback(self.door.close)
         self._board: TensorBoard | None = None
+        self._preparing: m.Process | None = None  # the task that hands main over
         self._bye = m.Bye()
         self._ends: dict[str, int] = {}  # feed -> number of the last EndEpoch
         self._last_order = -1  # number of the last Keep or Replay
@@ -304,6 +305,8 @@ class Agent:
         if name == "empty":
             self.link.send(m.Empty(body.decode(errors="replace")))
             return b""
+        if name in ("prepare", "leave"):
+            return self._prepare(msgspec.msgpack.decode(body, type=m.Process), leaves=name == "leave")
         if name != "start":
             raise ClusterError(f"{self.name} does not know what {name!r} is")
         if self.trainer.started:
@@ -324,6 +327,17 @@ class Agent:
             self.named.recover()
         self.trainer.spawn(directory, asks=handover.restarts)
         return b"started"
+
+    def _prepare(self, process: m.Process, *, leaves: bool) -> bytes:
+        """A task is about to hand ``main`` over, or cannot: one at a time, as long as it lives."""
+        before = self._preparing
+        if leaves:
+            self._preparing = None if before == process else before
+            return b""
+        if self.trainer.started or (before not in (None, process) and before is not None and alive(before.pid, before.started)):
+            return b"no"
+        self._preparing = process
+        return h.GO
 
     def _own_children(self) -> set[int]:
         """The processes that this one has started, besides the trainer."""

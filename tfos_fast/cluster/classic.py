@@ -15,8 +15,32 @@ import tfos_fast
 from tfos_fast.cluster import frames
 from tfos_fast.cluster.engine import Task
 from tfos_fast.cluster.slots import Slots
+from tfos_fast.errors import ClusterError
 
 _SHIPPED = "TFOS_FAST_SHIPPED"
+
+
+def check_context(sc: Any, then: str) -> None:
+    """Refuse a SparkContext that was stopped, or whose JVM is gone.
+
+    Parameters
+    ----------
+    sc : SparkContext
+    then : str
+        What to do about it.
+
+    Raises
+    ------
+    ClusterError
+    """
+    from py4j.protocol import Py4JError
+
+    try:
+        stopped = sc._jsc is None or sc._jsc.sc().isStopped()
+    except (Py4JError, OSError) as error:
+        raise ClusterError(f"the JVM of the SparkContext does not answer ({type(error).__name__}): {then}") from error
+    if stopped:
+        raise ClusterError(f"the SparkContext was stopped: {then}")
 
 
 class Classic:
@@ -35,6 +59,9 @@ class Classic:
     @property
     def key(self) -> Any:
         return self.sc
+
+    def check(self) -> None:
+        check_context(self.sc, "make another SparkContext, and reserve a cluster with it")
 
     @property
     def master(self) -> str:

@@ -32,6 +32,17 @@ EXIT_TIMEOUT = 60.0  # seconds that a process may take to end when its main has 
 SAY_AFTER = 5.0  # seconds after which the driver says so
 
 
+def check_restarts(max_restarts: int, restart: str) -> None:
+    """Refuse values that mean nothing.
+
+    Raises
+    ------
+    ValueError
+    """
+    if max_restarts < 0 or restart not in ("node", "group"):
+        raise ValueError(f"max_restarts={max_restarts} is 0 or more, and restart={restart!r} is 'node' or 'group'")
+
+
 class Cluster(Feeding):
     """Nodes that run a TensorFlow program, and their feed. Made by :func:`reserve` or :func:`run`.
 
@@ -93,13 +104,33 @@ class Cluster(Feeding):
         ClusterTimeout
         """
         self._check()
+        check_restarts(max_restarts, restart)
+        self._start(
+            pickle_main(self._engine, main, args),
+            input_mode=input_mode,
+            tensorboard=tensorboard,
+            log_dir=log_dir,
+            max_restarts=max_restarts,
+            restart=restart,
+        )
+
+    def _start(
+        self,
+        packed: tuple[bytes, list[Any]],
+        *,
+        input_mode: InputMode,
+        tensorboard: bool,
+        log_dir: str | None,
+        max_restarts: int,
+        restart: Literal["node", "group"],
+    ) -> None:
+        """Run what `pickle_main` has packed."""
         if self._running:
-            raise ClusterError("the cluster has been started already")
-        if max_restarts < 0 or restart not in ("node", "group"):
-            raise ValueError(f"max_restarts={max_restarts} is 0 or more, and restart={restart!r} is 'node' or 'group'")
+            raise ClusterError("the cluster has been started already; reserve another one for another main")
         self._max_restarts = max_restarts
         self._coordinator.restarts = Restarts(max_restarts, restart)
-        payload, broadcasts = pickle_main(self._engine, main, args)
+        payload, broadcasts = packed
+        feeds = input_mode is InputMode.SPARK
         spec = cluster_spec((node.job_name, node.endpoint) for node in self.nodes)
         deadline = time.monotonic() + self._start_timeout
         states = self._coordinator.nodes
@@ -109,7 +140,7 @@ class Cluster(Feeding):
                 names = ", ".join(f"{node.name} on {node.host}" for node in missing)
                 raise ClusterTimeout(f"no Spark task that could start them came to {names} within {self._start_timeout:g} s")
             board = self._board(log_dir) if tensorboard else ("", "")
-            self._hand_over(missing, spec, payload, broadcasts, attempt, board, max_restarts > 0)
+            self._hand_over(missing, spec, payload, broadcasts, attempt, board, max_restarts > 0, feeds)
             with contextlib.suppress(ClusterTimeout):
                 self._coordinator.wait(lambda: all(states[n.name].started for n in self.nodes) or self._failed, 2.0, "")
             self._check()
@@ -135,6 +166,7 @@ class Cluster(Feeding):
         attempt: int,
         tensorboard: tuple[str, str],
         restarts: bool,
+        feeds: bool,
     ) -> None:
         slots = self._engine.recount(self._slots)
         # Spark deals tasks out to executors in turn: with a task for each slot, each executor with a free one gets its turn.
@@ -142,7 +174,8 @@ class Cluster(Feeding):
         ids = tuple(variable._jbroadcast.id() for variable in broadcasts)
         here = tuple(node for node in missing if node.executor == this_process())
         there = tuple(node for node in missing if node not in here)
-        task = Handing(there, spec, payload, ids, self._log_level, attempt > 0, tensorboard, 0.0 if tasks == 1 else 0.3, restarts)
+        hold = 0.0 if tasks == 1 else 0.3
+        task = Handing(there, spec, payload, ids, self._log_level, attempt > 0, tensorboard, hold, restarts, feeds)
         drivernodes.hand_over(task, here, broadcasts)
         if not there:
             return

@@ -26,7 +26,7 @@ from tfos_fast.cluster.jobs import SparkJob, job_exception
 from tfos_fast.cluster.machine import address_towards
 from tfos_fast.cluster.placement import most_slots
 from tfos_fast.cluster.slots import Slots
-from tfos_fast.errors import NeedsSparkContext
+from tfos_fast.errors import ClusterError, NeedsSparkContext
 
 HOLD = 0.3  # seconds that a task of the census stays, so that the others go to other slots
 _RESULT = "result binary"
@@ -62,6 +62,10 @@ class Connect:
     @property
     def key(self) -> Any:
         return self.session
+
+    def check(self) -> None:
+        if getattr(self.session, "is_stopped", False):
+            raise ClusterError("the session of Spark Connect was stopped: make another one, and reserve a cluster with it")
 
     @property
     def master(self) -> str:

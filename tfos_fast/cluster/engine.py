@@ -31,6 +31,14 @@ class Engine(Protocol):
     def key(self) -> Any:
         """The SparkContext or session: what is remembered of an application is kept with it."""
 
+    def check(self) -> None:
+        """Refuse an application that has ended.
+
+        Raises
+        ------
+        ClusterError
+        """
+
     @property
     def master(self) -> str:
         """Its master, such as ``spark://host:7077``."""

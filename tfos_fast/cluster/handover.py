@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -100,6 +102,37 @@ class Report(msgspec.Struct, frozen=True):
 
 
 HANDOVER, MAIN = "handover", "main.pkl"  # names of files
+GO = b"go"  # answer to CONTROL ``prepare``: whoever has asked is to write the handover
+
+
+def encode(handover: Handover) -> bytes:
+    """Return what `read_handover` reads.
+
+    Environment variables and paths of Linux are bytes, which need not be UTF-8. Python shows such ones as text with lone
+    surrogates, and text of that kind travels as bytes.
+    """
+    return msgspec.msgpack.encode(_each_text(msgspec.to_builtins(handover), _as_bytes))
+
+
+def _each_text(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {_each_text(key, change): _each_text(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_each_text(item, change) for item in value]
+    return change(value)
+
+
+def _as_bytes(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return os.fsencode(value)
+    return value
+
+
+def _as_text(value: Any) -> Any:
+    return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
 def read_handover(directory: Path) -> Handover:
@@ -110,4 +143,5 @@ def read_handover(directory: Path) -> Handover:
     OSError, ValueError
         There is none.
     """
-    return msgspec.msgpack.decode((directory / HANDOVER).read_bytes(), type=Handover)
+    data = msgspec.msgpack.decode((directory / HANDOVER).read_bytes())
+    return msgspec.convert(_each_text(data, _as_text), Handover)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +27,9 @@ from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.engine import Engine
 from tfos_fast.cluster.entrance import Keys
 from tfos_fast.cluster.machine import this_process
-from tfos_fast.cluster.roles import Role
-from tfos_fast.errors import AddressError, BrokerDied, ClusterError, MainNotPicklable
+from tfos_fast.cluster.roles import FED, Role
+from tfos_fast.cluster.unpicklable import culprit
+from tfos_fast.errors import AddressError, BrokerDied, ClusterError, MainNotPicklable, TfosError
 
 AGENT_START = 60.0
 UNFED_MEMORY = ("256k", "64k")  # of a node that Spark does not feed: its agent has a channel for control messages only
@@ -39,10 +42,12 @@ def pickle_main(engine: Engine, main: Callable[..., Any], args: Any) -> tuple[by
     try:
         return engine.pickle((main, args))
     except Exception as error:
+        part = culprit(main, args, engine.pickle)
+        words = f": {part} cannot be pickled" if part else ""
         name = getattr(main, "__qualname__", repr(main))
         raise MainNotPicklable(
-            f"{name} or its arguments cannot be sent to the executors: {error}. Make such objects (sessions, locks, files, the "
-            "SparkContext) inside main, not around it."
+            f"{name} or its arguments cannot be sent to the executors{words}: {error}. Make such objects (sessions, locks, files, "
+            "the SparkContext) inside main, not around it."
         ) from error
 
 
@@ -161,6 +166,7 @@ class Handing:
     tensorboard: tuple[str, str]  # name of the node that runs one, and its folder of logs
     hold: float  # seconds a task stays, so that the job's other tasks go to other executors
     restarts: bool = False  # main may be started again
+    feeds: bool = True  # Spark feeds nodes of the roles that train
 
     def __call__(self, _: int, __: Iterable[object]) -> Iterator[str]:
         """Yield the names of the nodes that were started."""
@@ -184,8 +190,21 @@ class Handing:
 
     def hand(self, channel: Channel, node: m.NodeInfo, broadcasts: Mapping[int, Any] | None = None) -> None:
         """Hand ``main`` to a node, with the surroundings of this process; broadcast variables as this Spark worker has them."""
-        # A folder of our own, because another task may be handing over to the same node; the agent takes the first.
+        # Each task slot of an executor comes here: one of them hands over, and only that one writes what may be large.
+        me = msgspec.msgpack.encode(this_process())
+        if channel.control("prepare", me, timeout=30.0) != h.GO:
+            return
         directory = Path(node.directory) / f"main-{secrets.token_hex(4)}"
+        try:
+            self._write(directory, node, broadcasts)
+            channel.control("start", msgspec.msgpack.encode(h.Start(str(directory))), timeout=30.0)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            with contextlib.suppress(TfosError):  # another task may try
+                channel.control("leave", me, timeout=30.0)
+            raise
+
+    def _write(self, directory: Path, node: m.NodeInfo, broadcasts: Mapping[int, Any] | None) -> None:
         directory.mkdir(mode=0o700)
         environ = environment.worker_environment()
         handover = h.Handover(
@@ -203,7 +222,7 @@ class Handing:
             log_level=self.log_level,
             tensorboard=self.tensorboard[1] if self.tensorboard[0] == node.name else "",
             restarts=self.restarts,
+            fed=self.feeds and node.job_name in FED,
         )
         (directory / h.MAIN).write_bytes(self.main)
-        (directory / h.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))
-        channel.control("start", msgspec.msgpack.encode(h.Start(str(directory))), timeout=30.0)
+        (directory / h.HANDOVER).write_bytes(h.encode(handover))

@@ -14,11 +14,11 @@ from tfos_fast.channel.segment import parse_bytes
 from tfos_fast.cluster import drivernodes, gpus
 from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.cluster import Cluster
+from tfos_fast.cluster.cluster import Cluster, check_restarts
 from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.engine import engine_of
 from tfos_fast.cluster.jobs import SparkJob, job_exception
-from tfos_fast.cluster.launch import UNFED_MEMORY, Reservation
+from tfos_fast.cluster.launch import UNFED_MEMORY, Reservation, pickle_main
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.named import check_name
 from tfos_fast.cluster.placement import spreading_profile
@@ -130,6 +130,7 @@ def reserve(
     if feeds is not None and not isinstance(feeds, Mapping):
         raise ValueError(f"feeds={feeds!r} is no mapping: it says the memory of each named feed, such as {{'validation': '64m'}}")
     engine = engine_of(sc)
+    engine.check()
     wanted = parse_bytes(memory)  # said here rather than by each node
     if slot_bytes is not None:
         parse_bytes(slot_bytes, "slot_bytes")
@@ -304,6 +305,10 @@ def run(
     >>> with tfos_fast.run(sc, main, args, num_executors=2, memory="1g") as cluster:   # doctest: +SKIP
     ...     print(cluster.feed(rdd, epochs=3))
     """
+    check_restarts(max_restarts, restart)
+    engine = engine_of(sc)
+    engine.check()
+    packed = pickle_main(engine, main, args)  # before anything is reserved
     if input_mode is InputMode.TENSORFLOW:
         memory, slot_bytes = UNFED_MEMORY
     cluster = reserve(
@@ -313,8 +318,8 @@ def run(
         server_host=server_host, server_port=server_port, relay=relay, reservation_timeout=reservation_timeout, log_level=log_level,
     )  # fmt: skip
     try:
-        cluster.start(
-            main, args, input_mode=input_mode, tensorboard=tensorboard, log_dir=log_dir, max_restarts=max_restarts, restart=restart
+        cluster._start(
+            packed, input_mode=input_mode, tensorboard=tensorboard, log_dir=log_dir, max_restarts=max_restarts, restart=restart
         )
     except BaseException:
         cluster.abort()

@@ -51,17 +51,24 @@ class Source:
 
 
 def check_engine(engine: Engine, data: Any) -> None:
-    """Refuse what Spark Connect does not have.
+    """Refuse what Spark Connect does not have, and data of a SparkContext that was stopped.
 
     Raises
     ------
-    NeedsSparkContext
+    NeedsSparkContext, ClusterError
     """
     if not (engine.rdds or is_frame(data) or isinstance(data, Parquet)):
         raise NeedsSparkContext(
             f"the cluster was reserved through Spark Connect, which has no RDDs, and is given a {type(data).__name__}; use a "
             "DataFrame or tfos_fast.parquet(path), or reserve with a SparkContext"
         )
+    if isinstance(data, Parquet):
+        return
+    context = engine_of(data.sparkSession).key if is_frame(data) else getattr(data, "ctx", None)
+    if hasattr(context, "_jsc"):
+        from tfos_fast.cluster.classic import check_context
+
+        check_context(context, "make the data anew with the one that the cluster was reserved with")
 
 
 def _session_settings(engine: Engine) -> dict[str, str]:

@@ -25,11 +25,18 @@ from tfos_fast.cluster.context import Context
 from tfos_fast.cluster.lastword import Mouth
 
 
-def load(directory: Path) -> tuple[Callable[[Any, Context], Any], Any]:
-    """Unpickle ``main`` and its arguments. The file was written by a Spark task, from Spark's own closure."""
+def load(directory: Path, *, keep: bool) -> tuple[Callable[[Any, Context], Any], Any]:
+    """Unpickle ``main`` and its arguments. The file was written by a Spark task, from Spark's own closure.
+
+    It may be large, and is removed unless another trainer may need it.
+    """
     from tfos_fast.cluster import closure
 
-    return closure.loads((directory / h.MAIN).read_bytes())
+    path = directory / h.MAIN
+    data = path.read_bytes()
+    if not keep:
+        path.unlink()
+    return closure.loads(data)
 
 
 def run_main(directory: Path, restarts: int) -> None:
@@ -48,7 +55,7 @@ def run_main(directory: Path, restarts: int) -> None:
         restarts=restarts,
     )
     os.environ["TF_CONFIG"] = context.tf_config
-    main, args = load(directory)
+    main, args = load(directory, keep=handover.restarts)
     sys.argv = [str(part) for part in args] if isinstance(args, list) else [handover.name]
     try:
         main(args, context)

@@ -94,7 +94,8 @@ class Watching:
 
     def _check(self, running: str = "") -> None:
         if self._closed:
-            raise ClusterError("the cluster was shut down")
+            raise ClusterError("the cluster was shut down: reserve another one by tfos_fast.reserve or run")
+        self._engine.check()
         self._raise_failure()
         if self._failed:
             assert self._coordinator.failure is not None

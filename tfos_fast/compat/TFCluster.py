@@ -11,6 +11,7 @@ from typing import Any
 
 import tfos_fast
 from tfos_fast.cluster import InputMode
+from tfos_fast.cluster.engine import engine_of
 from tfos_fast.cluster.ports import parse_ports
 from tfos_fast.cluster.reserving import UNFED_MEMORY
 from tfos_fast.compat import gone, reservation
@@ -164,6 +165,7 @@ reserve = gone.function(
 
 def default_fs(sc: Any) -> str:
     """Hadoop's default file system, without a slash behind ``file://``."""
+    engine_of(sc).check()
     root = sc._jsc.hadoopConfiguration().get("fs.defaultFS")
     return root[:-1] if root.startswith("file://") and root.endswith("/") and len(root) > 7 else root
 
