@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.unit.helpers import broker_here, ended, in_thread
 from tests.unit.rows import same
 from tests.unit.test_arrow import as_collected, column_of, feed, one, rows_of
+from tfos_fast.channel import Channel
 from tfos_fast.channel.arrow_spark import KEY
 from tfos_fast.channel.arrow_types import flatten_batch
 from tfos_fast.channel.lattice import Nulls
@@ -504,3 +506,105 @@ def test_metadata_of_somebody_else_is_let_be() -> None:
         assert values(batch) == [1.5]
         assert columns(batch) == {"a": [1.5]}
     assert one(pa.array([1.5])) == Column("a", "fixed", "float64", (), "float")
+
+
+# ---- errors through a channel ------------------------------------------------------------------------------------------------
+
+
+def through(write: Any, **how: Any) -> list[Any]:
+    """Batches of columns, or rows with ``rows=True``, of what a writer writes. Raises what the writer raised."""
+    with broker_here("1m", "64k", end_after=1) as broker, Channel.attach(broker.address) as channel:
+
+        def run() -> None:
+            with channel.writer() as writer:
+                write(writer)
+
+        thread, out = in_thread(run)
+        try:
+            with channel.reader() as reader:
+                if how.pop("rows", False):
+                    got = []
+                    while not reader.ended:
+                        got += reader.next_rows(10)
+                    return got
+                reader.open_columns(16, how.pop("spec", None), wait=False, **how)
+                return list(reader.batches(16))
+        finally:
+            ended(thread)
+            if isinstance(out[0], Exception):
+                raise out[0]
+
+
+def marked_variant() -> Any:
+    kind = pa.struct([("value", pa.binary()), pa.field("metadata", pa.binary(), metadata={"variant": "true"})])
+    return pa.array([{"value": b"\x0c\x01", "metadata": b"\x01\0\0"}], kind)
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (pa.array([1], pa.int64()).view(pa.time64("ns")), r"type time64\[ns\] are no tensor; feed numbers \(hour"),
+        (pa.array([[1]], pa.list_(pa.int64())).cast(pa.list_(pa.time64("us"))), r"type list<.*time64\[us\]> are no tensor; feed n"),
+        (pa.array([[{"x": 1}, None]]), r"type list<.*struct<x: int64>> are no tensor; feed a list for each field \(transform"),
+        (pa.array([[[("k", 1)]]], pa.list_(pa.map_(pa.string(), pa.int8()))), r".*list<.*int8>> are no tensor; .*map_keys"),
+        (marked_variant(), r"type VARIANT are no tensor; feed what lies in them \(variant_get"),
+    ],
+    ids=str,
+)
+def test_types_without_a_tensor_are_named_with_the_way_out(array: Any, text: str) -> None:
+    for spec in (None, {"a": ("float32", None)}):
+        with pytest.raises(SchemaMismatch, match="column 'a': values of " + text):
+            through(lambda writer: writer.write_batch(batch_of(array)), tensors=True, spec=spec)
+    assert len(through(lambda writer: writer.write_batch(batch_of(array)))[0]["a"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (datetime.time(1, 2), "found values of type datetime.time|holds values of type datetime.time"),
+        ([{"x": 1}], "values of type dict"),
+        ([[1, {2}]], "values of type set"),
+        (Point(1, 2), "values of type tests.unit.test_arrow_types.Point"),
+    ],
+)
+def test_python_values_without_a_tensor_are_named(value: Any, text: str) -> None:
+    with pytest.raises(SchemaMismatch, match=text):
+        through(lambda writer: writer.write_rows([(1, value)]), tensors=True)
+
+
+def test_the_row_of_a_time_that_does_not_fit_is_named() -> None:
+    def write(writer: Any, kind: Any, raw: list[int]) -> None:
+        writer.write_batch(batch_of(pa.array([0, 1], pa.int64()).view(kind)))
+        writer.write_batch(batch_of(pa.array(raw, pa.int64()).view(kind)))
+
+    for kind in (pa.timestamp("s"), pa.date64()):
+        with pytest.raises(SchemaMismatch, match=r"row 4.*column 'a': .*does not fit"):
+            through(lambda writer, kind=kind: write(writer, kind, [0, 1, 2**60 * 7, 2]))
+    with pytest.raises(SchemaMismatch, match=r"row 5.*column 'a': the moment 9223372036854775807 microseconds"):
+        through(lambda writer: write(writer, pa.timestamp("us"), [0, 1, 2, 2**63 - 1, 4]), rows=True)
+
+
+def test_empty_structs_and_no_columns_come_through_with_their_rows() -> None:
+    empty = batch_of(pa.array([{}] * 20, pa.struct([])))
+    for batch in (empty, empty.select([])):
+        for how in ({}, {"tensors": True}):
+            with_rows = through_counted(batch, **how)
+            assert with_rows == [16, 4]
+        assert len(through(lambda writer, batch=batch: writer.write_batch(batch), rows=True)) == 20
+
+
+def through_counted(batch: Any, **how: Any) -> list[int]:
+    with broker_here("1m", "64k", end_after=1) as broker, Channel.attach(broker.address) as channel:
+
+        def run() -> None:
+            with channel.writer() as writer:
+                writer.write_batch(batch)
+
+        thread, _ = in_thread(run)
+        with channel.reader() as reader:
+            reader.open_columns(16, wait=False, **how)
+            counts = []
+            while (part := reader.next_batch(16)) is not None:
+                counts.append(part.rows)
+        ended(thread)
+        return counts

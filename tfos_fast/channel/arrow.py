@@ -17,7 +17,7 @@ from tfos_fast._column import dumps
 from tfos_fast._convert import DTYPES, dtype_of, fill_bytes, values_fit
 from tfos_fast._copy import copy
 from tfos_fast.channel import arrow_spark
-from tfos_fast.channel.arrow_plain import by_type, decoded
+from tfos_fast.channel.arrow_plain import bare_type, by_type, decoded, is_list
 from tfos_fast.channel.arrow_ragged import encoded_lists, numbers_of, text_spans
 from tfos_fast.channel.arrow_values import collects_bytearrays, python_values
 from tfos_fast.channel.holes import concerned, hole
@@ -174,9 +174,12 @@ def pack_batch(
 
 def is_fitting(schema: Schema, batch: pa.RecordBatch, *, exact: bool) -> bool:
     """Whether the batch's values can be written into columns of this schema."""
+    told = arrow_spark.nodes(batch.schema)
     try:
         for i, column in enumerate(schema.columns):
             _check(column, batch.column(i), exact)
+            if column.kind == "object":
+                _heap_values(column, batch.column(i), batch.nbytes << 8, told[i] if told else None)
     except SchemaMismatch:
         return False
     return True
@@ -195,7 +198,8 @@ def first_hole(error: SchemaMismatch, batch: pa.RecordBatch) -> int | None:
     """The first row with None (inside a list, too) in the column that the error is about; None when there is none."""
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
         if concerned(error, name):
-            return next((i for i, value in enumerate(array) if not value.is_valid or hole(value.as_py())), None)
+            lists = is_list(bare_type(array.type))
+            return next((i for i, value in enumerate(array) if not value.is_valid or (lists and hole(value.as_py()))), None)
     return None
 
 

@@ -89,7 +89,7 @@ class BatchWriter:
     def pack(self, batch: Any) -> Iterator[None]:
         """Pack a batch; yields whenever a slot is needed and none is granted, and when results have come."""
         from tfos_fast.channel.arrow import from_arrow, is_fitting
-        from tfos_fast.channel.arrow_types import flatten_batch, leave_out
+        from tfos_fast.channel.arrow_types import flatten_batch, is_flat, leave_out
 
         if batch.num_rows == 0:
             return
@@ -99,7 +99,10 @@ class BatchWriter:
         if form.only and not (form.positional and set(form.spec) - set(batch.schema.names)):  # by position all are wanted
             batch = leave_out(batch, form.spec)
         if not exact:
-            batch = flatten_batch(batch)
+            try:
+                batch = flatten_batch(batch)
+            except SchemaMismatch as error:
+                raise self._located(error, batch, 0, is_flat) from None
         if isinstance(slots.packer, RowPacker):
             slots.publish(whole=True)
             slots.forget()
@@ -130,6 +133,7 @@ class BatchWriter:
     def _agree(self, batch: Any, found: Schema) -> None:
         """Propose columns that take the batch, unless these do."""
         from tfos_fast.channel.arrow import first_hole, from_arrow
+        from tfos_fast.channel.arrow_spark import named_type
 
         columns, exact = self._columns, self._columns.form.exact
         wanted, known = found, columns.inferred
@@ -147,9 +151,10 @@ class BatchWriter:
             columns.propose(wanted)
         except SchemaMismatch as error:
             if known is None:  # the types of the columns alone, or None inside a list
-                row = first_hole(error, batch)
-                cause = () if row is None else (batch.slice(row, 1).to_pylist()[0],)
-                raise self._slots.located(error, *cause, ahead=row or 0) from None
+                named = named_type(error, batch.schema)
+                row = first_hole(error, batch) if named is error else None
+                cause = () if row is None else _row(batch, row)
+                raise self._slots.located(named, *cause, ahead=row or 0) from None
             same = lambda part: join(known, from_arrow(part.schema, part, exact=exact), exact=exact) == known  # noqa: E731
             raise self._located(error, batch, 0, same) from None
 
@@ -158,4 +163,12 @@ class BatchWriter:
         from tfos_fast.channel.arrow import first_misfit
 
         ahead = first_misfit(batch, start, fits)
-        return self._slots.located(error, batch.slice(start + ahead, 1).to_pylist()[0], ahead=ahead)
+        return self._slots.located(error, *_row(batch, start + ahead), ahead=ahead)
+
+
+def _row(batch: Any, at: int) -> tuple[Any, ...]:
+    """A row for an error to show; nothing where Python has no value for one of its fields."""
+    try:
+        return tuple(batch.slice(at, 1).to_pylist())
+    except (ValueError, OverflowError, TypeError, KeyError, NotImplementedError):
+        return ()

@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tfos_fast.channel.holes import concerned
 from tfos_fast.errors import SchemaMismatch
 
 #: Where Spark writes its schema, apache/spark: ParquetReadSupport.SPARK_METADATA_KEY.
@@ -91,6 +92,46 @@ def is_matrix(node: Any) -> bool:
 def is_value(node: Any, kind: Any = None) -> bool:
     """Whether it is VARIANT, GEOMETRY or GEOGRAPHY: one value, stored as a struct. Arrow fields of Spark say so, too."""
     return (isinstance(node, str) and is_told(node)) or (kind is not None and _marked(kind) is not None)
+
+
+def named_type(error: SchemaMismatch, schema: Any) -> SchemaMismatch:
+    """The error with the column's type and the way out, where that type is the cause: no tensor has it. Else as it is."""
+    told = nodes(schema) or [None] * len(schema)
+    for field, node in zip(schema, told, strict=True):
+        way = _way_out(field.type, node) if concerned(error, field.name) and "object" in str(error) else ""
+        if way:
+            return SchemaMismatch(
+                f"column {field.name!r}: values of type {_called(field.type, node)} are no tensor; {way}, or read the column with "
+                "batches() or next_batch()"
+            )
+    return error
+
+
+def _called(kind: Any, node: Any) -> str:
+    name = node if isinstance(node, str) else _marked(kind)
+    return name.upper() if name else str(kind)
+
+
+def _way_out(kind: Any, node: Any) -> str:
+    """What makes a tensor of values of a type that is none; empty where it is one."""
+    import pyarrow as pa
+
+    name = node if isinstance(node, str) else _marked(kind) or ""
+    if name == "variant":
+        return "feed what lies in them (variant_get, or a cast)"
+    if name.startswith("geo"):
+        return "feed their bytes (st_asbinary) or numbers (st_x, st_y)"
+    if pa.types.is_time(kind):
+        return "feed numbers (hour, minute, second) or text (cast to string)"
+    if pa.types.is_map(kind):
+        return "feed lists of the keys (map_keys) and of the values (map_values), each a column of its own"
+    if pa.types.is_struct(kind):
+        return "feed a list for each field (transform(c, x -> x.field)), each a column of its own"
+    if pa.types.is_union(kind):
+        return "feed values of one type"
+    if kind.num_fields == 1:
+        return _way_out(kind.field(0).type, part_of(node, "elementType"))
+    return ""
 
 
 def _class(node: dict[str, Any]) -> str:

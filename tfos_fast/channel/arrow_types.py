@@ -59,6 +59,15 @@ def flatten_batch(batch: Any) -> Any:
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=arrow_spark.described(schema, nodes))
 
 
+def is_flat(batch: Any) -> bool:
+    """Whether :func:`flatten_batch` takes the batch."""
+    try:
+        flatten_batch(batch)
+    except SchemaMismatch:
+        return False
+    return True
+
+
 def leave_out(batch: Any, named: Collection[str]) -> Any:
     """The ``pyarrow.RecordBatch`` with nothing but null in columns of which neither they nor a part of them is named.
 

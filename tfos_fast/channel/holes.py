@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import array
+import datetime
+import decimal
 from typing import Any
 
 import numpy as np
 
+from tfos_fast._special import is_linalg
 from tfos_fast.channel.schema import OBJECTS, no_policy
 from tfos_fast.channel.structs import pairs_of
 from tfos_fast.errors import SchemaMismatch
@@ -23,6 +27,19 @@ def hole(value: Any) -> tuple[int, ...]:
         if inner := hole(item):
             return (i, *inner)
     return ()
+
+
+_TENSORS = (bool, int, float, complex, str, bytes, bytearray, datetime.date, datetime.timedelta, decimal.Decimal, np.generic)
+
+
+def stranger(value: Any) -> str:
+    """The type of the first value, inside lists, too, that no column but one of objects takes; empty when there is none."""
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype == object and value.ndim):
+        return next((odd for item in value if (odd := stranger(item))), "")
+    if value is None or isinstance(value, (*_TENSORS, np.ndarray, array.array)) or is_linalg(value):
+        return ""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def concerned(error: SchemaMismatch, name: str) -> bool:
@@ -43,4 +60,9 @@ def explained(error: SchemaMismatch, row: Any) -> SchemaMismatch:
         before, objects, _ = str(error).partition(OBJECTS)
         if concerned(error, name) and value is None and objects:
             return SchemaMismatch(before + no_policy(name))
+        if concerned(error, name) and objects and (odd := stranger(value)):
+            return SchemaMismatch(
+                f"{before}values of type {odd}, which are no tensor; feed numbers, text, or lists or arrays of these (such as its "
+                "toarray(), tolist(), or fields), or read the column with batches() or next_batch()"
+            )
     return error
