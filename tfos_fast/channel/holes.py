@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfos_fast._special import is_linalg
+from tfos_fast.channel.notensor import found
 from tfos_fast.channel.schema import OBJECTS, no_policy
 from tfos_fast.channel.structs import pairs_of
 from tfos_fast.errors import SchemaMismatch
@@ -60,9 +61,7 @@ def explained(error: SchemaMismatch, row: Any) -> SchemaMismatch:
         before, objects, _ = str(error).partition(OBJECTS)
         if concerned(error, name) and value is None and objects:
             return SchemaMismatch(before + no_policy(name))
-        if concerned(error, name) and objects and (odd := stranger(value)):
-            return SchemaMismatch(
-                f"{before}values of type {odd}, which are no tensor; feed numbers, text, or lists or arrays of these (such as its "
-                "toarray(), tolist(), or fields), or read the column with batches() or next_batch()"
-            )
+        before, of_objects, _ = str(error).partition("the rows have object")
+        if concerned(error, name) and (objects or of_objects) and (text := found(value, stranger(value))):
+            return SchemaMismatch(f"{before}the rows have {text}" if of_objects else f"{str(error).partition(OBJECTS)[0]}{text}")
     return error
