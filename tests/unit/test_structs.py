@@ -272,3 +272,41 @@ def test_row_mode_gives_rows_of_any_names_back(source: str) -> None:
     for a, b in zip(got, rows, strict=True):
         assert type(a) is type(b)
         assert getattr(a, "__fields__", None) == getattr(b, "__fields__", None)
+
+
+# ---- what rows with nothing in them leave open under a spec -------------------------------------------------------------------
+
+LISTS = [
+    ("string", [None, [], ["a", "b"], ["c"]]),
+    ("string", [[], ["a"], None, []]),
+    ("string", [None, "a", "b"]),
+    ("bytes", [[], [b"a"], None]),
+    ("float32", [None, [1.0, 2.0], [3.0, 4.0]]),
+    ("float32", [[], [1.0], None]),
+    ("int64", [[], [[1], [2, 3]], None]),
+    ("float32", [None, 1.5]),
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("dtype", "values"), LISTS)
+def test_a_type_without_a_shape_takes_values_and_lists_in_any_order(dtype: str, values: list[Any], source: str) -> None:
+    fixed = [len(value) for value in values if isinstance(value, list)]
+    scalar = not fixed
+    nothing: Any = ([0.0] * fixed[0] if len(set(fixed)) == 1 else []) if fixed else ("" if dtype == "string" else 0)
+    for order in itertools.permutations(range(len(values))):
+        for parts in ([[*order]], [[i] for i in order]):
+            fed = [[(i, values[i]) for i in part] for part in parts]
+            got = by_first(read(fed, source=source, spec={"c1": (dtype, None)}, nulls={"c1": MASK}, tensors=True))
+            assert [row["c1_mask"] for row in got] == [value is not None for value in values]
+            assert [row["c1"] for row in got] == [nothing if value is None else value for value in values], (order, scalar)
+
+
+def test_columns_of_nothing_but_nulls_take_the_type_of_the_spec() -> None:
+    spec = {"c0": ("string", None), "c1": ("float32", None), "c2": ("int8", ())}
+    got = read([[(None, None, None)] * 3], spec=spec, nulls={"c0": Nulls(fill="x"), "c1": MASK, "c2": Nulls(fill=7)}, tensors=True)
+    assert got == [{"c0": "x", "c1": 0.0, "c1_mask": False, "c2": 7}] * 3
+    with pytest.raises(SchemaMismatch, match="its nulls are to become 'x', the rows have"):
+        read([[(None,)]], spec={"c0": ("float32", None)}, nulls={"c0": Nulls(fill="x")}, tensors=True)
+    with pytest.raises(SchemaMismatch, match=r"the spec says string, the rows have None, .*nulls=\{'c0': ''\}"):
+        read([[(None,)]], spec={"c0": ("string", None)}, tensors=True)
