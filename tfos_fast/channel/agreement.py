@@ -27,6 +27,7 @@ class Agreement:
         self._numbers: dict[Schema, int] = {}
         self._current: int | None = None
         self._pinned = False
+        self._valued: set[str] = set()  # columns of which some row had more than None
 
     def __getitem__(self, number: int) -> Schema:
         return self._schemas[number]
@@ -51,10 +52,13 @@ class Agreement:
         """
         if form.exact:
             return self.number(schema), schema
+        valued = {column.name for column in schema.columns if column.kind != "null"}
         schema = _declared(schema, form)
         current = None if self._current is None else self._schemas[self._current]
         if current is not None:
-            joined = _declared(join(current, schema, exact=False), form)
+            # Of a column without values the type is a guess: a spec need not say whether values or lists of them come.
+            known = current if self._pinned else _without_guesses(current, self._valued)
+            joined = _declared(join(known, _without_guesses(schema, valued), exact=False), form)
             if joined.columns == current.columns and joined.structs == current.structs:
                 joined = current  # how a writer's rows hold the columns is the writer's own matter
             elif self._pinned and _forms(joined) != _forms(current):
@@ -62,6 +66,7 @@ class Agreement:
             schema = joined
         if form.tensors:
             _check_tensors(current, schema)
+        self._valued |= valued
         self._current = self.number(schema)
         return self._current, schema
 
@@ -72,6 +77,11 @@ class Agreement:
         self._pinned = True
         self._current = self.number(settle(self._schemas[self._current]))
         return self._current, self._schemas[self._current]
+
+
+def _without_guesses(schema: Schema, valued: set[str]) -> Schema:
+    columns = [c if c.name in valued or c.kind == "unused" else Column(c.name, "null", nulls="seen") for c in schema.columns]
+    return Schema(schema.structure, tuple(columns), schema.structs)
 
 
 def _declared(schema: Schema, form: Form) -> Schema:

@@ -152,6 +152,8 @@ def _widen(values: Values, mask: Any, src: Column, dst: Column) -> Values:
     widened: Values | None = None
     if src.kind == "null":
         return _filled(dst, len(values))
+    if src.nulls in ("fill", "mask") and not src.shape and dst.shape and dst.python != "bytes":
+        return _filled(dst, len(values))  # single values never become lists: these were all None, and a spec had told no shape
     if dst.kind == "object":
         if src.kind == "fixed":
             objects = _objects(values.tolist() if src.shape == () else [value.copy() for value in values])

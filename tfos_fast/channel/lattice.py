@@ -175,8 +175,6 @@ def _declare(column: Column, declared: Declared | None) -> Column:
     where = f"column {column.name!r}: the spec says"
     if dtype == "object":
         return Column(column.name, "object")
-    if column.kind == "null" and shape is None:
-        return msgspec.structs.replace(column, dtype=dtype)  # values or lists of them: that is left to rows that have one
     lists = column.kind == "ragged" or 0 in column.shape
     if dtype in _nested.TEXTS and not shape and not (shape is None and lists):
         if column.kind not in (dtype, "null") and not (dtype == "string" and column.kind == "bytes"):
@@ -260,17 +258,14 @@ def _rule(column: Column, own: Nulls | None, common: Nulls | None, *, typed: boo
             found = f"its nulls are to become {policy.fill!r}, the rows have {describe(column)}"
             raise SchemaMismatch(f"column {column.name!r}: {found}")
     if column.nulls and typed:
-        typed_as = _settled(msgspec.structs.replace(column, nulls=""))
-        none = no_policy(column.name, "''" if typed_as.kind in _nested.TEXTS else "0")
-        raise SchemaMismatch(f"column {column.name!r}: the spec says {describe(typed_as)}, the rows have {none}")
+        none = no_policy(column.name, "''" if column.kind in _nested.TEXTS else "0")
+        raise SchemaMismatch(f"column {column.name!r}: the spec says {describe(column)}, the rows have {none}")
     # What has had nothing but None may still turn out to be anything, a struct, too: see `settle`.
     return Column(column.name, "object") if column.nulls and column.kind != "null" else column
 
 
 def fits(column: Column) -> bool:
     """Whether the column takes the value that stands for its nulls."""
-    if column.kind == "null" and column.dtype:
-        column = _settled(column)
     if column.fill is None or column.kind in ("null", "object"):
         return True
     if column.kind == "ragged":
@@ -291,9 +286,5 @@ def _settled(column: Column) -> Column:
         return column
     if column.nulls == "seen":
         return Column(column.name, "object")
-    if column.dtype in _nested.TEXTS:
-        return msgspec.structs.replace(column, kind=column.dtype, dtype="")
-    if column.dtype:
-        return msgspec.structs.replace(column, kind="fixed")
     like = infer(0.0 if column.fill is None else column.fill, exact=False).columns[0]
     return msgspec.structs.replace(like, name=column.name, nulls=column.nulls, fill=column.fill)
