@@ -239,3 +239,18 @@ class NodeLost(NodeKilled):
 
 class ClusterTimeout(ClusterError, TimeoutError):
     """A step of the lifecycle did not end in the time it was given."""
+
+
+#: The exceptions that a message or Spark's text may name.
+NAMED = {name: kind for name, kind in list(vars().items()) if isinstance(kind, type) and issubclass(kind, TfosError)}
+
+
+def named(name: str, otherwise: type[TfosError]) -> Any:
+    """Return the exception class of this name, of those in :data:`NAMED`; ``otherwise`` for any other name.
+
+    A name that comes from a process elsewhere chooses among exceptions, and finds nothing else in this module.
+
+    >>> named("StallTimeout", TfosError).__name__
+    'StallTimeout'
+    """
+    return NAMED.get(name, otherwise)

@@ -24,7 +24,6 @@ _POLL_MS = 100  # a cancelled Spark task ends by itself within one poll
 _ASK_STATUS_S = 2.0
 _GLANCE_S = 0.001
 STARVE_AFTER_MS = 5
-_ERRORS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.TfosError)}
 
 Role = Literal["writer", "reader", "control"]
 T = TypeVar("T")
@@ -40,7 +39,7 @@ def _new_socket() -> zmq.Socket[bytes]:
 
 def to_exception(message: m.Failed | m.Refused) -> errors.TfosError:
     """The exception that a broker's message names."""
-    kind = _ERRORS.get(message.kind, errors.ChannelError)
+    kind = errors.named(message.kind, errors.ChannelError)
     if isinstance(message, m.Failed) and issubclass(kind, errors.NodeFailed):
         extra: dict[str, Any] = {"signal": message.signal} if issubclass(kind, errors.NodeKilled) else {}
         return kind(message.text, node=message.node, host=message.host, remote_traceback=message.remote_traceback, **extra)

@@ -21,6 +21,7 @@ import pyspark
 
 import tfos_fast
 from tfos_fast.cluster import probe
+from tfos_fast.cluster.addresses import numeric
 from tfos_fast.cluster.engine import Task
 from tfos_fast.cluster.jobs import SparkJob, job_exception
 from tfos_fast.cluster.machine import address_towards
@@ -86,7 +87,9 @@ class Connect:
         A server behind a loopback address is on this host, and its ``spark.driver.host`` is what executors know of it; or it is at
         the other end of a tunnel, and then the look at the executors shows that they do not reach us.
         """
-        ip = socket.gethostbyname(self.session.client.host.strip("[]"))
+        ip = numeric(self.session.client.host, "the address of the Spark Connect server")
+        if not ip:
+            raise ClusterError(f"nobody here knows the address of the Spark Connect server, {self.session.client.host!r}")
         if not ip.startswith("127."):
             here = address_towards(ip, 15002)
             return here, here

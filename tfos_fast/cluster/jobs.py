@@ -74,7 +74,7 @@ class SparkJob:
 
 def exception_of(failure: Failure, *others: Failure) -> errors.TfosError:
     """A node's failure as the exception it names; ``others`` happened at other nodes."""
-    kind: Any = getattr(errors, failure.kind, errors.NodeFailed)
+    kind = errors.named(failure.kind, errors.NodeFailed)
     if not issubclass(kind, errors.NodeFailed):
         return kind(failure.summary)
     what: dict[str, Any] = {
@@ -115,7 +115,7 @@ def job_exception(error: Exception) -> Exception:
     found = _OURS.findall(str(error))
     if found:
         name, text = found[-1]
-        ours = getattr(errors, name, errors.ClusterError)(text.strip())
+        ours = errors.named(name, errors.ClusterError)(text.strip())
     elif lost := _LOST.search(str(error)):
         text = f"Spark gave up on a task that was lost: {lost.group().strip()}"
         ours = errors.TaskLost(f"{text} How often it tries one says spark.task.maxFailures (once with local[N])")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import sys
 import time
 import traceback
@@ -25,11 +24,12 @@ from zmq.utils import z85
 from tfos_fast.channel.processes import open_pidfd
 from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import probe
+from tfos_fast.cluster.addresses import listen_at
 from tfos_fast.cluster.detach import detach
 from tfos_fast.cluster.entrance import DOMAIN, HELD, answer, bind, door, guard, questions
 from tfos_fast.cluster.launch import executor_pid, spawn
 from tfos_fast.cluster.machine import address_towards, host_name, this_process
-from tfos_fast.errors import PortUnavailable, TfosError
+from tfos_fast.errors import TfosError
 
 log = logging.getLogger("tfos_fast.relay")
 
@@ -103,12 +103,7 @@ class Relay:
 
     @staticmethod
     def _bind(which: zmq.Socket[Any], host: str, ports: Iterable[int]) -> int:
-        try:
-            return bind(which, socket.gethostbyname(host), tuple(ports))
-        except PortUnavailable:
-            raise
-        except OSError:  # that address is none of this host's, as in a container
-            return bind(which, "0.0.0.0", tuple(ports))
+        return listen_at(host, f"the address of {host_name()}", lambda address: bind(which, address, tuple(ports)))
 
     def run(self) -> None:
         """Relay until the driver or the executor is gone."""

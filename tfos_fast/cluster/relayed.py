@@ -129,6 +129,6 @@ def hire(engine: Engine, towards: tuple[str, int], ports: Sequence[int], log_lev
         raise job_exception(job.error)
     relay = msgspec.json.decode(job.result[0], type=h.RelayReady)
     if relay.kind:
-        raise getattr(errors, relay.kind, ClusterError)(relay.text)
+        raise errors.named(relay.kind, ClusterError)(relay.text)
     log.info("executors do not reach this program: its coordinator is reached by a relay on %s", relay.where)
     return RelayedEntrance(relay, client, operator)

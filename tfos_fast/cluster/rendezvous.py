@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Callable, Sequence
 from weakref import WeakSet
 
+from tfos_fast.cluster.addresses import listen_at, numeric
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.engine import Engine
 from tfos_fast.cluster.ports import parse_ports
 from tfos_fast.cluster.relayed import hire
 from tfos_fast.cluster.slots import Slots
 from tfos_fast.cluster.survey import Survey
-from tfos_fast.errors import CoordinatorUnreachable, PortUnavailable, RoleError
+from tfos_fast.errors import CoordinatorUnreachable, RoleError
 
 log = logging.getLogger("tfos_fast.cluster")
 
@@ -92,10 +92,19 @@ def rendezvous(
 
 
 def _listen(engine: Engine, host: str | None, ports: Sequence[int]) -> Coordinator:
+    bind, advertise = front(engine, host)
+    setting = "server_host (TFOS_SERVER_HOST)" if host else "spark.driver.bindAddress (or spark.driver.host)"
+    return listen_at(bind, setting, lambda address: Coordinator(address, advertise, ports))
+
+
+def front(engine: Engine, host: str | None = None) -> tuple[str, str]:
+    """Return the address at which this program listens, and the one that executors know: ``host``, or what Spark's settings say.
+
+    Raises
+    ------
+    SettingRefused
+        Executors know this program by an IPv6 address.
+    """
     bind, advertise = (host, host) if host else engine.front()
-    try:
-        return Coordinator(socket.gethostbyname(bind), advertise, ports)
-    except PortUnavailable:
-        raise
-    except OSError:  # that address is none of this host's, as behind a NAT
-        return Coordinator("0.0.0.0", advertise, ports)
+    numeric(advertise, "server_host (TFOS_SERVER_HOST)" if host else "spark.driver.host")
+    return bind, advertise

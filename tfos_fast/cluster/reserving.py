@@ -184,7 +184,7 @@ def reserve(
         answers = [msgspec.json.decode(answer, type=h.Ready) for answer in [*here, *job.result]]
         for answer in answers:
             if answer.node is None:
-                raise getattr(errors, answer.kind, ClusterError)(answer.text)
+                raise errors.named(answer.kind, ClusterError)(answer.text)
         nodes = _with_gpus([answer.node for answer in answers if answer.node is not None], num_gpus)
         coordinator.expect({node.name: node.token for node in nodes})
         coordinator.wait(

@@ -13,6 +13,7 @@ import tfos_fast
 from tfos_fast.cluster import InputMode
 from tfos_fast.cluster.engine import engine_of
 from tfos_fast.cluster.ports import parse_ports
+from tfos_fast.cluster.rendezvous import front
 from tfos_fast.cluster.reserving import UNFED_MEMORY
 from tfos_fast.compat import gone, reservation
 from tfos_fast.compat.node import NodeMain
@@ -210,7 +211,7 @@ def run(
         cluster.start(main, tf_args, input_mode=mode, tensorboard=tensorboard, log_dir=log_dir)
         # A single TFOS_SERVER_PORT belongs to the cluster's own socket, which has it by now.
         ports = parse_ports(os.environ.get("TFOS_SERVER_PORT"), "TFOS_SERVER_PORT")
-        address = server.start(any_port=len(ports) == 1)
+        address = server.start(any_port=len(ports) == 1, front=front(engine_of(sc), os.environ.get("TFOS_SERVER_HOST")))
         text = f"listening for reservations at {tuple(address)}"  # where stop_streaming.py HOST PORT is to go
         if log.isEnabledFor(logging.INFO):
             log.info(text)

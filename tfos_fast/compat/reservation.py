@@ -22,6 +22,7 @@ import msgspec
 import zmq
 
 from tfos_fast.channel.processes import runtime_base
+from tfos_fast.cluster.addresses import listen_at
 from tfos_fast.cluster.entrance import Entrance, Keys
 from tfos_fast.cluster.ports import HeldPort, parse_ports, unavailable
 from tfos_fast.compat import util
@@ -126,11 +127,21 @@ class Server:
         self._closing = False
         self._forget: weakref.finalize | None = None
 
-    def start(self, *, any_port: bool = False) -> Address:
-        """Listen; returns ``(host, port)``. TFOS_SERVER_HOST and TFOS_SERVER_PORT (a port or a range) say where."""
-        host = self.get_server_ip()
+    def start(self, *, any_port: bool = False, front: tuple[str, str] | None = None) -> Address:
+        """Listen; returns ``(host, port)``. TFOS_SERVER_HOST and TFOS_SERVER_PORT (a port or a range) say where.
+
+        Parameters
+        ----------
+        any_port : bool
+            Leave TFOS_SERVER_PORT to others.
+        front : (str, str), optional
+            Without TFOS_SERVER_HOST: the address to listen at, and the one that nodes know. Default: this host's address.
+        """
+        told = os.environ.get(TFOS_SERVER_HOST)
+        bind, host = front if front and not told else (self.get_server_ip(),) * 2
         ports = (0,) if any_port else parse_ports(os.environ.get(TFOS_SERVER_PORT), TFOS_SERVER_PORT)
-        entrance = self._entrance = Entrance("0.0.0.0", host, ports)
+        setting = TFOS_SERVER_HOST if told else "the address of the driver"
+        entrance = self._entrance = listen_at(bind, setting, lambda address: Entrance(address, host, ports))
         port = int(entrance.keys.endpoint.rpartition(":")[2])
         keys = entrance.keys
         try:
