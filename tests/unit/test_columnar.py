@@ -197,6 +197,12 @@ def test_a_file_that_changed_or_broke_after_its_footer_was_read(tmp_path):
     pq.write_table(table(0, 4000), file)
     with pytest.raises(SourceError, match=r"a\.parquet has changed"):
         list(reader.batches(splits[0], SLOT))
+    other = table(0, 5000)
+    pq.write_table(other.set_column(0, "id", [np.arange(5000) + 0.5]), file)
+    with pytest.raises(SourceError, match=r"a\.parquet has changed .* its column 'id' is double, which int64 does not hold"):
+        list(reader.batches(splits[0], SLOT))
+    pq.write_table(other.set_column(0, "id", [np.arange(5000, dtype=np.int32)]), file)
+    assert sum(batch.num_rows for batch in reader.batches(splits[0], SLOT)) == 5000
     file.write_bytes(whole[:100] + bytes(2000) + whole[2100:])
     with pytest.raises(SourceError, match=r"a\.parquet cannot be read"):
         list(reader.batches(splits[0], SLOT))

@@ -159,7 +159,9 @@ def test_row_groups_of_the_old_calendar_are_not_left_out_by_their_statistics(tmp
 
 
 def test_other_writers_and_the_new_calendar_have_old_days(tmp_path):
-    for metadata in ({}, {VERSION: b"3.0.0"}, {VERSION: b"4.3.0", ROW: b"no JSON"}):
+    field = b'{"fields":[{"name":"x","type":%s}]}'
+    broken = (b"no JSON", b"[]", *(field % kind for kind in (b"7", b'{"type":"struct","fields":[{}]}', b'{"type":"list"}')))
+    for metadata in ({}, {VERSION: b"3.0.0"}, *({VERSION: b"4.3.0", ROW: text} for text in broken)):
         write(tmp_path, pa.table({"x": [dt.date(1582, 10, 10), dt.date(1, 1, 1)]}).replace_schema_metadata(metadata))
         assert values(tmp_path) == [dt.date(1582, 10, 10), dt.date(1, 1, 1)]
 
@@ -194,7 +196,7 @@ def test_types_of_users_keep_their_name(tmp_path):
     ((batch,),) = read(parquet(tmp_path, columns=["n"]))
     assert not batch.schema.metadata
     pq.write_table(pa.table({"x": plain, "n": [2]}), tmp_path / "1.parquet")
-    with pytest.raises(SourceError, match=r"'x' is org\.apache\.spark\.ml\.linalg\.VectorUDT in .* and struct<type.*1\.parquet"):
+    with pytest.raises(SourceError, match=r"'x' is org\.apache\.spark\.ml\.linalg\.VectorUDT in .* and struct<.*1\.parquet"):
         parquet(tmp_path).plan(1)
     assert values(tmp_path, columns=["n"], name="n") == [1, 2]
 
@@ -215,6 +217,7 @@ def test_variant(tmp_path):
 # ---- files that differ -------------------------------------------------------------------------------------------------------
 
 F32, F64 = pa.float32(), pa.float64()
+HOLE = None if int(pa.__version__.partition(".")[0]) > 17 else [5, 6]  # older ones do not read a list of fixed size that is null
 WIDER = [
     ([1.5], F32, [1e300], F64, F64),
     ([1], pa.int32(), [2**40], pa.int64(), pa.int64()),
@@ -231,8 +234,8 @@ WIDER = [
     ([dt.date(2020, 1, 1)], pa.date32(), [dt.date(1, 1, 1)], pa.date64(), pa.date32()),
     ([[1]], pa.list_(pa.int32()), [[0.5, None], None], pa.list_(F64), pa.list_(F64)),
     ([[]], pa.list_(pa.null()), [["x"]], pa.list_(pa.string()), pa.list_(pa.string())),
-    ([[1, 2], None], pa.list_(pa.int32(), 2), [[3]], pa.list_(pa.int32()), pa.list_(pa.int32())),
-    ([[1, 2], None], pa.list_(pa.int32(), 2), [[3, 2**40]], pa.list_(pa.int64(), 2), pa.list_(pa.int64(), 2)),
+    ([[1, 2], HOLE], pa.list_(pa.int32(), 2), [[3]], pa.list_(pa.int32()), pa.list_(pa.int32())),
+    ([[1, 2], HOLE], pa.list_(pa.int32(), 2), [[3, 2**40]], pa.list_(pa.int64(), 2), pa.list_(pa.int64(), 2)),
     ([[[1]], [[2, 3], None]], pa.list_(pa.list_(pa.int8())), [[[2**40]]], pa.large_list(pa.list_(pa.int64())),
      pa.large_list(pa.list_(pa.int64()))),
     ([[("a", 1)], None], pa.map_(pa.string(), pa.int32()), [[("b", 2**40)]], pa.map_(pa.string(), pa.int64()),

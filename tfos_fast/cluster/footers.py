@@ -175,9 +175,22 @@ def _list_of(kind: Any, items: Any) -> Any:
 
 def _nodes(text: bytes | None) -> Mapping[str, Any]:
     try:
-        return {field["name"]: field["type"] for field in json.loads(text)["fields"]} if text else {}
+        found = {field["name"]: field["type"] for field in json.loads(text)["fields"]} if text else {}
+        return found if all(map(_is_sound, found.values())) else {}
     except (ValueError, TypeError, KeyError, RecursionError):
         return {}  # somebody else's
+
+
+def _is_sound(node: Any) -> bool:
+    """Whether it is a type in Spark's JSON."""
+    if not isinstance(node, dict):
+        return isinstance(node, str)
+    if is_udt(node):
+        return "sqlType" not in node or _is_sound(node["sqlType"])
+    if node.get("type") == "struct":
+        return all(isinstance(field["name"], str) and _is_sound(field["type"]) for field in node["fields"])
+    wanted = {"array": ("elementType",), "map": ("keyType", "valueType")}[node["type"]]
+    return all(_is_sound(node[key]) for key in wanted)
 
 
 def _field(node: Any, name: str) -> Any:

@@ -73,16 +73,14 @@ def check_engine(engine: Engine, data: Any) -> None:
 
 def _session_settings(engine: Engine) -> dict[str, str]:
     """Of the application and, where there is one, its session: types of directory columns and the zone of their timestamps."""
-    settings = dict(engine.settings())
-    if not engine.rdds:
-        return settings
-    from pyspark.sql import SparkSession
+    session = engine.key
+    if engine.rdds:
+        from pyspark.sql import SparkSession
 
-    # A thread of the user's may have no active session.
-    session = SparkSession.getActiveSession() or getattr(SparkSession, "_instantiatedSession", None)
-    if session is None:
-        return settings
-    return settings | {name: str(session.conf.get(name)) for name in (INFER, ZONE)}
+        # A thread of the user's may have no active session.
+        session = SparkSession.getActiveSession() or getattr(SparkSession, "_instantiatedSession", None)
+    settings = dict(engine.settings())
+    return settings if session is None else settings | {name: str(session.conf.get(name)) for name in (INFER, ZONE)}
 
 
 def source_of(engine: Engine, data: Any, *, shuffle: bool = False) -> Source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from tfos_fast.channel.arrow_spark import nodes
 from tfos_fast.cluster.conform import conform, refuse_old
 from tfos_fast.cluster.files import INT96_UNIT
 from tfos_fast.cluster.footers import FileColumns, describe
-from tfos_fast.cluster.unify import pairs
+from tfos_fast.cluster.unify import Held, holds, pairs
 from tfos_fast.errors import SourceError
 
 if TYPE_CHECKING:
@@ -38,11 +38,14 @@ class _Opened:
     about : FileColumns
     there : dict of str to str
         The feed's columns which it has, and what it calls them.
+    told : dict of str to str or dict
+        What Spark calls their types, where Arrow's types do not say it all.
     """
 
     file: ParquetFile
     about: FileColumns
     there: dict[str, str]
+    told: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class SplitReader:
                     if opened is not None:
                         opened.file.close(force=True)
                     path = piece.path
-                    opened = self._open(path)
+                    opened = self._open(path, piece.keys)
                 expected, most = self._row_bytes(opened, piece)
                 rows = max(1, min(most, int(wanted / max(expected, measured, 1.0))))
                 for batch in self._read(opened, piece, rows):
@@ -120,7 +123,7 @@ class SplitReader:
             if opened is not None:
                 opened.file.close(force=True)
 
-    def _open(self, path: str) -> _Opened:
+    def _open(self, path: str, keys: Collection[str]) -> _Opened:
         from pyarrow import fs, parquet
 
         source = self.filesystem.open_input_file(path)
@@ -129,7 +132,15 @@ class SplitReader:
         how = {"buffer_size": _READ_BUFFER} if local else {"pre_buffer": True}
         file = parquet.ParquetFile(source, coerce_int96_timestamp_unit=INT96_UNIT, **how)
         about = describe(path, file.metadata, file.schema_arrow)
-        return _Opened(file, about, pairs(self.schema.names, list(about.columns), exact=self.exact))
+        there = pairs(self.schema.names, list(about.columns), exact=self.exact)
+        told = dict(zip(self.schema.names, nodes(self.schema), strict=False))
+        for name, kind in zip(self.schema.names, self.schema.types, strict=True):
+            if name in there and name not in keys and not holds(Held(kind, told.get(name)), about.columns[there[name]]):
+                raise SourceError(
+                    f"{path} has changed since its footer was read in the driver: its column {there[name]!r} is "
+                    f"{about.columns[there[name]].kind}, which {kind} does not hold"
+                )
+        return _Opened(file, about, there, told)
 
     def _row_bytes(self, opened: _Opened, piece: Piece) -> tuple[float, int]:
         """Bytes that a row of this row group has in memory, and the most rows that a batch should have."""
@@ -153,16 +164,15 @@ class SplitReader:
 
     def _read(self, opened: _Opened, piece: Piece, rows: int) -> Iterator[pa.RecordBatch]:
         names = [opened.there[name] for name in self.schema.names if name in opened.there and name not in piece.keys]
-        told = dict(zip(self.schema.names, nodes(self.schema), strict=False))
         # One task runs on each of the executor's cores: further threads would only take them from each other.
         for batch in opened.file.iter_batches(rows, [piece.row_group], names, use_threads=False):
-            batch = self._conform(batch, opened, piece, told)
+            batch = self._conform(batch, opened, piece)
             if self.filter is None:
                 yield batch
             else:
                 yield from self._filtered(batch)
 
-    def _conform(self, batch: pa.RecordBatch, opened: _Opened, piece: Piece, told: dict[str, Any]) -> pa.RecordBatch:
+    def _conform(self, batch: pa.RecordBatch, opened: _Opened, piece: Piece) -> pa.RecordBatch:
         """The batch with the columns of the data set: those of directory names filled in, missing ones null, types as declared."""
         import pyarrow as pa
 
@@ -180,7 +190,7 @@ class SplitReader:
                 refuse_old(column, opened.about.old[there], there, piece.path, opened.about.writer)
             if column.type != kind:
                 try:
-                    column = conform(column, kind, told.get(name))
+                    column = conform(column, kind, opened.told.get(name))
                 except pa.ArrowException as error:
                     raise SourceError(f"{piece.path}: column {there!r} of {column.type} does not become {kind}: {error}") from error
             columns.append(column)

@@ -77,6 +77,16 @@ def unify(one: Held, other: Held, path: str) -> Held:
     return Held(kind)
 
 
+def holds(whole: Held, part: Held) -> bool:
+    """Whether a type that :func:`unify` has given holds the values of another one."""
+    if whole == part:
+        return True
+    try:
+        return unify(whole, part, "") == whole
+    except Differ:
+        return False
+
+
 def pairs(wanted: Sequence[str], there: Sequence[str], *, exact: bool = False) -> dict[str, str]:
     """Return what the columns ``wanted`` are called where ``there`` is. Those that are not there are left out.
 
