@@ -74,7 +74,7 @@ def test_a_program_without_a_feed_may_end_by_os_exit(sc, tmp_path):
 
 def test_os_exit_before_the_end_of_the_feed_is_a_failure(sc, tmp_path):
     with pytest.raises(
-        NodeKilled, match=r"ended with status 0 without a word from main, as by os._exit, and not all rows were taken"
+        NodeKilled, match=r"ended with status 0 without a word from main, as by os._exit, before its feed had ended"
     ):
         with tfos_fast.run(sc, badly.early, {"out": str(tmp_path)}, 2, **SMALL) as cluster:
             cluster.feed(sc.parallelize(range(100_000), 4))

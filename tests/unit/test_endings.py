@@ -111,7 +111,7 @@ def test_exit_with_status_zero_while_rows_wait_is_a_failure(run):
     writer = nodes.writer(0)
     writer.open_partition("job/0", 1)
     with pytest.raises(
-        NodeKilled, match=r"ended with status 0 without a word from main, as by os._exit, and not all rows were taken"
+        NodeKilled, match=r"ended with status 0 without a word from main, as by os._exit, before its feed had ended"
     ):
         while True:
             writer.write_rows(range(1000))
@@ -174,6 +174,15 @@ def test_the_driver_hears_that_main_has_returned(run):
     nodes.close()
     assert not any(alive(trainer.pid, trainer.started) for trainer in trainers)
     assert nodes.coordinator.failures == []
+
+
+def test_a_process_that_lives_on_holds_up_no_feed(run):
+    """Its main has returned and never asked for rows."""
+    nodes = run(badly.unread, how=["thread", "thread"])
+    nodes.wait(lambda: nodes.state(0).terminated and nodes.state(1).terminated, "word that they take no rows")
+    writer = nodes.writer(0)
+    writer.open_partition("job/0", 1)
+    assert writer.write_rows(range(1_000_000)) < 1_000_000  # it is told that nobody wants them
 
 
 def test_trainers_have_the_signals_of_a_fresh_process(run, tmp_path, monkeypatch):

@@ -115,7 +115,7 @@ class Child:
         if code >= 0:
             text += " without a word from main"
         if code == 0:
-            text += ", as by os._exit, and not all rows were taken: let main return"
+            text += ", as by os._exit, before its feed had ended: let main return"
         self._log.wait(LAST_LINES)
         return m.Failure("NodeKilled", text, self.name, self.host, "", max(0, -code), self._log.tail())
 

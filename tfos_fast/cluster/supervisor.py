@@ -130,6 +130,8 @@ class Supervisor:
             if failure is None:
                 report = child.report()
                 self._state(m.Returned(self.life, m.clip(report.threads if report else "", m.MAX_NAMES)))
+                for broker in self._feeds().all():
+                    broker.terminate()  # it may never have opened its feed, and its process may run on
                 return
             if not self._asks:
                 self.end(failure)
