@@ -7,11 +7,12 @@ the schema has to widen.
 from __future__ import annotations
 
 import functools
+import pickle
 from typing import Any
 
 import numpy as np
 
-from tfos_fast._special import as_number
+from tfos_fast._special import Tagged, as_number
 from tfos_fast.errors import MissingDependency
 
 #: Element types of fixed columns. Everything else travels as an object.
@@ -84,15 +85,28 @@ def is_packable(dtype: np.dtype) -> bool:
 
 
 def as_array(value: Any) -> np.ndarray | None:
-    """Column mode: the value as an array of native numbers, or None when it is not one.
+    """As ``as_tagged``, without the unit."""
+    tagged = as_tagged(value)
+    return None if tagged is None else tagged[0]
 
-    Numbers, numpy arrays and scalars, regular lists and tuples of those, ``array.array``, and what ``_special.py`` names. A masked
-    array is none of them: its mask would be lost. Copies unless the value is an array already.
+
+def as_tagged(value: Any) -> Tagged | None:
+    """Column mode: the value as an array of native numbers, and their unit, or None when it is not one.
+
+    Numbers, numpy arrays and scalars, regular lists and tuples of those, ``array.array``, and what ``_special.py`` names, in lists,
+    too. A masked array is none of them: its mask would be lost. Copies unless the value is an array already.
+
+    Raises
+    ------
+    SchemaMismatch
+        See :func:`tfos_fast._special.as_number`.
     """
     if isinstance(value, np.ma.MaskedArray):
         return None
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
+        if array.dtype.kind == "O" and array.ndim:
+            return _stacked(array.tolist())
     elif isinstance(value, (bool, int, float, complex)):
         if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
             return None
@@ -102,13 +116,34 @@ def as_array(value: Any) -> np.ndarray | None:
             array = np.asarray(value)
         except (ValueError, TypeError, OverflowError):  # ragged, or no numbers
             return None
+        if array.dtype.kind in "OMm" and len(value):
+            return _stacked(value)
         if array.dtype == np.float64 and array.size and np.abs(array).max() >= 2**63 and _only_integers(value):
             return None  # numpy mixes int64 and uint64 into float64, which loses digits
     else:
         return as_number(value)
     if not is_packable(array.dtype):
         return as_number(array) if array.dtype.kind in "Mm" else None
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return (array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))), ""
+
+
+def _stacked(values: Any) -> Tagged | None:
+    """A list of dates, times, decimals, item by item: numpy takes them for objects, or for times of the finest unit."""
+    parts: list[np.ndarray] = []
+    first: Tagged | None = None
+    dtype = ""
+    for value in values:
+        part = as_tagged(value)
+        first = first or part
+        if part is None or first is None or part[1] != first[1] or part[0].shape != first[0].shape:
+            return None
+        found = part[0].dtype.name
+        common = found if dtype in ("", found) else promote(dtype, found)
+        if common is None:
+            return None
+        dtype = common
+        parts.append(part[0])
+    return None if first is None else (np.stack(parts).astype(dtype_of(dtype), copy=False), first[1])
 
 
 def _only_integers(value: Any) -> bool:
@@ -181,6 +216,8 @@ def fill_bytes(kind: str, dtype: str, shape: tuple[int, ...], fill: Any) -> byte
         return (fill or "").encode()
     if kind == "bytes":
         return (fill or "").encode("latin-1")
+    if kind == "object":
+        return pickle.dumps(fill, 5)
     if kind == "fixed":
         value = np.zeros((), dtype_of(dtype)) if fill is None else np.asarray(fill).astype(dtype_of(dtype))
         return np.broadcast_to(value, shape).tobytes()

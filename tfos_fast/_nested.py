@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from tfos_fast._convert import as_array, cast_values, dtype_of, encodable, promote
+from tfos_fast._convert import as_tagged, cast_values, dtype_of, encodable, promote
 
 ANY_LENGTH = -1
 TEXTS = ("string", "bytes")
 _TEXT_OF = {"U": "string", "S": "bytes"}
-#: (element type, shape with ANY_LENGTH where lengths differ)
+#: (element type, shape with ANY_LENGTH where lengths differ). Numbers of a unit have it behind their type: ``int32@date``.
 Form = tuple[str, tuple[int, ...]]
 
 
@@ -31,9 +31,9 @@ def measure(value: Any) -> Form | None:
         return ("string", ()) if encodable(value) else None
     if isinstance(value, bytes | bytearray):
         return "bytes", ()
-    array = as_array(value)
-    if array is not None:
-        return array.dtype.name, array.shape
+    tagged = as_tagged(value)
+    if tagged is not None:
+        return with_unit(tagged[0].dtype.name, tagged[1]), tagged[0].shape
     if isinstance(value, np.ndarray) and value.dtype.kind in "OUS" and value.ndim:
         if value.size == 0 and value.dtype.kind in _TEXT_OF:
             return _TEXT_OF[value.dtype.kind], value.shape
@@ -49,13 +49,20 @@ def measure(value: Any) -> Form | None:
     return None if inner is None else (inner[0], (len(value), *inner[1]))
 
 
-def meet(a: Form, b: Form) -> Form | None:
-    """The form that holds both; None when they differ in depth, or no type holds the numbers of both unchanged.
+def with_unit(dtype: str, unit: str) -> str:
+    """An element type of a Form."""
+    return f"{dtype}@{unit}" if unit else dtype
 
-    Lists without items may be of any type, and hold lists of any depth.
+
+def meet(a: Form, b: Form) -> Form | None:
+    """The form that holds both; None when they differ in depth or unit, or no type holds the numbers of both unchanged.
+
+    Lists without items may be of any type and unit, and hold lists of any depth.
     """
+    unit = _unit_of_both(a, b)
+    a, b = (a[0].partition("@")[0], a[1]), (b[0].partition("@")[0], b[1])
     a, b = _deepened(a, b), _deepened(b, a)
-    if len(a[1]) != len(b[1]):
+    if unit is None or len(a[1]) != len(b[1]):
         return None
     shape = tuple(x if x == y else ANY_LENGTH for x, y in zip(a[1], b[1], strict=True))
     dtype: str | None
@@ -67,7 +74,16 @@ def meet(a: Form, b: Form) -> Form | None:
         dtype = (b if 0 in a[1] else a)[0]  # nothing in it: the other one says the type
     else:
         dtype = None if a[0] in TEXTS or b[0] in TEXTS else promote(a[0], b[0])
-    return None if dtype is None else (dtype, shape)
+    return None if dtype is None else (with_unit(dtype, unit) if dtype not in TEXTS else dtype, shape)
+
+
+def _unit_of_both(a: Form, b: Form) -> str | None:
+    one, other = (form[0].partition("@")[2] for form in (a, b))
+    if 0 in a[1] and 0 in b[1]:
+        return max(one, other)
+    if one == other or 0 in b[1] or other == "?":
+        return one
+    return other if 0 in a[1] or one == "?" else None
 
 
 def _of_nothing(a: str, b: str) -> str | None:
@@ -89,7 +105,7 @@ def ragged(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (ANY_LENGTH,) * (last + 1) + shape[last + 1 :]
 
 
-def encode(value: Any, dtype: str, shape: tuple[int, ...], *, cast: bool) -> bytes | None:
+def encode(value: Any, dtype: str, shape: tuple[int, ...], *, cast: bool, unit: str = "") -> bytes | None:
     """One row of a ragged column as bytes; None when the value does not fit.
 
     Parameters
@@ -101,6 +117,8 @@ def encode(value: Any, dtype: str, shape: tuple[int, ...], *, cast: bool) -> byt
         Of the column: some times ANY_LENGTH, then fixed lengths.
     cast : bool
         See :func:`tfos_fast._convert.can_cast`.
+    unit : str
+        That of the numbers; see ``_special.py``.
     """
     depth = shape.count(ANY_LENGTH)
     level: list[Any] = [value]
@@ -116,7 +134,7 @@ def encode(value: Any, dtype: str, shape: tuple[int, ...], *, cast: bool) -> byt
         level = below
     if text:
         return _texts(level, lengths, dtype) if depth == len(shape) else None
-    parts = [_numbers(item, dtype, shape[depth:], cast) for item in level]
+    parts = [_numbers(item, dtype, shape[depth:], cast, unit) for item in level]
     if None in parts:
         return None
     lengths.append([count for count, _ in parts])  # type: ignore[misc]
@@ -124,10 +142,13 @@ def encode(value: Any, dtype: str, shape: tuple[int, ...], *, cast: bool) -> byt
     return values if depth == 1 else _header(lengths) + values
 
 
-def _numbers(value: Any, dtype: str, inner: tuple[int, ...], cast: bool) -> tuple[int, bytes] | None:
+def _numbers(value: Any, dtype: str, inner: tuple[int, ...], cast: bool, unit: str) -> tuple[int, bytes] | None:
     """How many items the list has, and their bytes; None when they do not fit."""
-    array = as_array(value)
-    if array is None:
+    tagged = as_tagged(value)
+    if tagged is None:
+        return None
+    array, found = tagged
+    if array.size and found != unit:
         return None
     if array.ndim == 0 or (array.size == 0 and array.ndim == 1):
         return None if array.ndim == 0 else (0, b"")

@@ -33,6 +33,7 @@ cdef struct ColumnState:
     Kind kind
     bint exact                              # row mode
     bint cast                               # column mode with declared types
+    bint counted                            # column mode: of a unit (``_special.py``), or objects of which only some are taken
     bint raw                                # fixed, column mode: byte strings are the values' memory
     int code                                # of _values.Code; NO_CODE: numpy does it
     int takes                               # of _values.Leaf

@@ -8,7 +8,8 @@ import pickle
 
 import numpy as np
 
-from tfos_fast import _convert, _nested
+from tfos_fast import _convert, _nested, _special
+from tfos_fast.errors import SchemaMismatch
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Check, PyByteArray_CheckExact, PyByteArray_GET_SIZE
@@ -34,11 +35,13 @@ cdef dict FORMATS = {"int64": (b"l", b"q"), "uint64": (b"L", b"Q")}
 cdef dict TAKES = {"float": TAKES_FLOAT, "int": TAKES_INT, "bool": TAKES_BOOL}
 
 cdef type _ndarray = np.ndarray
-cdef object _as_array = _convert.as_array
+cdef object _as_tagged = _convert.as_tagged
 cdef object _cast_values = _convert.cast_values
 cdef object _deepened = _convert.deepened
 cdef object _encode = _nested.encode
 cdef object _dumps = pickle.dumps
+cdef object _is_missing = _special.is_missing
+cdef object _UNFIT = object()
 
 
 def dumps(value):
@@ -62,6 +65,42 @@ def dumps(value):
             raise error from None  # the first error says what is wrong with the value
 
 
+def as_object(value, unit):
+    """What a column of objects holds for a value whose column would be one of numbers, if there were no None; another object when
+    it does not take the value.
+
+    Parameters
+    ----------
+    value : object
+    unit : str
+        Of the numbers; ``"number"`` for plain ones.
+    """
+    if value is None or (unit == "number" and (type(value) is float or type(value) is int or type(value) is bool)):
+        return value if type(value) is not int or _convert.INT64_MIN <= value <= _convert.INT64_MAX else _UNFIT
+    if _is_missing(value):
+        return None
+    try:
+        form = _nested.measure(value)
+    except SchemaMismatch:
+        return _UNFIT
+    if form is None:
+        return _UNFIT
+    dtype, _, found = form[0].partition("@")
+    if dtype in _nested.TEXTS or ((found or "number") != unit and 0 not in form[1]):
+        return _UNFIT
+    return _numbers(value)
+
+
+cdef object _numbers(object value):
+    """Numbers as they are, and what has a number's meaning as numbers, inside lists, too."""
+    if type(value) in _convert.LEAVES:
+        return value
+    tagged = _as_tagged(value)
+    if tagged is not None:
+        return tagged[0].tolist() if tagged[0].ndim == 0 else tagged[0]
+    return [_numbers(item) for item in value]
+
+
 cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) except -1:
     """Fill in the state for a column of a schema; `keep` holds what it borrows."""
     cdef int i
@@ -77,6 +116,7 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
         state.kind = BYTEARRAY if exact and column.python == "bytearray" else BYTES
     elif column.kind == "object":
         state.kind = OBJECT
+        state.counted = column.unit not in ("", "mixed", "beyond") and not exact
     elif column.kind == "null":
         state.kind = NULLS
     elif column.kind == "unused":
@@ -125,6 +165,14 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
             for name, code in CODES.items():
                 if _convert.can_cast(name, column.dtype, cast=cast):
                     state.casts |= 1 << <int>code
+        if column.unit not in ("", "?"):
+            # Plain numbers are none of its values: all go through `put_by_numpy` and `_nested.encode`, which look at the unit.
+            state.counted = True
+            state.code = NO_CODE
+            state.takes = state.casts = 0
+            state.inner = 0
+            state.scalar = NULL
+            state.formats[0] = NULL
     elif column.python == "ndarray":
         state.kind = ARRAY
     elif column.python == "npscalar":
@@ -149,6 +197,8 @@ cdef int put(ColumnState* column, object value, Slot* slot, Py_ssize_t row) exce
     if column.nulls and value is None:
         return put_null(column, slot, row)
     outcome = put_value(column, value, slot, row)
+    if outcome == UNFIT and not column.exact and column.nulls and _is_missing(value):
+        return put_null(column, slot, row)
     if column.mask is not NULL:
         column.mask[row] = 1
     return outcome
@@ -212,6 +262,10 @@ cdef int put_value(ColumnState* column, object value, Slot* slot, Py_ssize_t row
             return UNFIT
         return put_bytes(<uint32_t*>out, PyByteArray_AS_STRING(value), PyByteArray_GET_SIZE(value), slot)
     if kind == OBJECT:
+        if column.counted:
+            value = as_object(value, (<object>column.definition).unit)
+            if value is _UNFIT:
+                return UNFIT
         data = dumps(value)
         return put_bytes(<uint32_t*>out, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), slot)
     if kind == RAGGED:
@@ -246,7 +300,10 @@ cdef int put_ragged(ColumnState* column, object value, Slot* slot, uint32_t* ent
             slot.top = top + count * column.itemsize
             return OK
     definition = <object>column.definition
-    data = _encode(value, definition.dtype, definition.shape, cast=column.cast)
+    try:
+        data = _encode(value, definition.dtype, definition.shape, cast=column.cast, unit=definition.unit.strip("?"))
+    except SchemaMismatch:  # beyond the range: the schema is asked for, and says so
+        return UNFIT
     if data is None:
         return UNFIT
     return put_bytes(entry, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), slot)
@@ -368,8 +425,14 @@ cdef int put_by_numpy(ColumnState* column, object value, char* out) except -1:
     definition = <object>column.definition
     if column.exact and (not value.dtype.isnative or value.dtype.name != definition.dtype):
         return UNFIT
-    array = _as_array(value)
-    if array is None:
+    try:
+        tagged = _as_tagged(value)
+    except SchemaMismatch:  # beyond the range: the schema is asked for, and says so
+        return UNFIT
+    if tagged is None:
+        return UNFIT
+    array, unit = tagged
+    if unit != definition.unit and unit != definition.unit.strip("?") and array.size:
         return UNFIT
     if array.shape != definition.shape:
         array = _deepened(array, definition.shape)

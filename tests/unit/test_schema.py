@@ -232,7 +232,7 @@ def test_special_values_have_documented_numbers() -> None:
         ((form, memory, count),) = drive([(value,)], exact=False)
         got = decode.columns(form, memory, 0, count)["c0"][0]
         assert same(np.asarray(got), np.asarray(number)), value
-    assert infer((np.datetime64("NaT"),), exact=False).columns[0].kind == "object"
+    assert infer((np.datetime64("NaT"),), exact=False).columns[0] == Column("c0", "null", nulls="seen")
 
 
 def test_nulls_follow_their_policy() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
+
+from msgspec.structs import replace
 
 from tfos_fast.channel.fields import lacking
 from tfos_fast.channel.kinds import check_mode
 from tfos_fast.channel.lattice import apply_nulls, apply_spec, by_position, has_policy, join, leave_out, settle
 from tfos_fast.channel.messages import Form
-from tfos_fast.channel.schema import OBJECTS, WHY_OBJECTS, Column, Schema, describe
+from tfos_fast.channel.schema import BEYOND, OBJECTS, SEVERAL, WHY_OBJECTS, Column, Schema, describe
 from tfos_fast.channel.typenames import type_name
 from tfos_fast.errors import FormError, SchemaMismatch
 
+_LOOSE = ("object", "unused")
+# What is written in the place of None, and that it is, the reader does not see.
+_NO_FILL: dict[str, Any] = {"fill": {"nulls": "", "fill": None}, "mask": {"fill": None}}
 _FIXED = "a feed's columns are fixed when its first batch is read (rows of any kind pass through next_batch)"
 
 
@@ -26,8 +31,8 @@ class Agreement:
         self._schemas: list[Schema] = []
         self._numbers: dict[Schema, int] = {}
         self._current: int | None = None
+        self._needed: Schema | None = None  # what rows need, before anything is done about nulls
         self._pinned = False
-        self._valued: set[str] = set()  # columns of which some row had more than None
 
     def __getitem__(self, number: int) -> Schema:
         return self._schemas[number]
@@ -52,43 +57,97 @@ class Agreement:
         """
         if form.exact:
             return self.number(schema), schema
-        valued = {column.name for column in schema.columns if column.kind != "null"}
-        schema = _declared(schema, form)
-        current = None if self._current is None else self._schemas[self._current]
-        if current is not None:
-            # Of a column without values the type is a guess: a spec need not say whether values or lists of them come.
-            known = current if self._pinned else _without_guesses(current, self._valued)
-            joined = _declared(join(known, _without_guesses(schema, valued), exact=False), form)
-            if joined.columns == current.columns and joined.structs == current.structs:
-                joined = current  # how a writer's rows hold the columns is the writer's own matter
-            elif self._pinned and _forms(joined) != _forms(current):
-                raise SchemaMismatch(_difference(current, joined))
-            schema = joined
+        form, schema = _placed(form, schema)
+        self._check_kinds(schema, form)
+        needed = _typed(schema, form)
+        if self._needed is not None:
+            needed = _joined(self._needed, needed)
+            self._check_kinds(needed, form)
+            needed = _typed(needed, form)
+        schema = self._rule(needed, form)
         if form.tensors:
-            _check_tensors(current, schema)
-        self._valued |= valued
+            _check_tensors(self._in_force, schema)
+        self._needed = needed
         self._current = self.number(schema)
         return self._current, schema
 
+    def rule(self, form: Form) -> None:
+        """What becomes of nulls is declared now, after writers have begun.
+
+        Raises
+        ------
+        SchemaMismatch
+            It does not suit what they have brought.
+        """
+        if self._needed is not None:
+            form, needed = _placed(form, self._needed)
+            self._current = self.number(self._rule(needed, form))
+
+    @property
+    def _in_force(self) -> Schema | None:
+        return None if self._current is None else self._schemas[self._current]
+
+    def _check_kinds(self, found: Schema, form: Form) -> None:
+        """Refuse values of several kinds, or beyond their range, in columns that are not ones of objects anyway."""
+        known = {} if self._needed is None else {column.name: column.kind for column in self._needed.columns}
+        for column in found.columns:
+            if column.unit not in ("mixed", "beyond") or known.get(column.name) in _LOOSE:
+                continue
+            declared = form.spec.get(column.name)
+            if form.only if declared is None else declared[0] == "object":
+                continue
+            old = next((c for c in self._in_force.columns if c.name == column.name), None) if self._in_force is not None else None
+            expected = "" if old is None else f"expected {describe(old)}, found "
+            raise SchemaMismatch(f"column {column.name!r}: {expected}{SEVERAL if column.unit == 'mixed' else BEYOND}")
+
+    def _rule(self, needed: Schema, form: Form) -> Schema:
+        current = self._in_force
+        schema = apply_nulls(_declared(needed, form), form.nulls, form.spec)
+        if self._pinned:
+            schema = settle(schema)
+        if current is None:
+            return schema
+        if schema.columns == current.columns and schema.structs == current.structs:
+            return current  # how a writer's rows hold the columns is the writer's own matter
+        if self._pinned and _forms(schema) != _forms(current):
+            raise SchemaMismatch(_difference(current, schema))
+        return schema
+
     def pin(self) -> tuple[int, Schema] | None:
         """Nothing wider from here on; None when nobody has proposed anything."""
-        if self._current is None:
+        current = self._in_force
+        if current is None:
             return None
+        assert self._needed is not None
         self._pinned = True
-        self._current = self.number(settle(self._schemas[self._current]))
-        return self._current, self._schemas[self._current]
+        pinned = settle(current)
+        self._current = self.number(pinned)
+        # Columns that have had nothing but nulls have a type now, where no spec says it.
+        pairs = zip(self._needed.columns, current.columns, pinned.columns, strict=True)
+        settled = (
+            column if before == after or after.kind == "object" else replace(after, nulls="seen", fill=None)
+            for column, before, after in pairs
+        )
+        self._needed = replace(self._needed, columns=tuple(settled))
+        return self._current, pinned
 
 
-def _without_guesses(schema: Schema, valued: set[str]) -> Schema:
-    columns = [c if c.name in valued or c.kind == "unused" else Column(c.name, "null", nulls="seen") for c in schema.columns]
-    return Schema(schema.structure, tuple(columns), schema.structs)
+def _typed(schema: Schema, form: Form) -> Schema:
+    """The columns as declared, but for those that have had nothing but nulls: whether values or lists of them will come is open."""
+    declared = _declared(schema, form)
+    known = {column.name for column in schema.columns if column.kind != "null"}
+    open_ = (Column(c.name, "null", nulls="seen") if c.name not in known and c.kind not in _LOOSE else c for c in declared.columns)
+    return replace(declared, columns=tuple(open_))
+
+
+def _placed(form: Form, schema: Schema) -> tuple[Form, Schema]:
+    """A tuple's spec under the columns' own names. Batches are tuples then, as the spec is."""
+    if not form.positional or (spec := by_position(form.spec, schema.names)) is form.spec:
+        return form, schema
+    return replace(form, spec=spec), replace(schema, structure="tuple")
 
 
 def _declared(schema: Schema, form: Form) -> Schema:
-    if form.positional and (spec := by_position(form.spec, schema.names)) is not form.spec:
-        # Batches are tuples then, as the spec is.
-        form = msgspec.structs.replace(form, spec=spec)
-        schema = msgspec.structs.replace(schema, structure="tuple")
     for name in form.spec:
         if name not in schema.names and (fields := lacking(schema, name)) and not has_policy(name, form.nulls):
             raise SchemaMismatch(
@@ -99,12 +158,22 @@ def _declared(schema: Schema, form: Form) -> Schema:
     schema = leave_out(schema, form.spec) if form.only else schema
     if form.tensors:  # a struct without fields is no tensor, and loses nothing
         schema = leave_out(schema, [name for name in schema.names if name not in schema.structs])
-    return apply_nulls(schema, form.nulls, form.spec)
+    return schema
+
+
+def _joined(needed: Schema, more: Schema) -> Schema:
+    """A column that is one of objects takes values of every kind; nothing that was packed before is changed by it."""
+    objects = {column.name for column in needed.columns if column.kind == "object"}
+    joined = join(needed, more, exact=False)
+    return replace(joined, columns=tuple(Column(c.name, "object") if c.name in objects else c for c in joined.columns))
 
 
 def _forms(schema: Schema) -> list[Column]:
     """The columns as the reader sees them, whatever rows bring the values in."""
-    return [msgspec.structs.replace(column, python="") for column in schema.columns]
+    return [
+        Column(c.name, "object") if c.kind == "object" else replace(c, python="", unit="", **_NO_FILL.get(c.nulls, {}))
+        for c in schema.columns
+    ]
 
 
 def _check_tensors(before: Schema | None, schema: Schema) -> None:
@@ -142,8 +211,8 @@ def check_proposal(schema: Schema, form: Form) -> None:
 
 
 def _difference(current: Schema, joined: Schema) -> str:
-    for before, after in zip(current.columns, joined.columns, strict=False):
-        if before != after:
+    for before, after, one, other in zip(current.columns, joined.columns, _forms(current), _forms(joined), strict=False):
+        if one != other:
             found = "None" if after.nulls and not before.nulls else f"values that need {describe(after)}"
             return f"column {before.name!r}: expected {describe(before)}, found {found}; {_FIXED}"
     return f"expected columns {list(current.names)}, found {list(joined.names)}; {_FIXED}"

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from msgspec.structs import replace
+
 from tfos_fast._pack import RowPacker
 from tfos_fast.channel.lattice import join
 from tfos_fast.channel.layout import Layout
@@ -14,6 +16,8 @@ from tfos_fast.channel.results import ResultReader
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.slotwriter import SlotWriter
 from tfos_fast.errors import SchemaMismatch
+
+_COUNTS = ("int32", "int64")
 
 
 class BatchPacker:
@@ -88,7 +92,7 @@ class BatchWriter:
 
     def pack(self, batch: Any) -> Iterator[None]:
         """Pack a batch; yields whenever a slot is needed and none is granted, and when results have come."""
-        from tfos_fast.channel.arrow import from_arrow, is_fitting
+        from tfos_fast.channel.arrow import is_fitting
         from tfos_fast.channel.arrow_types import flatten_batch, is_flat, leave_out
 
         if batch.num_rows == 0:
@@ -106,7 +110,7 @@ class BatchWriter:
         if isinstance(slots.packer, RowPacker):
             slots.publish(whole=True)
             slots.forget()
-        found = from_arrow(batch.schema, batch, exact=exact)
+        found = _found(batch, exact=exact)
         self._agree(batch, found)
         if slots.packer is None:
             slots.packer = BatchPacker(self._columns)
@@ -132,7 +136,7 @@ class BatchWriter:
 
     def _agree(self, batch: Any, found: Schema) -> None:
         """Propose columns that take the batch, unless these do."""
-        from tfos_fast.channel.arrow import first_hole, from_arrow
+        from tfos_fast.channel.arrow import first_hole
         from tfos_fast.channel.arrow_spark import named_type
 
         columns, exact = self._columns, self._columns.form.exact
@@ -155,7 +159,7 @@ class BatchWriter:
                 row = first_hole(error, batch) if named is error else None
                 cause = () if row is None else _row(batch, row)
                 raise self._slots.located(named, *cause, ahead=row or 0) from None
-            same = lambda part: join(known, from_arrow(part.schema, part, exact=exact), exact=exact) == known  # noqa: E731
+            same = lambda part: join(known, _found(part, exact=exact), exact=exact) == known  # noqa: E731
             raise self._located(error, batch, 0, same) from None
 
     def _located(self, error: SchemaMismatch, batch: Any, start: int, fits: Callable[[Any], bool]) -> SchemaMismatch:
@@ -172,3 +176,13 @@ def _row(batch: Any, at: int) -> tuple[Any, ...]:
         return tuple(batch.slice(at, 1).to_pylist())
     except (ValueError, OverflowError, TypeError, KeyError, NotImplementedError):
         return ()
+
+
+def _found(batch: Any, *, exact: bool) -> Schema:
+    """The schema of a batch. What its integers count is not known: dates and times have become numbers before."""
+    from tfos_fast.channel.arrow import from_arrow
+
+    found = from_arrow(batch.schema, batch, exact=exact)
+    if exact:
+        return found
+    return replace(found, columns=tuple(replace(c, unit="?") if c.dtype in _COUNTS else c for c in found.columns))

@@ -6,17 +6,19 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tfos_fast import _nested, _ragged, _unpack
 from tfos_fast._convert import cast_values, dtype_of, fill_bytes
-from tfos_fast.channel.aligned import Values, aligned_empty
+from tfos_fast._pack import FULL, MISFIT, RowPacker
+from tfos_fast.channel.aligned import ALIGNMENT, Values, aligned_empty
 from tfos_fast.channel.fields import aligned
 from tfos_fast.channel.kinds import way_of
-from tfos_fast.channel.layout import Layout
+from tfos_fast.channel.layout import Layout, layout
 from tfos_fast.channel.ragged import Ragged, deepen, from_array
 from tfos_fast.channel.schema import Column, Schema, describe
-from tfos_fast.errors import MissingDependency, SchemaMismatch
+from tfos_fast.errors import MissingDependency, RowTooLarge, SchemaMismatch
 
 
 def columns(layout: Layout, buffer: Any, start: int, stop: int) -> dict[str, Values]:
@@ -139,6 +141,9 @@ def convert(batch: dict[str, Values], src: Schema, dst: Schema, rows: int | None
                 out[column.mask] = np.zeros(rows, np.bool_)
             continue
         values, mask = batch[column.name], batch[before.mask] if before.mask else None
+        if before.kind == "object" and column.kind != "object":  # None had no policy when it was packed
+            out.update(_packed(values, column))
+            continue
         out[column.name] = _widen(values, mask, before, column)
         if column.mask:
             out[column.mask] = np.ones(len(values), np.bool_) if mask is None else mask
@@ -187,6 +192,31 @@ def _widen(values: Values, mask: Any, src: Column, dst: Column) -> Values:
     return widened
 
 
+def _packed(values: Any, column: Column) -> dict[str, Values]:
+    """Objects, most of which are numbers and None, as a column of another kind, with its mask."""
+    plain = msgspec.structs.replace(column, unit="")  # the numbers of times and dates are plain ones by now
+    schema = Schema("bare", (plain,))
+    heap = 64 * len(values)
+    while True:
+        where = layout(schema, len(values), 3 * ALIGNMENT + len(values) * (plain.row_bytes + 1) + heap)
+        memory = aligned_empty((where.slot_bytes,), np.dtype(np.uint8))
+        packer = RowPacker(schema, exact=False, cast=True)
+        packer.bind(memory, where)
+        try:
+            event = packer.pack_from(iter(values), math.inf)
+        except RowTooLarge:
+            event = FULL
+        packer.unbind()
+        if event == MISFIT:
+            raise SchemaMismatch(
+                f"column {column.name!r}: None was packed before nulls= was declared, together with values that are not "
+                f"{describe(plain)}; let the reader declare nulls= before the first row is written (Channel.create(form=None))"
+            )
+        if packer.rows == len(values):
+            return columns(where, memory, 0, packer.rows)
+        heap *= 4
+
+
 def _lists_of(array: np.ndarray, mask: Any, column: Column) -> Ragged:
     """An array's rows as those of a ragged column: lists without items where there is no value."""
     if mask is None or mask.all():
@@ -198,7 +228,7 @@ def _lists_of(array: np.ndarray, mask: Any, column: Column) -> Ragged:
 def _filled(column: Column, rows: int) -> Values:
     """Rows of nothing but nulls."""
     if column.kind == "object":
-        return np.full(rows, None, object)
+        return np.full(rows, column.fill if column.nulls == "fill" else None, object)
     fill = fill_bytes(column.kind, column.dtype, column.shape, column.fill)
     if column.kind == "fixed":
         one = np.frombuffer(fill, dtype_of(column.dtype)).reshape(column.shape)

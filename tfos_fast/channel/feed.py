@@ -154,8 +154,13 @@ class Feed(Partitions):
         if form is None or not self._told:
             form = message.form
         elif form.mode == message.form.mode:
-            # Writers have begun by this form: their spec stays, and the reader casts for itself.
-            form = msgspec.structs.replace(form, batch=message.form.batch)
+            # Writers have begun by this form: their spec stays, and the reader casts for itself. Nulls are ruled here.
+            form = msgspec.structs.replace(form, batch=message.form.batch, nulls=message.form.nulls or form.nulls)
+            try:
+                self._agreement.rule(form)
+            except TfosError as error:
+                self._send(peer, m.Refused(type(error).__name__, str(error)))
+                return
         else:
             text = f"the feed is open in {form.mode} mode, and {message.form.mode} was asked for; use one of them per feed"
             if self.reader is None:

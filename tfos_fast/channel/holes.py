@@ -9,21 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from tfos_fast._special import is_linalg
+from tfos_fast._nested import measure
+from tfos_fast._special import is_linalg, is_missing
 from tfos_fast.channel.notensor import found
-from tfos_fast.channel.schema import OBJECTS, no_policy
+from tfos_fast.channel.schema import BEYOND, OBJECTS, no_policy
 from tfos_fast.channel.structs import pairs_of
 from tfos_fast.errors import SchemaMismatch
 
 
 def hole(value: Any) -> tuple[int, ...]:
     """Indices of the first None inside a list, tuple or array of objects, from the outside in; empty when there is none."""
-    if isinstance(value, np.ndarray) and value.dtype == object and value.ndim:
-        value = value.tolist()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OMm" and value.ndim:
+        value = list(value)
     if not isinstance(value, list | tuple):
         return ()
     for i, item in enumerate(value):
-        if item is None:
+        if is_missing(item):
             return (i,)
         if inner := hole(item):
             return (i, *inner)
@@ -58,8 +59,13 @@ def explained(error: SchemaMismatch, row: Any) -> SchemaMismatch:
                 f"column {name!r}: None at index {where} inside its list, which is no tensor then; replace it before the rows are "
                 "fed, or declare the column 'object' in the spec and read it with batches()"
             )
+        if concerned(error, name) and BEYOND in str(error):
+            try:
+                measure(value)
+            except SchemaMismatch as beyond:
+                return SchemaMismatch(f"column {name!r}: {beyond}")
         before, objects, _ = str(error).partition(OBJECTS)
-        if concerned(error, name) and value is None and objects:
+        if concerned(error, name) and is_missing(value) and objects:
             return SchemaMismatch(before + no_policy(name))
         before, of_objects, _ = str(error).partition("the rows have object")
         if concerned(error, name) and (objects or of_objects) and (text := found(value, stranger(value))):

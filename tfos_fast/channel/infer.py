@@ -12,12 +12,12 @@ from tfos_fast._convert import (
     INT64_MIN,
     LEAVES,
     are_names,
-    as_array,
     encodable,
     is_packable,
     is_spark_row,
     row_names,
 )
+from tfos_fast._special import is_missing
 from tfos_fast.channel.schema import MAX_DIMS, OBJECT_ROWS, Column, Schema
 from tfos_fast.errors import SchemaMismatch
 
@@ -148,17 +148,20 @@ def _column(name: str, value: Any) -> Column:
         return Column(name, "string" if encodable(value) else "object")
     if isinstance(value, (bytes, bytearray)):
         return Column(name, "bytes")
-    array = as_array(value)
-    if array is not None:
-        return Column(name, "fixed", array.dtype.name, array.shape)
-    form = _nested.measure(value)
+    if is_missing(value):
+        return Column(name, "null", nulls="seen")
+    try:
+        form = _nested.measure(value)
+    except SchemaMismatch:
+        return Column(name, "object", unit="beyond")
     return Column(name, "object") if form is None else nested_column(name, *form)
 
 
 def nested_column(name: str, dtype: str, shape: tuple[int, ...]) -> Column:
     """The column for lists of this element type and these lengths. Lists of text are ragged, even where they are of one length."""
+    dtype, _, unit = dtype.partition("@")
     if dtype in _nested.TEXTS:
         return Column(name, "ragged", dtype, (_nested.ANY_LENGTH,) * len(shape))
     if _nested.ANY_LENGTH in shape:
-        return Column(name, "ragged", dtype, _nested.ragged(shape))
-    return Column(name, "fixed", dtype, shape)
+        return Column(name, "ragged", dtype, _nested.ragged(shape), unit=unit)  # type: ignore[arg-type]
+    return Column(name, "fixed", dtype, shape, unit=unit)  # type: ignore[arg-type]

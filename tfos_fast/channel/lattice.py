@@ -13,7 +13,8 @@ two numeric types         *object*                         the promoted type whe
                                                            (int64 + uint64)
 lengths                   *object*                         *ragged*; lists without items take the other's type
 None and something        *object*                         something, and what the policy for nulls says
-depth, or kind of column  *object*                         *object*
+depth, or kind of column  *object*                         *object*; refused where one of them is dates, times or
+                                                           durations, which are numbers by then
 number or names of        one bare *object* column         :class:`~tfos_fast.errors.SchemaMismatch`; fields that some
 columns                                                    structs lack are None there (``fields.py``)
 structure                 one bare *object* column         the same when the names are, however rows hold them
@@ -44,6 +45,8 @@ class Nulls(msgspec.Struct, frozen=True):
     mask: bool = False
 
 
+#: Units of numbers that share no column with values of any other kind, and the mark of a column where it has happened.
+_APART = {"date", "timestamp", "duration", "mixed"}
 #: The policy under this name is for every column without one of its own.
 EVERY = "*"
 
@@ -101,12 +104,15 @@ def _join_values(a: Column, b: Column) -> Column:
     if a.kind == b.kind and a.kind in ("string", "bytes"):
         return a
     if {a.kind, b.kind} <= {"fixed", "ragged"}:
-        form = _nested.meet((a.dtype, a.shape), (b.dtype, b.shape))
+        form = _nested.meet(*((_nested.with_unit(column.dtype, column.unit), column.shape) for column in (a, b)))
         if form is not None:
-            # Bytes meet what has no tag, since that may have had nothing but nulls: lists are then refused by the packer.
             joined = nested_column(a.name, *form)
+            if joined.kind == "ragged" and not joined.unit and 0 in a.shape and 0 in b.shape:
+                joined = msgspec.structs.replace(joined, unit="?")  # no list has an item
+            # Bytes meet what has no tag, since that may have had nothing but nulls: lists are then refused by the packer.
             return msgspec.structs.replace(joined, python=a.python or b.python) if joined.kind == "fixed" else joined
-    return Column(a.name, "object")
+    units = {a.unit, b.unit}
+    return Column(a.name, "object", unit="beyond" if "beyond" in units else "mixed" if units & _APART else "")
 
 
 # ---- what is declared ----
@@ -190,6 +196,8 @@ def _declare(column: Column, declared: Declared | None) -> Column:
     target = nested_column(column.name, dtype, column.shape if shape is None else tuple(shape))
     python = column.python if target.kind == column.kind else ""
     target = msgspec.structs.replace(target, nulls=column.nulls, fill=column.fill, python=python)
+    if dtype not in _nested.TEXTS:
+        target = msgspec.structs.replace(target, unit=column.unit or ("?" if 0 in column.shape else ""))
     if column.kind == "null":
         return target
     if column.kind == "bytes" and shape and target.kind == "fixed" and dtype != "bool":
@@ -248,20 +256,29 @@ def apply_nulls(schema: Schema, policies: dict[str, Nulls], typed: Collection[st
 
 def _rule(column: Column, own: Nulls | None, common: Nulls | None, *, typed: bool) -> Column:
     policy = own or common
-    if column.nulls in ("fill", "mask") or column.kind in ("object", "unused"):
+    if column.kind == "unused" or (policy is None and column.nulls in ("fill", "mask")):
         return column
+    if column.kind == "object":  # None stays None, if nothing is written for it
+        return column if policy is None or policy.mask else msgspec.structs.replace(column, nulls="fill", fill=policy.fill)
     if policy is not None:
         ruled = msgspec.structs.replace(column, nulls="mask" if policy.mask else "fill", fill=policy.fill)
         if fits(ruled):
             return ruled
-        if own is not None or column.nulls:
+        if own is not None or column.nulls == "seen" or column.kind == "null":
             found = f"its nulls are to become {policy.fill!r}, the rows have {describe(column)}"
             raise SchemaMismatch(f"column {column.name!r}: {found}")
+        return msgspec.structs.replace(column, nulls="", fill=None)
     if column.nulls and typed:
         none = no_policy(column.name, "''" if column.kind in _nested.TEXTS else "0")
         raise SchemaMismatch(f"column {column.name!r}: the spec says {describe(column)}, the rows have {none}")
     # What has had nothing but None may still turn out to be anything, a struct, too: see `settle`.
-    return Column(column.name, "object") if column.nulls and column.kind != "null" else column
+    return _of_objects(column) if column.nulls and column.kind != "null" else column
+
+
+def _of_objects(column: Column) -> Column:
+    """The column with None as it is: numbers stay what column mode makes of them."""
+    numbers = column.kind in ("fixed", "ragged") and column.dtype not in _nested.TEXTS and column.unit != "?"
+    return Column(column.name, "object", unit=(column.unit or "number") if numbers else "")
 
 
 def fits(column: Column) -> bool:
@@ -271,7 +288,7 @@ def fits(column: Column) -> bool:
     if column.kind == "ragged":
         return False  # a null is a list without items there
     if column.kind in ("string", "bytes"):
-        return isinstance(column.fill, str)
+        return isinstance(column.fill, str) and (column.kind == "string" or max(column.fill, default="") <= "\xff")
     value = as_array(column.fill)
     return value is not None and cast_values(value, column.dtype, cast=True) is not None
 

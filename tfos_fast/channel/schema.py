@@ -37,6 +37,7 @@ from tfos_fast.errors import SchemaMismatch
 Kind = Literal["fixed", "ragged", "string", "bytes", "object", "null", "unused"]
 #: Kinds whose values take no place in a slot.
 NO_PLACE = ("null", "unused")
+Unit = Literal["", "?", "date", "timestamp", "duration", "number", "mixed", "beyond"]
 Structure = Literal["tuple", "list", "dict", "row", "bare"]
 #: A value that stands for None. Of byte strings the text that has these bytes in Latin-1: messages know one kind of text only.
 Fill = bool | int | float | str | None
@@ -78,6 +79,10 @@ class Column(msgspec.Struct, frozen=True):
         ``"fill"``: `fill` is written instead. ``"mask"``: so it is, and a column of bools says which rows have a value.
     fill : bool, int, float, str or None
         None: zeros, an empty text, an empty list.
+    unit : str
+        Column mode: what numbers count, see ``_special.py``; empty for plain ones, ``"?"`` where that is not known. Of objects
+        ``""``: anything as it was fed. ``"number"`` or a unit: numbers, which have become objects because None has no policy.
+        ``"mixed"``: values of several kinds, which share no column. ``"beyond"``: some are beyond the range of their numbers.
 
     Raises
     ------
@@ -92,8 +97,11 @@ class Column(msgspec.Struct, frozen=True):
     python: str = ""
     nulls: Literal["", "seen", "fill", "mask"] = ""
     fill: Fill = None
+    unit: Unit = ""
 
     def __post_init__(self) -> None:
+        if self.fill != self.fill:  # NaN: columns that are filled with it must be equal, and have one hash
+            msgspec.structs.force_setattr(self, "fill", math.nan)
         check_column(self)
 
     @property
@@ -163,18 +171,32 @@ class Schema(msgspec.Struct, frozen=True):
 OBJECT_ROWS = Schema("bare", (Column("c0", "object"),))
 
 
+#: For errors: what helps where dates, times, durations and other values meet.
+SEVERAL = (
+    "values of several kinds: dates, times, durations and plain numbers each count something else; feed values of one kind, "
+    "declare the column 'object' in the spec and read it with batches(), or use next_batch()"
+)
+
+
+#: For errors: a value that is beyond the range of its number.
+BEYOND = "a value beyond the range of its number"
+
+
 def describe(column: Column) -> str:
     """Say in a few words what a column holds, for messages."""
+    if column.unit in ("mixed", "beyond"):
+        return "values of several kinds" if column.unit == "mixed" else "values beyond the range of their numbers"
     if column.kind not in ("fixed", "ragged"):
         return column.python or column.kind
     lengths = ",".join("?" if length == ANY_LENGTH else str(length) for length in column.shape)
-    return f"{column.dtype}{f'[{lengths}]' if column.shape else ''}" + (f" ({column.python})" if column.python else "")
+    meaning = column.python or column.unit.strip("?")
+    return f"{column.dtype}{f'[{lengths}]' if column.shape else ''}" + (f" ({meaning})" if meaning else "")
 
 
 def expected(column: Column) -> str:
     """As ``describe``, with the range of whole numbers: for values that the column does not take."""
     text = describe(column)
-    if column.kind == "fixed" and column.python != "bytes" and dtype_of(column.dtype).kind in "iu":
+    if column.kind == "fixed" and column.python != "bytes" and column.unit in ("", "?") and dtype_of(column.dtype).kind in "iu":
         info = np.iinfo(column.dtype)
         text += f", from {info.min} to {info.max}"
     return text
