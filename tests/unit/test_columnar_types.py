@@ -7,6 +7,7 @@ import json
 from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -103,13 +104,22 @@ def test_filters_on_moments(tmp_path, unit):
     moments = pa.array([dt.datetime(2020, 1, day, tzinfo=UTC) for day in range(1, 9)], pa.timestamp(unit, "UTC"))
     write(tmp_path, {"x": moments, "n": range(8), "d": moments.cast(pa.date32())}, row_group_size=2)
     third = dt.datetime(2020, 1, 3, tzinfo=UTC)
-    for limit in (third, third.astimezone().replace(tzinfo=None), "2020-01-03T00:00:00+00:00"):
+    local = third.astimezone().replace(tzinfo=None)
+    for limit in (third, local, "2020-01-03T00:00:00+00:00", np.datetime64(local), pd.Timestamp(third), pd.Timestamp(local)):
         assert values(tmp_path, filters=[("x", ">", limit)], name="n") == [3, 4, 5, 6, 7]
         assert values(tmp_path, filters=[("x", "in", [limit])], name="n") == [2]
     assert values(tmp_path, filters=pc.field("x") >= pa.scalar(third), name="n") == [2, 3, 4, 5, 6, 7]
     assert values(tmp_path, filters=[[("d", "=", "2020-01-03")], [("d", ">", dt.date(2020, 1, 7))]], name="n") == [2, 7]
     with pytest.raises(SourceError, match=r"x: timestamp\[us, tz=UTC\].*datetimes that have a time zone"):
         parquet(tmp_path, filters=pc.field("x") > dt.datetime(2020, 1, 1)).plan(1)
+
+
+def test_filters_on_decimals(tmp_path):
+    write(tmp_path, {"x": [Decimal("1.5"), Decimal("2.5")], "n": [1, 2]})
+    for limit in (2, "1.75", Decimal("2.4"), np.int32(2), 1.75):
+        assert values(tmp_path, filters=[("x", ">", limit)], name="n") == [2]
+    with pytest.raises(SourceError, match=r"the filter .* does not fit the columns \(x: decimal128\(2, 1\)"):
+        parquet(tmp_path, filters=[("x", ">", "much")]).plan(1)
 
 
 def test_filters_on_int96(tmp_path):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import date, datetime, timezone
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tfos_fast.errors import SourceError
 
@@ -77,7 +80,7 @@ def to_expression(filters: Any, schema: Any) -> Expression | None:
         else:
             expression = filters_to_expression([[_typed(term, schema) for term in part] for part in filters])
         apply(expression, schema)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, SourceError):
             raise
         columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
@@ -156,6 +159,12 @@ def _typed(term: Any, schema: Any) -> tuple[str, str, Any]:
 def _value(value: Any, kind: Any) -> Any:
     import pyarrow as pa
 
+    if isinstance(value, np.datetime64):
+        value = value.astype("M8[us]").item()
+    elif hasattr(value, "to_pydatetime"):  # pandas.Timestamp
+        value = value.to_pydatetime(warn=False)
+    if pa.types.is_decimal(kind) and isinstance(value, int | np.integer | str):
+        return Decimal(str(value))
     if pa.types.is_date(kind) and isinstance(value, str):
         return date.fromisoformat(value)
     if not pa.types.is_timestamp(kind):
