@@ -195,7 +195,8 @@ def _lists(values: Sequence[Any], kind: Any, where: str) -> Any:
     whole = _stacked(values, kind, where)
     if whole is not None:
         return whole
-    lists = [None if value is None else _items(value, kind, where) for value in values]
+    as_they_are = (list, tuple)  # exactly: a Row is no list
+    lists = [value if value is None or type(value) in as_they_are else _items(value, kind, where) for value in values]
     lengths = [0 if items is None else len(items) for items in lists]
     flat = list(itertools.chain.from_iterable(items for items in lists if items is not None))
     if pa.types.is_fixed_size_list(kind):
@@ -310,18 +311,22 @@ def _valid(values: Sequence[Any]) -> np.ndarray | None:
     return None if None not in values else np.array([value is not None for value in values])
 
 
-def _assemble(kind: Any, count: int, valid: np.ndarray | None, lengths: Any, children: list[Any]) -> Any:
-    """An array of lists, maps (``lengths`` of each) or structs from the arrays that it holds."""
+def _assemble(kind: Any, count: int, valid: np.ndarray | None, lengths: list[int] | int | None, children: list[Any]) -> Any:
+    """An array of lists, maps (``lengths`` of each, or of all) or structs from the arrays that it holds."""
     import pyarrow as pa
 
     buffers = [None if valid is None else pa.array(valid).buffers()[1]]
     if lengths is not None:
         large = pa.types.is_large_list(kind)
-        offsets = np.zeros(count + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        if offsets[-1] > _MAX_ITEMS and not large:
-            raise _Refused(f"{offsets[-1]} items in the lists of one batch, and it holds {_MAX_ITEMS}; give fewer rows at once")
-        buffers.append(pa.py_buffer(offsets if large else offsets.astype(np.int32)))
+        items = lengths * count if isinstance(lengths, int) else sum(lengths)
+        if items > _MAX_ITEMS and not large:
+            raise _Refused(f"{items} items in the lists of one batch, and it holds {_MAX_ITEMS}; give fewer rows at once")
+        offsets = np.arange(count + 1, dtype=np.int64 if large else np.int32)
+        if isinstance(lengths, int):
+            offsets *= lengths
+        else:
+            np.cumsum(lengths, out=offsets[1:])
+        buffers.append(pa.py_buffer(offsets))
     return pa.Array.from_buffers(kind, count, buffers, children=children)
 
 
@@ -364,7 +369,7 @@ def from_numbers(values: np.ndarray, field: Any, where: str = "") -> Any:
         raise refused(field, str(error)) from error
     for depth, (level, length) in reversed(list(enumerate(levels))):
         lists = int(np.prod(values.shape[: depth + 1], dtype=np.int64))
-        lengths = None if pa.types.is_fixed_size_list(level) else np.full(lists, length)
+        lengths = None if pa.types.is_fixed_size_list(level) else length
         flat = _assemble(level, lists, None, lengths, [flat])
     return flat
 

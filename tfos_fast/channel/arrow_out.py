@@ -10,7 +10,7 @@ from tfos_fast.channel.arrow_build import from_numbers, to_array
 from tfos_fast.channel.decode import column_values, rows
 from tfos_fast.channel.decode import columns as decode_columns
 from tfos_fast.channel.layout import Layout
-from tfos_fast.channel.result_columns import is_value, pick, to_fields
+from tfos_fast.channel.result_columns import Takes, pick, takes, to_fields
 from tfos_fast.errors import SchemaMismatch
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def slot_to_arrow(layout: Layout, slot: Any, count: int, schema: pa.Schema, *, t
     import pyarrow as pa
 
     found = layout.schema
-    whole = is_value(schema, tuples=tuples)
+    whole = takes(schema, tuples=tuples)
     picked = pick(found, schema, whole=whole)
     if picked is None:
         return rows_to_arrow(rows(layout, slot, 0, count), schema, whole=whole)
@@ -69,7 +69,7 @@ def _only_fixed(layout: Layout) -> Layout:
     return Layout(schema, layout.capacity, offsets, (-1,) * len(kept), layout.heap, layout.slot_bytes)
 
 
-def rows_to_arrow(results: list[Any], schema: pa.Schema, *, whole: bool) -> pa.RecordBatch:
+def rows_to_arrow(results: list[Any], schema: pa.Schema, *, whole: Takes) -> pa.RecordBatch:
     """Results that are Python objects as one batch."""
     import pyarrow as pa
 

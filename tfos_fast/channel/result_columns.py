@@ -3,6 +3,7 @@
 1. A dict, a Row or a named tuple goes to the columns by names. What it leaves out is null.
 2. Of several columns, a tuple or list has one value for each, by position.
 3. A single column whose type has several values (array, map, struct) takes any other result as its value, also a tuple or list.
+   A single map or struct takes dicts, Rows and named tuples in the same way, unless the column's name is their only name.
 4. A single column of another type takes the result as its value, and of a tuple or list the one value in it.
 
 Two things have columns of their own, whatever the schema says: a tuple of arrays given to ``batch_results``, and results whose
@@ -12,7 +13,7 @@ columns were learned (``infer`` without a schema), where a tuple has been taken 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 from tfos_fast._convert import row_names
 from tfos_fast.channel.schema import Schema
@@ -22,17 +23,23 @@ from tfos_fast.errors import SchemaMismatch
 TUPLE_OF_ARRAYS = "array {}"
 
 
-def is_value(schema: Any, *, tuples: bool = False) -> bool:
-    """Whether a tuple or list is the value of the only column of a ``pyarrow.Schema`` (rule 3).
+#: Which results are the value of the only column: none that has parts, lists and tuples, or also what has names.
+Takes = Literal["", "lists", "names"]
+
+
+def takes(schema: Any, *, tuples: bool = False) -> Takes:
+    """What the only column of a ``pyarrow.Schema`` takes as its value (rule 3).
 
     ``tuples``: tuples are columns, as they were when the schema was learned.
     """
     import pyarrow as pa
 
-    return len(schema) == 1 and pa.types.is_nested(schema.types[0]) and not tuples
+    if len(schema) != 1 or not pa.types.is_nested(schema.types[0]) or tuples:
+        return ""
+    return "names" if pa.types.is_struct(schema.types[0]) or pa.types.is_map(schema.types[0]) else "lists"
 
 
-def pick(found: Schema, schema: Any, *, whole: bool) -> list[int | None] | None:
+def pick(found: Schema, schema: Any, *, whole: Takes) -> list[int | None] | None:
     """For each declared column which column of the results it takes, None for none. None altogether: only the rows tell.
 
     Parameters
@@ -40,8 +47,8 @@ def pick(found: Schema, schema: Any, *, whole: bool) -> list[int | None] | None:
     found : Schema
         Of the results, as they were packed.
     schema : pyarrow.Schema
-    whole : bool
-        What ``is_value`` says.
+    whole : str
+        What ``takes`` says.
 
     Raises
     ------
@@ -49,7 +56,7 @@ def pick(found: Schema, schema: Any, *, whole: bool) -> list[int | None] | None:
         Results that are dicts or Rows have other names.
     """
     if found.structure in ("dict", "row"):
-        if not found.names or len(set(found.names)) < len(found.names):
+        if not found.names or len(set(found.names)) < len(found.names) or (whole == "names" and list(found.names) != schema.names):
             return None
         check_names(found.names, schema.names)
         index = {name: i for i, name in enumerate(found.names)}
@@ -62,7 +69,7 @@ def pick(found: Schema, schema: Any, *, whole: bool) -> list[int | None] | None:
     return list(range(len(schema))) if len(found.columns) == len(schema) and (arrays or not whole) else None
 
 
-def to_fields(result: Any, names: list[str], *, whole: bool) -> list[Any]:
+def to_fields(result: Any, names: list[str], *, whole: Takes) -> list[Any]:
     """One result as values of columns.
 
     Parameters
@@ -70,23 +77,25 @@ def to_fields(result: Any, names: list[str], *, whole: bool) -> list[Any]:
     result : object
     names : list of str
         Of the declared columns.
-    whole : bool
-        What ``is_value`` says.
+    whole : str
+        What ``takes`` says.
 
     Raises
     ------
     SchemaMismatch
         It has not as many values as there are columns, or other names.
     """
+    if type(result) is dict and result.keys() == set(names):
+        return [result[name] for name in names]
     found = row_names(result)
+    if whole == "names" and list(found or (result if isinstance(result, dict) else ())) != names:
+        return [result]
     if found is not None:
         if len(set(found)) < len(found):
             raise SchemaMismatch(f"a result has a name twice: {list(found)}; give each value a name of its own")
         result = dict(zip(found, result, strict=True))
     if isinstance(result, dict):
         check_names(result, names)
-        if whole and names[0] not in result:
-            raise SchemaMismatch(f"a result is {{}}, without {names[0]!r}; give {{{names[0]!r}: ...}}, with None for no value")
         return [result.get(name) for name in names]
     if whole:
         return [result]
@@ -110,8 +119,7 @@ def check_names(found: Collection[str], names: list[str]) -> None:
     missing = [name for name in names if name not in found]
     more = [name for name in found if name not in names]
     if missing and more:
-        hint = f". A dict that is the value of {names[0]!r} goes into another: {{{names[0]!r}: {{...}}}}" if len(names) == 1 else ""
         raise SchemaMismatch(
             f"the schema has {missing}, which the results do not have; they have {more}, which the schema does not have. Call "
-            f"them the same in infer(schema=) and batch_results(), or give None for a column without a value{hint}"
+            f"them the same in infer(schema=) and batch_results(), or give None for a column without a value"
         )
