@@ -112,6 +112,19 @@ def stderr_full(args):
     _fail()
 
 
+def stderr_blocked(args):
+    """Nobody reads it, so that it holds up whoever writes."""
+    write = os.pipe()[1]
+    os.set_blocking(write, False)
+    try:
+        while True:
+            os.write(write, b"x" * 1000)
+    except BlockingIOError:
+        os.set_blocking(write, True)
+    sys.stderr = os.fdopen(write, "w")
+    _fail()
+
+
 def all_descriptors_closed(args):
     """As a program that makes itself a daemon does; then it opens files of its own."""
     os.closerange(3, 256)

@@ -120,7 +120,8 @@ def test_exit_with_status_zero_while_rows_wait_is_a_failure(run):
 
 
 BADLY = [
-    "stderr_closed", "stderr_descriptor_closed", "stderr_none", "stderr_broken", "stderr_full", "words_that_cannot_be_printed",
+    "stderr_blocked", "stderr_closed", "stderr_descriptor_closed", "stderr_none", "stderr_broken", "stderr_full",
+    "words_that_cannot_be_printed", "words_that_cannot_be_printed",
 ]  # fmt: skip
 
 
@@ -197,6 +198,21 @@ def test_trainers_have_the_signals_of_a_fresh_process(run, tmp_path, monkeypatch
     names, blocked, handler, mask = (tmp_path / "signals").read_text().rsplit(" ", 3)
     assert (names, blocked, handler) == ("['SIGPIPE', 'SIGXFSZ']", "[]", "default_int_handler")
     assert int(mask, 16) == 0  # of a program that it starts
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"), [("TENSORFLOW_PORT", "99\udcff97", "99.*udcff97"), ("TFOS_RUNTIME_DIR", "/tmp/\udcff", r"tmp/\\xff")]
+)
+def test_a_setting_that_is_no_text_is_named(monkeypatch, name, value, says):
+    """The message shows it."""
+    monkeypatch.setenv(name, value)
+    coordinator = Coordinator("127.0.0.1", "127.0.0.1")
+    try:
+        ready = msgspec.json.decode(spawn_agent(agent_config(coordinator, 0, this_process())), type=h.Ready)
+    finally:
+        coordinator.close()
+    assert ready.node is None
+    assert re.search(rf"{name}.*{says}", ready.text)
 
 
 def identities(folder):

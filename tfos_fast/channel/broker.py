@@ -355,7 +355,9 @@ class Broker:
             try:
                 answer = self.on_control(message.name, message.body)
             except TfosError as error:
-                self._send(peer, m.Refused(type(error).__name__, str(error)))
+                # A value that it shows may be no text, as of an environment variable.
+                text = str(error).encode("utf-8", "backslashreplace").decode()
+                self._send(peer, m.Refused(type(error).__name__, text))
             else:
                 self._send(peer, m.ControlAnswer(answer))
 

@@ -74,7 +74,9 @@ class Agent:
         self.ip = address_towards(where[0], int(where[2]))
         wanted = config.port or os.environ.get("TENSORFLOW_PORT", "")
         self._port = HeldPort(
-            self.ip, parse_ports(wanted, "tensorflow_port"), "tensorflow_port, or TENSORFLOW_PORT on the executors"
+            self.ip,
+            parse_ports(wanted, "tensorflow_port" if config.port else "TENSORFLOW_PORT on the executors"),
+            "tensorflow_port, or TENSORFLOW_PORT on the executors",
         )
         endpoint = f"{self.ip}:{self._port.port}"
         segment = Segment.create(config.memory, config.slot_bytes)
@@ -409,11 +411,12 @@ def main() -> None:
         agent = Agent(config)
         ready = h.Ready(agent.info)
     except TfosError as error:
-        ready = h.Ready(kind=type(error).__name__, text=str(error))
+        ready = h.Ready(kind=type(error).__name__, text=m.clip(str(error), m.MAX_TEXT))
     except Exception as error:
         log.exception("the agent of %s could not start", config.name)
         text = "".join(traceback.format_exception_only(error)).strip()
-        ready = h.Ready(kind="NodeFailed", text=f"the agent of {config.name} on {host_name()} could not start: {text}")
+        words = f"the agent of {config.name} on {host_name()} could not start: {text}"
+        ready = h.Ready(kind="NodeFailed", text=m.clip(words, m.MAX_TEXT))
     answer(ready)
     if agent is None:
         remove_own_directories()

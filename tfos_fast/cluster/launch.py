@@ -196,7 +196,13 @@ class Handing:
             return
         directory = Path(node.directory) / f"main-{secrets.token_hex(4)}"
         try:
-            self._write(directory, node, broadcasts)
+            try:
+                self._write(directory, node, broadcasts)
+            except OSError as error:
+                raise ClusterError(
+                    f"main cannot be put into {directory} for {node.name} on {node.host}: {error.strerror}. On the executors "
+                    "TFOS_RUNTIME_DIR names the folder"
+                ) from error
             channel.control("start", msgspec.msgpack.encode(h.Start(str(directory))), timeout=30.0)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)

@@ -115,8 +115,16 @@ class Supervisor:
 
     def begin(self) -> None:
         """Start the next life, if there was one before."""
-        if self._directory is not None:
+        if self._directory is None:
+            return
+        try:
             self.spawn(self._directory, asks=self._asks)
+        except OSError as error:
+            text = (
+                f"{self.name} on {self.host}: main cannot be started again: {error}. What it needs was in {self._directory}; "
+                "TFOS_RUNTIME_DIR on the executors names the folder"
+            )
+            self.end(m.Failure("NodeFailed", m.clip(text, m.MAX_TEXT), self.name, self.host))
 
     def _lives(self, child: Child) -> bool:
         """Whether nothing was said yet of how this one ended."""
