@@ -52,33 +52,40 @@ class FrameColumns:
         return (self.given(batch) for batch in batches if batch.num_rows)
 
 
-def columns_of(fields: Sequence[Any]) -> FrameColumns:
-    """Of some ``StructField`` of a DataFrame's schema.
+def fields_of(frame: Any) -> list[dict[str, Any]]:
+    """A DataFrame's fields as its schema's JSON has them: ``name``, ``type``. pyspark does not know every type of the JVM's."""
+    if hasattr(frame, "_jdf"):
+        return list(json.loads(frame._jdf.schema().json())["fields"])
+    return [field.jsonValue() for field in frame.schema.fields]
+
+
+def columns_of(fields: Sequence[dict[str, Any]]) -> FrameColumns:
+    """Of some :func:`fields_of` a DataFrame.
 
     Raises
     ------
     SchemaMismatch
         Rows of such a type cannot be fed.
     """
-    told = [{"name": field.name, "type": field.dataType.jsonValue()} for field in fields]
+    told = [{"name": field["name"], "type": field["type"]} for field in fields]
     for field in told:
         check_type(field["name"], field["type"])
     spark = json.dumps({"type": "struct", "fields": told}).encode() if any(is_told(field["type"]) for field in told) else None
-    return FrameColumns(tuple(field.name for field in fields), spark)
+    return FrameColumns(tuple(field["name"] for field in told), spark)
 
 
-def with_safe_names(frame: Any) -> Any:
-    """The DataFrame, its columns called ``c0``, ``c1``, ... where Spark would not find one of them by its own name.
+def with_safe_names(frame: Any, names: Sequence[str]) -> tuple[Any, list[str]]:
+    """The DataFrame and its columns' names, which are ``c0``, ``c1``, ... where Spark would not find one of them by its own.
 
     One without columns gets one, since pyspark loses the rows of a batch that has none.
     """
-    names = frame.columns
     if not names:
-        return frame.selectExpr("true as c0")
+        return frame.selectExpr("true as c0"), ["c0"]
     lower = {name.lower() for name in names}  # Spark takes ``a`` and ``A`` for one name
     if len(lower) == len(names) and all(map(_RESOLVED.fullmatch, names)):
-        return frame
-    return frame.toDF(*(f"c{i}" for i in range(len(names))))
+        return frame, list(names)
+    others = [f"c{i}" for i in range(len(names))]
+    return frame.toDF(*others), others
 
 
 def check_type(name: str, node: Any, *, arrives: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tfos_fast.cluster.columnar import Parquet
 from tfos_fast.cluster.engine import engine_of
-from tfos_fast.cluster.framecolumns import FrameColumns, check_type, columns_of, with_safe_names
+from tfos_fast.cluster.framecolumns import FrameColumns, check_type, columns_of, fields_of, with_safe_names
 from tfos_fast.cluster.inferrer import Inferrer
 from tfos_fast.cluster.result_schema import are_columns, arrow_schema, by_names
 from tfos_fast.errors import ClusterError
@@ -88,40 +88,41 @@ def infer_frame(
     ClusterError
         A column is not there, or would be there twice.
     """
-    from pyspark.sql.types import StructType
+    from pyspark.sql.types import StructField, StructType
 
-    fields = frame.schema.fields
-    given = list(range(len(fields))) if columns is None else _places("columns", columns, frame)
-    kept = _places("keep", keep or (), frame)
+    fields = fields_of(frame)
+    there = [field["name"] for field in fields]
+    given = list(range(len(fields))) if columns is None else _places("columns", columns, there)
+    kept = _places("keep", keep or (), there)
     if not given:
         raise ClusterError("infer(columns=[]): main needs at least one column of the DataFrame")
     told = columns_of([fields[place] for place in given])
     for place in kept:
-        check_type(fields[place].name, fields[place].dataType.jsonValue(), arrives=True)
-    frame = with_safe_names(frame)
+        check_type(there[place], fields[place]["type"], arrives=True)
+    frame, safe = with_safe_names(frame, there)
     tuples = False
     if schema is None:
-        schema, tuples = sample_schema(_select(frame, given), told, inferrer)
+        schema, tuples = sample_schema(_select(frame, safe, given), told, inferrer)
     elif isinstance(schema, str):
         schema = _parse(schema, frame.sparkSession)
     elif not isinstance(schema, StructType):
         raise ClusterError(f"infer(schema={schema!r:.200}) has no columns; give a text, such as 'name type', or a StructType")
-    names = [fields[place].name for place in kept]
+    names = [there[place] for place in kept]
     twice = sorted(set(names) & set(schema.names))
     if twice:
         raise ClusterError(f"infer(): {twice} would be both kept columns and results; leave them out of keep or of the schema")
     sent = list(range(len(fields))) if columns is None else list(dict.fromkeys([*given, *kept]))
-    whole = StructType([*(fields[place] for place in kept), *schema])
+    whole = StructType([*(StructField.fromJson(fields[place]) for place in kept), *schema])
     places = {sent.index(place): name for place, name in zip(kept, names, strict=True)}
     run = inferrer.batches(arrow_schema(schema), told, [sent.index(place) for place in given], places, tuples)
-    return _select(frame, sent).mapInArrow(run, whole)
+    return _select(frame, safe, sent).mapInArrow(run, whole)
 
 
-def _places(setting: str, names: Sequence[str], frame: Any) -> list[int]:
-    """Places of the named columns in the DataFrame."""
+def _places(setting: str, names: Sequence[str], there: list[str]) -> list[int]:
+    """Places of the named columns among those of the DataFrame."""
     if isinstance(names, str):
         raise TypeError(f"infer({setting}={names!r}): a list of column names is wanted, such as [{names!r}]")
-    names, there = list(names), list(frame.columns)
+    names = list(names)
     unknown = [name for name in names if name not in there]
     if unknown:
         raise ClusterError(f"infer({setting}={names}): the DataFrame has no {unknown}; its columns are {there}")
@@ -134,9 +135,8 @@ def _places(setting: str, names: Sequence[str], frame: Any) -> list[int]:
     return [there.index(name) for name in names]
 
 
-def _select(frame: Any, places: list[int]) -> Any:
-    """The DataFrame with the columns at these places alone: no other needs to leave the JVM. Spark finds it by all its names."""
-    names = frame.columns
+def _select(frame: Any, names: list[str], places: list[int]) -> Any:
+    """The DataFrame with the columns at these places alone: no other needs to leave the JVM. Spark finds them by these names."""
     return frame if places == list(range(len(names))) else frame.select(*(names[place] for place in places))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tfos_fast.cluster.columnar import Parquet
 from tfos_fast.cluster.engine import Engine, engine_of
 from tfos_fast.cluster.feeder import Feeder
-from tfos_fast.cluster.framecolumns import columns_of, with_safe_names
+from tfos_fast.cluster.framecolumns import columns_of, fields_of, with_safe_names
 from tfos_fast.cluster.frames import is_frame
 from tfos_fast.cluster.hive import INFER, ZONE
 from tfos_fast.cluster.splits import Order
@@ -111,8 +111,8 @@ def source_of(engine: Engine, data: Any, *, shuffle: bool = False) -> Source:
                 "feed(shuffle=True) of a DataFrame needs a SparkContext: through Spark Connect nobody can say in which order Spark "
                 "launches its tasks. Shuffle in main (dataset(shuffle=)), or feed tfos_fast.parquet(path), which is shuffled here"
             )
-        columns = columns_of(data.schema.fields)
-        frame = engine.small_batches(with_safe_names(data))
+        columns = columns_of(fields_of(data))
+        frame = engine.small_batches(with_safe_names(data, columns.names)[0])
 
         def batches(feeder: Feeder, numbers: Callable[[int], list[int]] | None) -> Action:
             tasks = frame.mapInArrow(feeder.batches(columns), "partition int, whole boolean, over boolean, missed boolean")
