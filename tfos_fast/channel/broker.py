@@ -21,6 +21,7 @@ import zmq
 
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.address import Address
+from tfos_fast.channel.descriptors import Descriptors, make_room
 from tfos_fast.channel.feed import Feed, Loss, OnOpen
 from tfos_fast.channel.processes import make_runtime_directory, open_pidfd, remove_runtime_directory, started
 from tfos_fast.channel.proof import Proof
@@ -96,6 +97,7 @@ class Broker:
         self.directory: Path = make_runtime_directory()
         path = self._path = self.directory / "broker"
         self._missed = False  # the path was seen to be gone, and could not be made again
+        self._descriptors = Descriptors(f"the broker (process {os.getpid()})", "nobody new can attach")
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -217,6 +219,7 @@ class Broker:
 
     def _look(self) -> None:
         """Listen at the socket's path again where somebody has removed it, such as a cleaner of ``/tmp``."""
+        self._descriptors.look()
         for broker in (self, *self._guests):
             if not os.path.lexists(broker._path):
                 broker._listen_again()
@@ -245,20 +248,27 @@ class Broker:
             timeout = min((max(0.0, due - now) for due in deadlines), default=1.0)
             for source, _ in self._poller.poll(int(min(timeout, 1.0) * 1000) + (1 if timeout else 0)):
                 if source is not self._socket and source in self._watched:
-                    self._watched[source]()
-            self._turn()
+                    self._go_on(self._watched[source])
+            self._go_on(self._turn)
             for guest in list(self._guests):
-                guest._turn()
+                self._go_on(guest._turn)
             now = time.monotonic()
             for timer in list(self._timers):
                 if timer[0] <= now:
                     timer[0] = now + timer[1]
                     if not timer[1]:
                         self._timers.remove(timer)
-                    timer[2]()
+                    self._go_on(timer[2])
             if self.on_turn is not None:
                 self.on_turn()
             self.flush()
+
+    def _go_on(self, call: Callable[[], None]) -> None:
+        """Call, and go on where no file descriptor is left for what it does."""
+        try:
+            call()
+        except (OSError, zmq.ZMQError) as error:
+            self._descriptors.met(error)
 
     def _turn(self) -> None:
         self._more = not self._receive()
@@ -358,6 +368,8 @@ class Broker:
                 # A value that it shows may be no text, as of an environment variable.
                 text = str(error).encode("utf-8", "backslashreplace").decode()
                 self._send(peer, m.Refused(type(error).__name__, text))
+            except (OSError, zmq.ZMQError) as error:  # out of file descriptors, for example
+                self._send(peer, m.Refused("ChannelError", f"process {os.getpid()} cannot answer {message.name!r}: {error}"))
             else:
                 self._send(peer, m.ControlAnswer(answer))
 
@@ -393,6 +405,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     logging.basicConfig(level=os.environ.get("TFOS_LOG", "WARNING"), format="%(asctime)s tfos_fast broker: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, who then stops us
+    make_room()
     form = msgspec.json.decode(args.form, type=m.Form) if args.form else None
     broker = Broker(Segment.adopt(args.segment_fd), end_after=args.end_after, form=form)
     try:

@@ -28,6 +28,7 @@ from zmq.utils import z85
 from tfos_fast.channel import messages as m
 from tfos_fast.channel import wire
 from tfos_fast.channel.address import Address
+from tfos_fast.channel.descriptors import Descriptors
 from tfos_fast.channel.processes import open_pidfd, started
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.segment import Segment
@@ -180,6 +181,7 @@ class Gateway:
         if broker is None:
             raise AddressError(f"the broker of {config.address} is gone")
         self._broker = broker
+        self._descriptors = Descriptors(f"the gateway {config.name}".strip(), "no remote writer can connect")
         self._feeds: dict[str, tuple[Address, Segment]] = {}
         self._clients: dict[bytes, Client] = {}
         self._links: dict[Any, bytes] = {}
@@ -224,6 +226,7 @@ class Gateway:
                 if not self._from_clients():
                     continue
                 probe = time.monotonic() + PROBE
+                self._descriptors.look()
                 for peer in list(self._clients):
                     self._send(peer, [m.encode(wire.Still())])
 
@@ -285,10 +288,16 @@ class Gateway:
             if message.feed not in self._feeds:
                 self._feeds[message.feed] = self._find(message.feed)
             address, segment = self._feeds[message.feed]
+            client = Client(address, segment, self._local)
         except TfosError as error:
             self._send(peer, [m.encode(m.Failed(type(error).__name__, str(error)))])
             return
-        client = self._clients[peer] = Client(address, segment, self._local)
+        except (OSError, zmq.ZMQError) as error:
+            # Its task may find another node, or be tried again.
+            self._send(peer, [m.encode(m.Failed("ChannelError", f"the gateway cannot take one more remote writer: {error}"))])
+            self._descriptors.met(error)
+            return
+        self._clients[peer] = client
         self._links[client.link] = peer
         self._poller.register(client.link, zmq.POLLIN)
         self._send(peer, [m.encode(wire.Attached(segment.slot_bytes, segment.n_slots))])

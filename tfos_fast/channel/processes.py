@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from tfos_fast.channel.descriptors import none_left
 from tfos_fast.channel.kernel import explain, relative_folder
 from tfos_fast.errors import SegmentError, UnsupportedPlatform
 
@@ -53,11 +54,18 @@ def has_ended(pidfd: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether the process is held by a SIGSTOP (its terminal's Ctrl-Z, too) or by a debugger."""
+    """Whether the process is held by a SIGSTOP (its terminal's Ctrl-Z, too) or by a debugger.
+
+    False also where no file descriptor is left to look with.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+    except OSError as error:
+        if none_left(error):
+            return False
+        raise
     return text.rpartition(")")[2].split()[0] in "Tt"
 
 
@@ -72,8 +80,12 @@ def open_pidfd(pid: int, start: int) -> int | None:
             raise UnsupportedPlatform(explain("pidfd_open", error)) from error
         raise
     # Opened first, compared second: the descriptor now holds whatever process we compare.
-    if alive(pid, start):
-        return fd
+    try:
+        if alive(pid, start):
+            return fd
+    except OSError:  # no descriptor is left to look with
+        os.close(fd)
+        raise
     os.close(fd)
     return None
 
@@ -91,11 +103,15 @@ def how_ended(status: int) -> str:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that the main thread of this one has started."""
+    """The processes that the main thread of this one has started; none where no file descriptor is left to look with."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+    except OSError as error:
+        if none_left(error):
+            return []
+        raise
 
 
 def die_with(parent: int | None) -> None:

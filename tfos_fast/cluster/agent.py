@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from tfos_fast.channel.broker import Broker
+from tfos_fast.channel.descriptors import make_room
 from tfos_fast.channel.processes import adopt_orphans, alive, open_pidfd, remove_own_directories
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
@@ -406,6 +407,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then stops us
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     adopt_orphans()  # of the trainer
+    make_room()
     agent = None
     try:
         agent = Agent(config)

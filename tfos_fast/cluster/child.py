@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from tfos_fast.channel.descriptors import as_before
 from tfos_fast.channel.processes import how_ended, is_stopped
 from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
@@ -61,23 +62,34 @@ class Child:
         self._fed = handover.fed
         self._ear = Ear()
         self.report_fd = self._ear.bell
-        log, log_in = os.pipe()
         words = (directory, os.getpid(), *self._ear.inherited, life)
         command = [sys.executable, "-m", "tfos_fast.cluster.trainer", *map(str, words)]
         try:
-            self._process = subprocess.Popen(
-                command, env=env, cwd=directory, stdin=subprocess.DEVNULL, stdout=log_in, stderr=log_in,
-                pass_fds=self._ear.inherited, start_new_session=True,
-            )  # fmt: skip
+            log, log_in = os.pipe()
+            try:
+                self._process = subprocess.Popen(
+                    command, env=env, cwd=directory, stdin=subprocess.DEVNULL, stdout=log_in, stderr=log_in,
+                    pass_fds=self._ear.inherited, start_new_session=True,
+                )  # fmt: skip
+            finally:
+                os.close(log_in)
+                self._log = LogTail(log)
+            self.pid = self._process.pid
+            as_before(self.pid)
+            self.pidfd = self._watched()
         except BaseException:
             self._ear.close()
             os.close(self.report_fd)
             raise
-        finally:
-            os.close(log_in)
-            self._log = LogTail(log)
-        self.pid = self._process.pid
-        self.pidfd = os.pidfd_open(self.pid)  # it is our child: not reaped, so the id is its own
+
+    def _watched(self) -> int:
+        """Its pidfd. It is our child: not reaped, so the id is its own."""
+        try:
+            return os.pidfd_open(self.pid)
+        except OSError:  # nobody would see its end
+            _signal_group(self.pid, signal.SIGKILL)
+            self._process.wait()
+            raise
 
     def report(self) -> h.Report | None:
         """Return what it has said last; None when ``main`` has not come to its end."""

@@ -17,10 +17,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import zmq
 
+from tfos_fast.channel.descriptors import Descriptors
 from tfos_fast.channel.messages import UNREADABLE
 from tfos_fast.channel.spans import Span
 from tfos_fast.cluster import messages as m
@@ -30,6 +31,7 @@ from tfos_fast.cluster.membership import Membership
 from tfos_fast.cluster.progress import Ordered, Progress
 from tfos_fast.cluster.relayed import RelayedEntrance
 from tfos_fast.cluster.restarts import Restarts
+from tfos_fast.cluster.states import NodeState
 from tfos_fast.errors import ClusterTimeout
 
 log = logging.getLogger("tfos_fast.cluster")
@@ -66,7 +68,9 @@ class Coordinator:
         self._news = False  # something else than counters has changed since
         self._board = ""  # name of the node that runs TensorBoard
         self._shown = 0.0  # when that one was last told
+        self._looked = 0.0  # when silence was last looked for
         self._local = LocalAgents()
+        self._descriptors = Descriptors("the driver", "no agent can connect, and the ends of agents on this host are seen late")
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._pid = os.getpid()
 
@@ -282,37 +286,13 @@ class Coordinator:
         poller = zmq.Poller()
         for source in (self._entrance.asks, self._socket, self._wake, self._local.fileno()):
             poller.register(source, zmq.POLLIN)
-        looked = time.monotonic()
+        self._looked = time.monotonic()
         try:
             while True:
-                events = dict(poller.poll(500))
-                if self._entrance.asks in events:
-                    self._entrance.answer()
-                with self.changed:
-                    if self._entrance.lost and not self._lost:
-                        self._lost = self._news = True
-                        self._members.cut_off(self._entrance.lost)
-                    if self._wake in events:
-                        os.eventfd_read(self._wake)
-                        self._news = True
-                        while self._requests:
-                            self._requests.popleft()()
-                    heard = self._socket not in events or self._receive_all()
-                    if self._local.fileno() in events:
-                        for node in self._local.ended():
-                            self._members.ended(node)
-                            self._news = True
-                    now = time.monotonic()
-                    if heard and now - looked >= 0.5:  # not heard: the beats that count may be among those to come
-                        looked = now
-                        self._news |= self._members.check_silence() | self._members.check_ends()
-                        if self._board and now - self._shown >= METRICS_TOLD:
-                            self._show()
-                    if self._news:
-                        self._progress.agree()
-                    if self._news or now - self._told >= BEATS_TOLD:
-                        self._told, self._news = now, False
-                        self.changed.notify_all()
+                try:
+                    self._turn(dict(poller.poll(500)))
+                except (OSError, zmq.ZMQError) as error:
+                    self._descriptors.met(error)
         except SystemExit:
             log.debug("coordinator ends")
         except Exception as error:
@@ -326,6 +306,40 @@ class Coordinator:
             self._local.close()
             os.close(self._wake)
             self._entrance.close()
+
+    def _turn(self, events: dict[Any, int]) -> None:
+        if self._entrance.asks in events:
+            self._entrance.answer()
+        with self.changed:
+            if self._entrance.lost and not self._lost:
+                self._lost = self._news = True
+                self._members.cut_off(self._entrance.lost)
+            if self._wake in events:
+                os.eventfd_read(self._wake)
+                self._news = True
+                while self._requests:
+                    self._requests.popleft()()
+            heard = self._socket not in events or self._receive_all()
+            if self._local.fileno() in events:
+                self._have_ended(self._local.ended())
+            now = time.monotonic()
+            if heard and now - self._looked >= 0.5:  # not heard: the beats that count may be among those to come
+                self._looked = now
+                if self._descriptors.look():
+                    self._have_ended(self._local.watch_missed())
+                self._news |= self._members.check_silence() | self._members.check_ends()
+                if self._board and now - self._shown >= METRICS_TOLD:
+                    self._show()
+            if self._news:
+                self._progress.agree()
+            if self._news or now - self._told >= BEATS_TOLD:
+                self._told, self._news = now, False
+                self.changed.notify_all()
+
+    def _have_ended(self, nodes: list[NodeState]) -> None:
+        for node in nodes:
+            self._members.ended(node)
+            self._news = True
 
     def _receive_all(self) -> bool:
         """Handle what has come; whether that was all of it."""

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from tfos_fast.channel.descriptors import none_left
+
 log = logging.getLogger("tfos_fast.agent")
 
 PATIENCE = 5.0  # seconds for killed processes to be gone
@@ -24,11 +26,16 @@ _PAUSE = 0.01
 def below(spare: Collection[int] = ()) -> list[psutil.Process]:
     """Return what descends from this process, without its children ``spare`` and their descendants."""
     found: list[psutil.Process] = []
-    for child in psutil.Process().children():
-        if child.pid not in spare:
-            found.append(child)
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found += child.children(recursive=True)
+    try:
+        for child in psutil.Process().children():
+            if child.pid not in spare:
+                found.append(child)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found += child.children(recursive=True)
+    except OSError as error:
+        if not none_left(error):
+            raise
+        log.warning("what the trainer has started cannot be looked for: %s", error)
     return found
 
 
@@ -68,9 +75,16 @@ def _is_over(process: psutil.Process) -> bool:
 
 def bury(spare: Collection[int]) -> None:
     """Take away the orphans that have ended: they became children of this process. Those that it has started itself are spared."""
-    for file in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for pid in map(int, file.read_text().split()):
+    with contextlib.suppress(OSError):  # no file descriptor is left: they are taken away later
+        for file in Path("/proc/self/task").glob("*/children"):
+            for pid in _children_in(file):
                 if pid not in spare:
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)
+
+
+def _children_in(file: Path) -> list[int]:
+    try:
+        return list(map(int, file.read_text().split()))
+    except OSError:  # the thread has ended
+        return []

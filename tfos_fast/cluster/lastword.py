@@ -31,7 +31,11 @@ class Ear:
 
     def __init__(self) -> None:
         self._memory = os.memfd_create(_MEMORY, os.MFD_CLOEXEC)
-        self.bell, self._rope = os.pipe()
+        try:
+            self.bell, self._rope = os.pipe()
+        except OSError:
+            os.close(self._memory)
+            raise
         self.inherited = (self._memory, self._rope)
 
     def read(self) -> h.Report | None:

@@ -18,6 +18,7 @@ from tfos_fast.cluster.supervisor import watch_once
 log = logging.getLogger("tfos_fast.agent")
 
 _BACKLOG = 128
+_AGAIN = 1.0  # seconds after which a gateway that could not be started is tried again
 
 
 class Door:
@@ -63,12 +64,21 @@ class Door:
         assert self._socket is not None
         self._broker.unwatch(self._socket.fileno())
         config = self._config
-        self._gateway = spawn(
-            GatewayConfig(
-                self._broker.address, self._socket.fileno(), self._secret, config.client_public, config.log_level, config.name
+        try:
+            self._gateway = spawn(
+                GatewayConfig(
+                    self._broker.address, self._socket.fileno(), self._secret, config.client_public, config.log_level, config.name
+                )
             )
-        )
-        pidfd = open_pidfd(self._gateway.pid, started(self._gateway.pid))
+            pidfd = open_pidfd(self._gateway.pid, started(self._gateway.pid))
+        except OSError as error:  # no file descriptor or no process is to be had: who knocks waits
+            log.warning("%s: no gateway of remote feeds can be started: %s", config.name, error)
+            if self._gateway is not None:
+                self._gateway.kill()
+                self._gateway.wait()
+                self._gateway = None
+            self._broker.after(_AGAIN, self._wait)
+            return
         if pidfd is None:
             self._gone()
         else:

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 
+from tfos_fast.channel.descriptors import none_left
 from tfos_fast.channel.processes import is_stopped, open_pidfd
 from tfos_fast.cluster.machine import machine_id
 from tfos_fast.cluster.states import NodeState
@@ -21,6 +22,7 @@ class LocalAgents:
     def __init__(self) -> None:
         self._machine = machine_id()
         self._nodes: dict[int, NodeState] = {}  # by pidfd
+        self._missed: list[NodeState] = []  # for which no descriptor was left
         self._epoll = select.epoll()  # of these, so that a turn costs the same however many there are
 
     def __len__(self) -> int:
@@ -39,10 +41,24 @@ class LocalAgents:
             node.gone = node.pidfd is None
         except (OSError, OverflowError) as error:  # out of descriptors; or no number of a process
             log.warning("the end of %s cannot be watched: %s", node.name, error)
+            if none_left(error):
+                self._missed.append(node)
             return
         if node.pidfd is not None:
             self._nodes[node.pidfd] = node
             self._epoll.register(node.pidfd, select.EPOLLIN)
+
+    def watch_missed(self) -> list[NodeState]:
+        """Watch those for which no descriptor was left. Returns the nodes whose agents have ended meanwhile."""
+        missed, self._missed = self._missed, []
+        ended: list[NodeState] = []
+        for node in missed:
+            if not node.gone:
+                self.watch(node)
+                if node.gone:
+                    node.gone = False
+                    ended.append(node)
+        return ended
 
     def unwatch(self, node: NodeState) -> None:
         """Forget an agent, if it is watched."""

@@ -21,6 +21,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
+from tfos_fast.channel.descriptors import Descriptors, make_room
 from tfos_fast.channel.processes import open_pidfd
 from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import probe
@@ -112,7 +113,8 @@ class Relay:
             poller.register(source, zmq.POLLIN)
         if self._executor is not None:
             poller.register(self._executor, zmq.POLLIN)
-        met, deadline = False, time.monotonic() + FIRST_CONTACT
+        met, deadline, looked = False, time.monotonic() + FIRST_CONTACT, 0.0
+        descriptors = Descriptors("the relay", "no agent can connect")
         while True:
             events = dict(poller.poll(LOOK))
             if self._executor is None or self._executor in events:
@@ -121,6 +123,9 @@ class Relay:
             if self._asks in events:
                 answer(self._asks, self._may)
             self._pass(self._operator, self._agents)
+            if time.monotonic() >= looked + LOOK / 1000:
+                looked = time.monotonic()
+                descriptors.look()
             # Only who has shown the driver's key can be sent to. What was on its way when it left may be lost, so nobody could go
             # on: agents end when they miss this relay.
             there = bool(self._operator.poll(0, zmq.POLLOUT))
@@ -155,6 +160,7 @@ def main() -> None:
     tell = detach()
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=h.RelayConfig)
     logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s tfos_fast relay %(message)s", stream=sys.stderr)
+    make_room()
     try:
         relay = Relay(config)
     except (TfosError, OSError) as error:

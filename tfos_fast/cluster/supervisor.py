@@ -98,10 +98,11 @@ class Supervisor:
 
     def spawn(self, directory: Path, *, asks: bool = False) -> None:
         """Start the trainer that the handover in this folder describes; with ``asks`` it may be started again."""
+        child = Child(self.name, self.host, directory, self.life, self._spare)
         self._directory, self._asks, self.started = directory, asks, True
         if self._child is not None:
             self._child.close()
-        child = self._child = Child(self.name, self.host, directory, self.life, self._spare)
+        self._child = child
         self._reported = False
         watch_once(self.broker, child.pidfd, lambda: self._trainer_died(child))
         watch_once(self.broker, child.report_fd, lambda: self._trainer_reports(child))
