@@ -122,5 +122,4 @@ def test_rows_that_change_in_mid_partition_are_named(sc, out, bad, found):
     assert error.__cause__ is None  # the driver prints one short traceback
     assert error.__context__ is None
     assert len(str(error)) < 500
-    assert "in _feed_to" not in str(error.spark_error)  # nor do our frames go through Spark's log
-    assert str(error) in str(error.spark_error)
+    assert error.spark_error is None  # the task told the driver and did not fail: Spark logs nothing

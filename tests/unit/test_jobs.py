@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tfos_fast import errors
-from tfos_fast.cluster.jobs import exception_of, job_exception, root_first
+from tfos_fast.cluster.jobs import check_rows, exception_of, job_exception, root_first
 from tfos_fast.cluster.messages import Failure
 
 
@@ -44,3 +46,13 @@ def test_spark_errors_in_our_words():
     assert "spark.task.maxFailures" in str(crashed)
     others = Exception("ZeroDivisionError")
     assert job_exception(others) is others
+
+
+def test_rows_that_cannot_be_fed_are_told_in_results():
+    good = (0, True, True, False, "")
+    check_rows([])
+    check_rows([good, good])
+    for kind in (errors.SchemaMismatch, errors.RowTooLarge):
+        with pytest.raises(kind, match=r"^row 7: line one\nline two$") as caught:
+            check_rows([good, (1, False, True, False, f"{kind.__name__}\nrow 7: line one\nline two"), good])
+        assert caught.value.spark_error is None

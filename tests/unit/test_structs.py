@@ -310,3 +310,13 @@ def test_columns_of_nothing_but_nulls_take_the_type_of_the_spec() -> None:
         read([[(None,)]], spec={"c0": ("float32", None)}, nulls={"c0": Nulls(fill="x")}, tensors=True)
     with pytest.raises(SchemaMismatch, match=r"the spec says string, the rows have None, .*nulls=\{'c0': ''\}"):
         read([[(None,)]], spec={"c0": ("string", None)}, tensors=True)
+
+
+def test_misspelt_columns_are_answered_by_the_nearest_name() -> None:
+    rows = [{"image": 1.0, "label": 2}]
+    with pytest.raises(SchemaMismatch, match=r"the spec names 'lable'; .*image, label; did you mean 'label'\?"):
+        read([rows], spec={"lable": ("int32", ())})
+    with pytest.raises(SchemaMismatch, match=r"nulls names 'imgae'; the feed has the columns image, label; did you mean 'image'\?"):
+        read([rows], nulls={"imgae": MASK})
+    with pytest.raises(SchemaMismatch, match=r"the feed has the columns image, label; the row is"):
+        read([rows], spec={"zzz": ("int32", ())})

@@ -23,6 +23,7 @@ structure                 one bare *object* column         the same when the nam
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
@@ -142,7 +143,7 @@ def apply_spec(schema: Schema, spec: dict[str, Declared]) -> Schema:
     unknown = [name for name in spec if name not in schema.names]
     if unknown:
         names = ", ".join(map(repr, unknown))
-        raise SchemaMismatch(f"the spec names {names}; the feed has the columns {', '.join(schema.names)}")
+        raise SchemaMismatch(f"the spec names {names}; the feed has the columns {', '.join(schema.names)}{_meant(unknown, schema)}")
     return _with_columns(schema, (_declare(column, spec.get(column.name)) for column in schema.columns))
 
 
@@ -166,6 +167,11 @@ def by_position(spec: dict[str, Declared], names: Sequence[str]) -> dict[str, De
             "spec an entry for each column, or make it a dict of names"
         )
     return dict(zip(names, spec.values(), strict=True))
+
+
+def _meant(unknown: list[str], schema: Schema) -> str:
+    near = [close[0] for name in unknown if (close := difflib.get_close_matches(name, schema.names, 1))]
+    return f"; did you mean {', '.join(map(repr, near))}?" if near else ""
 
 
 def leave_out(schema: Schema, named: Collection[str]) -> Schema:
@@ -241,7 +247,7 @@ def apply_nulls(schema: Schema, policies: dict[str, Nulls], typed: Collection[st
     unknown = [name for name in policies if name not in known and not lacking(schema, name)]
     if unknown:
         names = ", ".join(map(repr, unknown))
-        raise SchemaMismatch(f"nulls names {names}; the feed has the columns {', '.join(schema.names)}")
+        raise SchemaMismatch(f"nulls names {names}; the feed has the columns {', '.join(schema.names)}{_meant(unknown, schema)}")
     common = policies.get(EVERY)
     own = {name: next((policies[each] for each in policy_names(name) if each in policies), None) for name in schema.names}
     ruled = _with_columns(schema, (_rule(c, own[c.name], common, typed=c.name in typed) for c in schema.columns))

@@ -310,6 +310,10 @@ class Agent:
             return b""
         if name in ("prepare", "leave"):
             return self._prepare(msgspec.msgpack.decode(body, type=m.Process), leaves=name == "leave")
+        if name == "unfit":
+            job, kind, text = body.decode(errors="replace").split("\n", 2)
+            self.link.send(m.Unfit(job, kind, text))
+            return b""
         if name != "start":
             raise ClusterError(f"{self.name} does not know what {name!r} is")
         if self.trainer.started:

@@ -83,6 +83,7 @@ class Coordinator:
         self._members = Membership(self._local, self._entrance.send)
         self._progress = Progress(self._members)
         self.nodes = self._members.nodes
+        self.unfit: dict[str, tuple[str, str]] = {}  # job -> the first error of rows that cannot be fed, in text
         self.ledger = self._progress.ledger
         self.steps = self._progress.steps  # of the default feed
         self.keys = self._entrance.keys
@@ -424,6 +425,9 @@ class Coordinator:
                 node.rows_taken, node.newest = message.rows_taken, message.fed
             case m.Empty():
                 self.steps.done(message.key)
+            case m.Unfit():
+                self.unfit.setdefault(message.job, (message.kind, message.text))
+                self._news = True
             case m.Join():
                 self._progress.join(node, message)
             case m.StepsReady():

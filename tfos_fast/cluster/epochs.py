@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.feeder import Feeder
-from tfos_fast.cluster.jobs import SparkJob
+from tfos_fast.cluster.jobs import SparkJob, check_rows
 from tfos_fast.cluster.replay import EpochEnds, RowsTaken
 from tfos_fast.cluster.source import Source
 from tfos_fast.cluster.splits import Order
@@ -108,6 +108,7 @@ class Epochs(Watching):
         todo = None if epoch.left is None else epoch.left | coordinator.unfinished(epoch.job)
         if todo is None or todo:
             coordinator.begin_job(epoch.job, epoch.number)
+            coordinator.unfit.pop(epoch.job, None)
             nodes = tuple(node for node in self._fed_nodes if node.name in names)
             if not nodes:
                 return False
@@ -121,14 +122,15 @@ class Epochs(Watching):
                 exactly_once=epoch.exactly_once,
             )
             job = SparkJob(epoch.source.engine, epoch.words, epoch.source.action(feeder, epoch.order), coordinator.changed)
-            self._watch(job, stall=epoch.feed_timeout)
+            self._watch(job, stall=epoch.feed_timeout, key=epoch.job)
             results = job.result or ()
+            check_rows(results)
             epoch.cut_off = job.result is None
-            epoch.whole.update(number for number, whole, _, _ in results if whole)
+            epoch.whole.update(number for number, whole, *_ in results if whole)
             if epoch.cut_off:  # its tasks told nothing
                 epoch.whole.update(coordinator.whole(epoch.job))
-            epoch.left = frozenset(number for number, _, over, _ in results if not over)
-            epoch.missed.update(coordinator.node_of(epoch.job, number) for number, _, _, missed in results if missed)
+            epoch.left = frozenset(number for number, _, over, *_ in results if not over)
+            epoch.missed.update(coordinator.node_of(epoch.job, number) for number, _, _, missed, _ in results if missed)
         if epoch.left and self._offers.busy:
             epoch.made_way = True
             self._wait(lambda: not self._offers.busy)

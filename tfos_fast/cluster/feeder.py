@@ -25,6 +25,7 @@ from tfos_fast.errors import (
     NonDeterministicPartition,
     RowTooLarge,
     SchemaMismatch,
+    TfosError,
     Yielded,
 )
 
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from tfos_fast.cluster.framecolumns import FrameColumns
     from tfos_fast.cluster.splitreader import SplitReader
 
-# A partition, whether all that was wanted of it was published, whether nothing of it is left to feed, and whether rows of it were
-# left that no node wants.
-Fed = tuple[int, bool, bool, bool]
+# A partition, whether all that was wanted of it was published, whether nothing of it is left to feed, whether rows of it were
+# left that no node wants, and the error of a row that cannot be fed: a class and its text.
+Fed = tuple[int, bool, bool, bool, str]
 Write = Callable[["Writer", Iterator[Any], int, int], bool]  # items of a partition, from one row to another; whether some are left
 PATIENCE = 0.3  # a task of a named feed waits so long for a slot, and then gives its place back to the default feed
 FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, rather than to fail and be tried again
@@ -184,7 +185,7 @@ class Feeder:
 
             number, *words = self._feed(columns.all(partition), write)
             fields = [pa.array([number], pa.int32()), *(pa.array([word]) for word in words)]
-            yield pa.RecordBatch.from_arrays(fields, ["partition", "whole", "over", "missed"])
+            yield pa.RecordBatch.from_arrays(fields, ["partition", "whole", "over", "missed", "error"])
 
         return run
 
@@ -211,13 +212,13 @@ class Feeder:
         number, attempt = attempt_here()
         number = number if split is None else split  # a job for some of the splits may have numbers of its own
         if self.only is not None and number not in self.only:
-            return number, False, True, False
+            return number, False, True, False, ""
         try:
             first = next(items)
         except StopIteration:
             if not self.name:
                 self._empty(number)
-            return number, False, True, False
+            return number, False, True, False, ""
         items = itertools.chain([first], items)
         best = ""
         while True:
@@ -225,9 +226,6 @@ class Feeder:
                 return self._feed_to(best, number, attempt, items, write)
             except Elsewhere as other:
                 best = str(other)
-            except (SchemaMismatch, RowTooLarge) as error:
-                # The message has all that helps. Our frames differ from try to try, and Spark would log each in full.
-                raise error.with_traceback(None) from None
 
     def _wanted(self, best: str) -> tuple[m.NodeInfo, ...]:
         return tuple(node for node in self.nodes if node.name == best) or self.nodes
@@ -237,7 +235,7 @@ class Feeder:
         if channel is None and best:  # it wants no more rows by now
             channel = choose(self.nodes, self.keys, number, self.turn, self.name, stall_timeout=self.stall_timeout)
         if channel is None:
-            return number, False, True, True
+            return number, False, True, True, ""
         try:
             writer = channel.writer(stall_timeout=self.stall_timeout)
             writer.patience = PATIENCE if self.name else None
@@ -259,11 +257,30 @@ class Feeder:
             finally:
                 writer.close(wait=done and not self.name)
         except Yielded:
-            return number, False, False, False  # the rows that were published stay; the next attempt begins behind them
+            return number, False, False, False, ""  # the rows that were published stay; the next attempt begins behind them
         except Fenced:
             time.sleep(FENCED_WAIT)
             raise
+        except (SchemaMismatch, RowTooLarge) as error:
+            return self._unfit(channel, number, error)
         finally:
             channel.close()
             settle_worker()
-        return number, not missed, True, missed
+        return number, not missed, True, missed, ""
+
+    def _unfit(self, channel: Channel, number: int, error: Exception) -> Fed:
+        """Tell the driver, which ends the job, of a row that cannot be fed. Another try would meet the same row.
+
+        The task does not fail: Spark would log a failure several times, with a hundred lines of its own frames.
+
+        Raises
+        ------
+        SchemaMismatch, RowTooLarge
+            Nobody can be told.
+        """
+        kind, text = type(error).__name__, str(error)[: m.MAX_TEXT]
+        try:
+            channel.control("unfit", f"{self.job}\n{kind}\n{text}".encode(errors="replace"), 10.0)
+        except TfosError:
+            raise error.with_traceback(None) from None
+        return number, False, True, False, f"{kind}\n{text}"

@@ -6,7 +6,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tfos_fast import errors
@@ -70,6 +70,23 @@ class SparkJob:
             # Again and again: a job that its thread has not yet submitted is not in the group.
             self._engine.cancel(self.group)
             self._thread.join(0.2)
+
+
+def unfit(kind: str, text: str) -> errors.TfosError:
+    """Return what a feed task told of rows that cannot be fed as the exception that it names."""
+    return errors.RowTooLarge(text) if kind == errors.RowTooLarge.__name__ else errors.SchemaMismatch(text)
+
+
+def check_rows(results: Iterable[Any]) -> None:
+    """Raise the error of the first feed task whose rows could not be fed; ``results``: what these tasks returned.
+
+    Raises
+    ------
+    SchemaMismatch, RowTooLarge
+    """
+    for _, _, _, _, error in results:
+        if error:
+            raise unfit(*error.split("\n", 1))
 
 
 def exception_of(failure: Failure, *others: Failure) -> errors.TfosError:

@@ -246,6 +246,14 @@ class Empty(Message, frozen=True):
     key: Key
 
 
+class Unfit(Message, frozen=True):
+    """A feed task met rows that cannot be fed; ``kind`` is the name of a class in tfos_fast.errors."""
+
+    job: Key
+    kind: Name
+    text: Text
+
+
 class Join(Message, frozen=True):
     """The node's program goes in step."""
 
@@ -424,7 +432,7 @@ class Stop(Message, frozen=True):
 
 
 Told = Hello | Started | Fell | Ended | Returned | Terminated | TensorBoard | Holding  # of the node's state
-Rows = OpenPartition | Fenced | PartitionDone | Ack | Demand | Empty | Join | StepsReady | Lost | Halted
+Rows = OpenPartition | Fenced | PartitionDone | Ack | Demand | Empty | Unfit | Join | StepsReady | Lost | Halted
 FromAgent = Told | Beat | Rows | Bye | Died
 Order = EndEpoch | Keep | Replay | EndFeed | Yield | Halt | Begin | GiveUp | From
 ToAgent = Welcome | Opened | Refused | Fence | Order | Stop | Settle | StepsAgreed | Metrics

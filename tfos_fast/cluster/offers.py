@@ -18,7 +18,7 @@ from typing import Any
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.feeder import Feeder
-from tfos_fast.cluster.jobs import SparkJob
+from tfos_fast.cluster.jobs import SparkJob, check_rows, unfit
 from tfos_fast.cluster.named import OFFERED
 from tfos_fast.cluster.source import Source
 
@@ -228,15 +228,18 @@ class Offers:
             title = f"feed {offer.name}, epoch {offer.epoch}"
             job = SparkJob(source.engine, title, source.action(feeder), self._coordinator.changed)
             with self._coordinator.changed:
-                while not job.done and not self._over:
+                while not (job.done or self._over or offer.job_name in self._coordinator.unfit):
                     self._coordinator.changed.wait(0.5)
             if not job.done:
                 job.cancel()
+                if offer.job_name in self._coordinator.unfit:
+                    raise unfit(*self._coordinator.unfit[offer.job_name])
                 return
             if job.error is not None:
                 raise job.error
+            check_rows(job.result)
             self._forget(offer.name, demands)
-            offer.left = frozenset(number for number, _, over, _ in job.result if not over)
+            offer.left = frozenset(number for number, _, over, *_ in job.result if not over)
             if not offer.left:
                 self._coordinator.end_job(offer.job_name)
                 self._order(self._remaining(offer), lambda number: m.EndEpoch(number, offer.name))

@@ -115,7 +115,8 @@ def source_of(engine: Engine, data: Any, *, shuffle: bool = False) -> Source:
         frame = engine.small_batches(with_safe_names(data, columns.names)[0])
 
         def batches(feeder: Feeder, numbers: Callable[[int], list[int]] | None) -> Action:
-            tasks = frame.mapInArrow(feeder.batches(columns), "partition int, whole boolean, over boolean, missed boolean")
+            fed = "partition int, whole boolean, over boolean, missed boolean, error string"
+            tasks = frame.mapInArrow(feeder.batches(columns), fed)
             # Without an order tasks of partitions that are whole end at once.
             return lambda: engine.collect(tasks, numbers if shuffle else None)
 

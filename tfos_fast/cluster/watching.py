@@ -12,7 +12,7 @@ from tfos_fast import errors
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.engine import Engine
-from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception, root_first
+from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception, root_first, unfit
 from tfos_fast.cluster.offers import Offers
 from tfos_fast.cluster.replay import EpochEnds, Replay, RowsTaken
 from tfos_fast.cluster.roles import FED
@@ -126,9 +126,17 @@ class Watching:
         self._raise_failure()
 
     def _watch(
-        self, job: SparkJob | Replay | EpochEnds | RowsTaken, *, timeout: float | None = None, stall: float | None = None
+        self,
+        job: SparkJob | Replay | EpochEnds | RowsTaken,
+        *,
+        timeout: float | None = None,
+        stall: float | None = None,
+        key: str = "",
     ) -> None:
-        """Wait for a Spark job and look after the nodes; it is cancelled when one fails, all have ended, or nothing moves."""
+        """Wait for a Spark job and look after the nodes; it is cancelled when one fails, all have ended, or nothing moves.
+
+        ``key``: of a job that feeds, under which its tasks tell of rows that cannot be fed.
+        """
         begin = moved = eaten = time.monotonic()
         progress: list[int] = []
         pause = 0.5
@@ -142,6 +150,8 @@ class Watching:
                     if not job.done:
                         changed.wait(pause)
                 self._raise_failure()
+                if key in self._coordinator.unfit:
+                    raise unfit(*self._coordinator.unfit[key])
                 now = time.monotonic()
                 if (
                     steps.begun
