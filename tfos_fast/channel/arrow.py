@@ -356,7 +356,9 @@ def _heap_values(column: Column, array: Any, room: int, node: Any = None) -> tup
     if column.kind == "object":
         try:
             array, convert = python_values(array, node)
-            return _encoded(array, room, lambda value: dumps(convert(value)))
+            if convert is None:
+                return _encoded(array, room, dumps)
+            return _encoded(array, room, lambda value: dumps(None if value is None else convert(value)))
         except SchemaMismatch as error:
             raise SchemaMismatch(f"column {column.name!r}: {error}") from error
     if column.kind == "ragged":

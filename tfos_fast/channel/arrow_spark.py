@@ -43,12 +43,10 @@ def _nodes(text: bytes, names: tuple[str, ...]) -> Sequence[Any]:
     return [by_name.get(name) for name in names]
 
 
-def described(schema: Any, told: Sequence[Any]) -> Any:
-    """The ``pyarrow.Schema`` with the columns' nodes in the place where :func:`nodes` looks."""
-    if not any(node is not None for node in told):
-        return schema
-    fields = [{"name": name, "type": "void" if node is None else node} for name, node in zip(schema.names, told, strict=True)]
-    return schema.with_metadata({KEY: json.dumps({"type": "struct", "fields": fields}).encode()})
+def described(batch: Any, told: Sequence[Any]) -> Any:
+    """The ``pyarrow.RecordBatch`` with the columns' nodes in the place where :func:`nodes` looks."""
+    fields = [{"name": name, "type": "void" if node is None else node} for name, node in zip(batch.schema.names, told, strict=True)]
+    return batch.replace_schema_metadata({KEY: json.dumps({"type": "struct", "fields": fields}).encode()})
 
 
 def is_told(node: Any) -> bool:

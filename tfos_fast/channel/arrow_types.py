@@ -55,8 +55,8 @@ def flatten_batch(batch: Any) -> Any:
             nodes.append(node)
     if not columns:
         return batch.select([])  # knows how many rows it has
-    schema = pa.schema([pa.field(path, array.type) for path, array in columns.items()])
-    return pa.RecordBatch.from_arrays(list(columns.values()), schema=arrow_spark.described(schema, nodes))
+    flat = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    return arrow_spark.described(flat, nodes) if any(node is not None for node in nodes) else flat
 
 
 def is_flat(batch: Any) -> bool:
@@ -130,6 +130,8 @@ def _numbers(name: str, array: Any, node: Any) -> tuple[str, Any, Any]:
     """The column with numbers for dates, times, decimals, vectors and matrices, inside lists, too; and what is left of its node."""
     import pyarrow as pa
 
+    if _is_plain(array.type) and node is None:
+        return name, array, None
     try:
         array = exchanged(array, _as_numbers, node)
     except SchemaMismatch as error:

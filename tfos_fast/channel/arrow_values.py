@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfos_fast.channel import arrow_spark
-from tfos_fast.channel.arrow_plain import bare, bare_type, days, exchanged, in_unit, is_list
+from tfos_fast.channel.arrow_plain import bare, bare_type, by_type, days, exchanged, in_unit, is_encoded, is_list
 from tfos_fast.errors import SchemaMismatch
 
 Convert = Callable[[Any], Any]
@@ -16,8 +16,8 @@ _DAY_0 = datetime.date(1970, 1, 1).toordinal()
 _TIME_0 = datetime.datetime(1970, 1, 1)
 
 
-def python_values(array: Any, node: Any = None) -> tuple[Any, Convert]:
-    """Split the way to Spark's values into two steps: an array, and what its items' ``as_py()`` have yet to go through.
+def python_values(array: Any, node: Any = None) -> tuple[Any, Convert | None]:
+    """Split the way to Spark's values in two: an array, and what its items' ``as_py()`` have yet to go through (None: nothing).
 
     Dates and times are whole numbers in between: Arrow's own Python values know no years before 1 and no nanoseconds, and lose
     ``fold``.
@@ -33,9 +33,19 @@ def python_values(array: Any, node: Any = None) -> tuple[Any, Convert]:
     SchemaMismatch
         A time is too large for 64 bits of microseconds, or a user's class is not to be found here.
     """
-    convert = converter(array.type, node)
-    array = exchanged(array, _whole_numbers)
-    return bare(array), lambda value: _apply(convert, value)
+    if node is None and _is_direct(array.type):
+        return array, converter(array.type)
+    return bare(exchanged(array, _whole_numbers)), converter(array.type, node)
+
+
+@by_type
+def _is_direct(kind: Any) -> bool:
+    """Whether Arrow's own Python values serve: no times, structs or maps, and nothing encoded."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind) or pa.types.is_map(kind) or pa.types.is_temporal(kind) or is_encoded(kind):
+        return False
+    return all(_is_direct(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _whole_numbers(array: Any, _: Any) -> Any:
