@@ -555,7 +555,8 @@ def test_types_without_a_tensor_are_named_with_the_way_out(array: Any, text: str
     for spec in (None, {"a": ("float32", None)}):
         with pytest.raises(SchemaMismatch, match="column 'a': values of " + text):
             through(lambda writer: writer.write_batch(batch_of(array)), tensors=True, spec=spec)
-    assert len(through(lambda writer: writer.write_batch(batch_of(array)))[0]["a"]) == 1
+    if hasattr(types, "VariantVal") or "VARIANT" not in text:
+        assert len(through(lambda writer: writer.write_batch(batch_of(array)))[0]["a"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -608,3 +609,41 @@ def through_counted(batch: Any, **how: Any) -> list[int]:
                 counts.append(part.rows)
         ended(thread)
         return counts
+
+
+def dictionary(places: list[Any], items: Any) -> Any:
+    return pa.DictionaryArray.from_arrays(pa.array(places), items)
+
+
+FIRST = datetime.datetime(1970, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("array", "wanted", "masked"),
+    [
+        (dictionary([0, 1, None], pa.array(["a", None])), ["a", None, None], {"a": ["a", "", ""]}),
+        (dictionary([0, 1, None], pa.array([1, None], pa.timestamp("s"))), [FIRST + SECOND, None, None], {"a": [1000000, 0, 0]}),
+        (dictionary([0, 1, 0], pa.array([[1], [2, 3]])), [[1], [2, 3], [1]], {"a": [[1], [2, 3], [1]]}),
+        (dictionary([1, 0], pa.array([{"x": 1}, {"x": 2}])), [types.Row("x")(2), types.Row("x")(1)], {"a.x": [2, 1]}),
+        (pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int32(), 2)).slice(1), [None, [3, 4]], {"a": [[0, 0], [3, 4]]}),
+        (pa.array([[[1, 2]], []], pa.large_list(pa.list_(pa.int8(), 2))), [[[1, 2]], []], {"a": [[[1, 2]], []]}),
+        (
+            pa.array([[(datetime.timedelta(1), datetime.date(1970, 1, 3))]], pa.map_(pa.duration("s"), pa.date32())),
+            [{datetime.timedelta(1): datetime.date(1970, 1, 3)}],
+            {"a.key": [[86400000000]], "a.value": [[2]]},
+        ),
+        (pa.array([b"ab", None], pa.binary(2)), [as_collected(b"ab"), None], {"a": [b"ab", b""]}),
+        (pa.array([2**64 - 1, None], pa.uint64()), [2**64 - 1, None], {"a": [2**64 - 1, 0]}),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_types_inside_types(array: Any, wanted: list[Any], masked: dict[str, Any]) -> None:
+    assert same(values(batch_of(array)), wanted)
+    assert columns(batch_of(array), nulls=MASK) == masked
+
+
+def test_tensors_inside_lists() -> None:
+    kind = pa.fixed_shape_tensor(pa.int32(), (2, 2), permutation=[1, 0])
+    tensors = pa.ExtensionArray.from_storage(kind, pa.array([[1, 2, 3, 4]], pa.list_(pa.int32(), 4)))
+    lists = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), tensors)
+    assert values(batch_of(lists)) == columns(batch_of(lists))["a"] == [[[[1, 3], [2, 4]]]]
