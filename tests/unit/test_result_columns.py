@@ -275,6 +275,7 @@ HELD: list[tuple[Any, Any, Any]] = [
     (pa.date32(), -1, dt.date(1969, 12, 31)), (pa.duration("us"), pd.Timedelta(-1, "ns"), dt.timedelta(microseconds=-1)),
     (pa.list_(pa.timestamp("us")), np.array([-1], "M8[ns]"), [dt.datetime(1969, 12, 31, 23, 59, 59, 999999)]),
     (pa.list_(pa.float32()), np.array([1.5], ml_dtypes.bfloat16), [1.5]), (pa.list_(pa.int32()), [np.int64(1), None], [1, None]),
+    (pa.list_(pa.int32()), range(2), [0, 1]),
 ]  # fmt: skip
 
 
@@ -426,7 +427,8 @@ def test_small_numbers_of_one_dimension_and_more(name: str):
 @pytest.mark.parametrize(
     ("given", "found"),
     [
-        ("abc", "of type str"), (b"abc", "of type bytes"), (5, "of type int"), ({1, 2}, "of type set"),
+        ("abc", "of type str"), (b"abc", "of type bytes"),
+        (memoryview(b"abc"), "of type memoryview"), (5, "of type int"), ({1, 2}, "of type set"),
         ({}, "without columns"), (None, "NoneType"),
         ((np.zeros(2), [1, 2]), "item 0 is an array, and item 1 is none"), (pa.table({"a": [1, 2]}), "of type Table"),
     ],

@@ -27,6 +27,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -224,8 +225,8 @@ def _stacked(values: Sequence[Any], kind: Any, where: str) -> Any:
 
 
 def _items(value: Any, kind: Any, where: str) -> Sequence[Any]:
-    if isinstance(value, list | tuple) and row_names(value) is None:
-        return value
+    if isinstance(value, Sequence | deque) and not isinstance(value, (str, *_BYTES)) and row_names(value) is None:
+        return list(value)
     if isinstance(value, np.ndarray):
         if value.dtype.kind == "V" and value.dtype.type.__module__ == "ml_dtypes":
             return value.tolist() if value.ndim == 1 else list(value)  # type: ignore[no-any-return]

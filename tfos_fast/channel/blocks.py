@@ -17,6 +17,8 @@ from tfos_fast.channel.schema import Column, Schema, Structure
 # What a number of an array is to the writer that gets it back as a row.
 _NUMBERS = {"f": "float", "i": "int", "u": "int", "b": "bool", "c": "complex"}
 
+_TEXTS = (str, bytes, bytearray, memoryview)  # sequences, but none of results
+
 
 class Block:
     """Rows as arrays of one length. A slice of it is another block on the same memory.
@@ -103,7 +105,7 @@ def to_results(results: Any) -> Block | list[Any]:
 
 def _rows(results: Any) -> list[Any]:
     """A sequence of results. What only looks like one, such as a text or a table, is refused."""
-    if isinstance(results, Sequence | ValuesView | Iterator | deque | array) and not isinstance(results, str | bytes | bytearray):
+    if isinstance(results, Sequence | ValuesView | Iterator | deque | array) and not isinstance(results, _TEXTS):
         return list(results)
     raise ValueError(
         f"batch_results: {results!r:.200} is of type {type(results).__name__}; give a list with one result for each row, an array, "
@@ -134,7 +136,7 @@ def _series(series: Any) -> Sequence[Any] | np.ndarray:
     """The values of a Series: an array where numpy has its type, else Python values with None where one is missing."""
     if isinstance(series.dtype, np.dtype) and series.dtype.kind != "O":
         return _values(series.to_numpy())
-    values: list[Any] = [None if is_missing(type(value)) else value for value in series]
+    values: list[Any] = [None if is_missing(type(value)) else value for value in series.tolist()]
     if series.dtype.kind != "O" or not isinstance(series.dtype, np.dtype):
         values = [None if missing else value for value, missing in zip(values, series.isna(), strict=True)]
     return [value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value for value in values]
@@ -146,7 +148,7 @@ def _column(name: Any, value: Any) -> Any:
         return array
     if _is_series(value):
         return value.to_numpy() if isinstance(value.dtype, np.dtype) and value.dtype.kind != "O" else _series(value)
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    if isinstance(value, Sequence) and not isinstance(value, _TEXTS):
         return value
     raise ValueError(
         f"batch_results: column {name!r} is {value!r:.200}; every column of a dict is an array, tensor or list with one value "
