@@ -261,3 +261,25 @@ class Said:
 
     def recv_multipart(self, *_: Any, **__: Any) -> list[zmq.Frame]:
         return [zmq.Frame(frame) for frame in self.frames]
+
+
+@pytest.mark.parametrize("kind", ["string", "bytes", "object"])
+@pytest.mark.parametrize("entry", [(4095, 2), (2**32 - 1, 2**32 - 1), (0, 2**32 - 1)])
+def test_a_remote_writers_value_never_lies_outside_of_its_slot(kind: Any, entry: tuple[int, int]):
+    """Its reader would end by it, and so the trainer."""
+    schema = Schema("bare", (Column("c0", kind),))
+    with remote(memory="64k", slot_bytes="4k", form="rows", writers=0) as (channel, far):
+        with client(far.address) as dealer:
+            for message in (wire.Attach(""), m.Hello("writer", 1, 1), m.OpenPartition("", 0, False)):
+                dealer.send(m.encode(message))
+            hear(dealer), hear(dealer)
+            stream = hear(dealer).stream
+            dealer.send(m.encode(m.Propose(schema)))
+            number = hear(dealer).schema_id
+            dealer.send(m.encode(m.Want("input")))
+            slot = hear(dealer).slots[0]
+            dealer.send_multipart([m.encode(m.Publish(slot, stream, 1, 1, number)), m.encode([0]), struct.pack("<II", *entry)])
+            answer = hear(dealer)
+            assert isinstance(answer, m.Failed)
+            assert "outside of it" in answer.text
+        assert channel.status()["rows_published"] == 0

@@ -273,6 +273,22 @@ def test_the_budget_is_shared_by_the_values_of_a_slot():
         vetted([small] * 50)
 
 
+def test_a_stream_that_comes_over_and_over_is_charged_each_time():
+    small = pickle.dumps([set() for _ in range(20)], 5)
+    assert len(small) < 64
+    values = through(*([[set()]] * 100))
+    assert values == [[set()]] * 100
+    assert values[0] is not values[1]
+    vetted([small] * 10)
+    with pytest.raises(SchemaMismatch, match="times more memory"):
+        vetted([small] * 2000)
+
+
+def test_floats_and_none_come_as_they_are_in_numbers():
+    values = [1.5, None, float("-inf"), 0.0, None, -0.0, 2.0**-1074] * 50
+    assert [repr(value) for value in through(*values)] == [repr(value) for value in values]
+
+
 def test_what_a_reader_unpickles_was_written_here():
     """The stream of the sender, which another reader may understand otherwise, is replaced."""
     theirs = whole(b"\x95" + count8(1) + b"K\x05K\x06\x86")  # a frame of the wrong length

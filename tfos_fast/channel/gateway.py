@@ -132,6 +132,8 @@ class Client:
             raise wire.WireError(str(error)) from None
         slot = self.segment.window(message.slot)
         wire.unpack(payload, slot, self.segment.slot_bytes)
+        if wire.points_outside(where, slot, message.rows):
+            raise wire.WireError(f"slot {message.slot} has a value that would lie outside of it")
         if has_objects(schema):
             vet(where, slot, message.rows)
         self._granted.discard(message.slot)

@@ -91,6 +91,17 @@ def extents(where: Layout, slot: Any, rows: int) -> list[Extent]:
     return out if len(out) <= _MOST else [(out[0][0], sum(out[-1]) - out[0][0])]
 
 
+def points_outside(where: Layout, slot: Any, rows: int) -> bool:
+    """Whether some value of these rows would lie outside of the slot; its reader would end by that."""
+    entries = np.frombuffer(slot, np.uint8)
+    for offset, column in zip(where.offsets, where.schema.columns, strict=True):
+        if column.in_heap and rows:
+            pairs = entries[offset : offset + rows * ENTRY_BYTES].view(np.uint32)
+            if int((pairs[::2].astype(np.uint64) + pairs[1::2]).max()) > where.slot_bytes:
+                return True
+    return False
+
+
 def frames(message: m.Publish | m.Deliver, parts: Sequence[Extent], slot: Any) -> list[Any]:
     """A message with a slot's contents as frames. The slot's memory is not copied: it must stay as it is until they are sent."""
     view = memoryview(slot).cast("B")
