@@ -65,30 +65,29 @@ def dumps(value):
             raise error from None  # the first error says what is wrong with the value
 
 
-def as_object(value, unit):
-    """What a column of objects holds for a value whose column would be one of numbers, if there were no None; another object when
-    it does not take the value.
+def as_object(value, column):
+    """What a column of objects holds for a value whose column would be one of its `dtype` and `shape`, if there were no None.
 
-    Parameters
-    ----------
-    value : object
-    unit : str
-        Of the numbers; ``"number"`` for plain ones.
+    Another object when that column would not take the value.
     """
-    if value is None or (unit == "number" and (type(value) is float or type(value) is int or type(value) is bool)):
-        return value if type(value) is not int or _convert.INT64_MIN <= value <= _convert.INT64_MAX else _UNFIT
+    if value is None:
+        return None
+    kind = type(value)
+    if column.unit == "number" and not column.shape:
+        if (kind is float and column.dtype == "float64") or (kind is str and column.dtype == "string"):
+            return value
+        if kind is bool and column.dtype == "bool":
+            return value
     if _is_missing(value):
         return None
     try:
         form = _nested.measure(value)
     except SchemaMismatch:
         return _UNFIT
-    if form is None:
+    own = _nested.with_unit(column.dtype, column.unit if column.unit != "number" else ""), column.shape
+    if form is None or _nested.meet(form, own) != own:
         return _UNFIT
-    dtype, _, found = form[0].partition("@")
-    if dtype in _nested.TEXTS or ((found or "number") != unit and 0 not in form[1]):
-        return _UNFIT
-    return _numbers(value)
+    return value if column.dtype in _nested.TEXTS else _numbers(value)
 
 
 cdef object _numbers(object value):
@@ -194,7 +193,7 @@ cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) e
 cdef int put(ColumnState* column, object value, Slot* slot, Py_ssize_t row) except -1:
     """Write one value; anything but OK leaves the slot's heap as it was."""
     cdef int outcome
-    if column.nulls and value is None:
+    if column.nulls and (value is None or (column.kind == OBJECT and not column.exact and _is_missing(value))):
         return put_null(column, slot, row)
     outcome = put_value(column, value, slot, row)
     if outcome == UNFIT and not column.exact and column.nulls and _is_missing(value):
@@ -263,7 +262,7 @@ cdef int put_value(ColumnState* column, object value, Slot* slot, Py_ssize_t row
         return put_bytes(<uint32_t*>out, PyByteArray_AS_STRING(value), PyByteArray_GET_SIZE(value), slot)
     if kind == OBJECT:
         if column.counted:
-            value = as_object(value, (<object>column.definition).unit)
+            value = as_object(value, <object>column.definition)
             if value is _UNFIT:
                 return UNFIT
         data = dumps(value)

@@ -146,7 +146,7 @@ def convert(batch: dict[str, Values], src: Schema, dst: Schema, rows: int | None
             continue
         out[column.name] = _widen(values, mask, before, column)
         if column.mask:
-            out[column.mask] = np.ones(len(values), np.bool_) if mask is None else mask
+            out[column.mask] = np.full(len(values), before.kind != "null") if mask is None else mask
     return out
 
 

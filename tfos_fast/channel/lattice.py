@@ -282,9 +282,11 @@ def _rule(column: Column, own: Nulls | None, common: Nulls | None, *, typed: boo
 
 
 def _of_objects(column: Column) -> Column:
-    """The column with None as it is: numbers stay what column mode makes of them."""
-    numbers = column.kind in ("fixed", "ragged") and column.dtype not in _nested.TEXTS and column.unit != "?"
-    return Column(column.name, "object", unit=(column.unit or "number") if numbers else "")
+    """The column with None as it is, and otherwise the same values as without; what fits no more is told by the packer."""
+    if column.unit == "?":
+        return Column(column.name, "object")
+    dtype = column.kind if column.kind in _nested.TEXTS else column.dtype
+    return Column(column.name, "object", dtype, column.shape, unit=column.unit or "number")
 
 
 def fits(column: Column) -> bool:

@@ -81,7 +81,7 @@ class Column(msgspec.Struct, frozen=True):
         None: zeros, an empty text, an empty list.
     unit : str
         Column mode: what numbers count, see ``_special.py``; empty for plain ones, ``"?"`` where that is not known. Of objects
-        ``""``: anything as it was fed. ``"number"`` or a unit: numbers, which have become objects because None has no policy.
+        ``""``: anything as it was fed. ``"number"`` or a unit: None, which has no policy, and values of `dtype` and `shape`.
         ``"mixed"``: values of several kinds, which share no column. ``"beyond"``: some are beyond the range of their numbers.
 
     Raises

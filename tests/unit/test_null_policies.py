@@ -1,0 +1,204 @@
+"""Policies for nulls: declared after writers have begun, of every type of value, in columns of objects, over a network."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.unit import fed
+from tests.unit.helpers import broker_here, ended, gateway, in_thread, wait_for
+from tests.unit.rows import same
+from tfos_fast import MASK
+from tfos_fast.channel import Channel
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.agreement import Agreement
+from tfos_fast.channel.infer import infer
+from tfos_fast.declarations import null_policies
+from tfos_fast.errors import SchemaMismatch
+
+way = pytest.mark.parametrize("pickled", [False, True], ids=["rows", "pickled"])
+
+
+def late(before: list[Any], after: list[Any], nulls: Any, *, n: int = 64) -> dict[str, list[Any]]:
+    """A channel whose writers begin by a form without policies; the reader declares some when it comes."""
+    with broker_here("256k", "16k", form=m.Form("columns"), end_after=2) as broker, Channel.attach(broker.address) as channel:
+        first = channel.writer()
+        first.open_partition()
+        first.write_rows(before)
+        first.end_partition()
+        wait_for(lambda: channel.status()["rows_published"] == len(before))
+        got: dict[str, list[Any]] = {}
+        with channel.reader() as reader:
+            reader.open_columns(n, nulls=null_policies(nulls), wait=False)
+
+            def write() -> None:
+                with channel.writer() as second:
+                    second.write_rows(after)
+                first.write_rows(after)
+                first.close() if first.end_partition() is None else None
+
+            thread, out = in_thread(write)
+            for batch in reader.batches(n):
+                for name, values in batch.items():
+                    got.setdefault(name, []).extend(values.tolist())
+        ended(thread)
+        assert out == [None]
+        return got
+
+
+@pytest.mark.parametrize(
+    ("values", "zero"),
+    [
+        ([1, None, 2], 0),
+        ([None, 1.5], 0.0),
+        (["a", None], ""),
+        ([b"a", None, b""], b""),
+        ([[1, 2], None], [0, 0]),
+        ([[1, 2], None, [3]], []),
+        ([["a"], None], []),
+        ([1, 2, 3], 0),
+        ([None, None], 0.0),
+    ],
+    ids=repr,
+)
+def test_a_reader_that_comes_after_its_writers_declares_nulls(values: list[Any], zero: Any) -> None:
+    for after in ([(values[0],)], [(value,) for value in values]):
+        got = late([(value,) for value in values], after, MASK)
+        everything = [*values, *(row[0] for row in after) , *(row[0] for row in after)]
+        assert got["c0_mask"] == [value is not None for value in everything]
+        assert got["c0"] == [zero if value is None else value for value in everything]
+
+
+def test_fills_of_a_late_reader() -> None:
+    assert late([(1,), (None,)], [(None,)], -1)["c0"] == [1, -1, -1, -1]
+    assert late([("a",), (None,)], [(None,)], {"c0": "-"})["c0"] == ["a", "-", "-", "-"]
+    assert late([(1,), ("x",), (None,)], [(None,)], MASK)["c0"] == [1, "x", None, None, None]
+    with pytest.raises(SchemaMismatch, match="its nulls are to become 'x', the rows have int64"):
+        late([(1,), (None,)], [], {"c0": "x"})
+    with pytest.raises(SchemaMismatch, match="nulls names 'c7'"):
+        late([(1,), (None,)], [], {"c7": 0})
+
+
+@way
+@pytest.mark.parametrize(
+    ("values", "fill", "expected"),
+    [
+        ([1.0, None, 2.0, "text", None], 0.5, [1.0, 0.5, 2.0, "text", 0.5]),
+        ([{1: 2}, None], "-", [{1: 2}, "-"]),
+        ([None, {1: 2}, None], 7, [7, {1: 2}, 7]),
+        ([2**70, None], -1, [2**70, -1]),
+        ([None, None, 2**70], True, [True, True, 2**70]),
+    ],
+    ids=repr,
+)
+def test_a_fill_is_written_into_columns_of_objects(values: list[Any], fill: Any, expected: list[Any], pickled: bool) -> None:
+    rows = [(value,) for value in values]
+    for writers in ([rows], [rows[:2], rows[2:]]):
+        for nulls in (fill, {"c0": fill}):
+            assert same(fed.columns(writers, nulls=nulls, pickled=pickled)["c0"], expected)
+    declared = fed.columns([rows], nulls=fill, spec={"c0": "object"}, pickled=pickled)
+    assert same(declared["c0"], [fill if value is None else value for value in values])
+
+
+@way
+@pytest.mark.parametrize(
+    ("values", "fill", "expected"),
+    [
+        ([1.5, None], math.nan, [1.5, math.nan]),
+        ([None, 1.5], np.float32(2), [2.0, 1.5]),
+        ([1, None], True, [1, 1]),
+        ([True, None], False, [True, False]),
+        ([b"a", None], b"\xff\x00", [b"a", b"\xff\x00"]),
+        ([b"a", None], "é", [b"a", b"\xe9"]),
+        (["a", None], "日本", ["a", "日本"]),
+        ([[1, 2], None], 7, [[1, 2], [7, 7]]),
+        ([[0.5, 2.5], None], math.inf, [[0.5, 2.5], [math.inf, math.inf]]),
+        ([None], "x", ["x"]),
+        ([None, "a"], "x", ["x", "a"]),
+    ],
+    ids=repr,
+)
+def test_fills_of_every_type(values: list[Any], fill: Any, expected: list[Any], pickled: bool) -> None:
+    rows = [(value, i) for i, value in enumerate(values)]
+    got = fed.columns([rows, rows], nulls={"c0": fill}, pickled=pickled)
+    assert same(got["c0"], [*expected, *expected])
+    assert "c0_mask" not in got
+
+
+@way
+@pytest.mark.parametrize(
+    ("values", "fill"),
+    [
+        ([None, "a"], 5.0),
+        (["a", None], 5.0),
+        ([None, b"a"], 0),
+        ([b"a", None], "日本"),
+        ([None, b"a"], "日本"),
+        ([None, [1, 2], [1]], 0),
+        ([None, ["a"]], "x"),
+        ([1, None], 0.5),
+        ([None, 1], "x"),
+        ([True, None], 0),
+    ],
+    ids=repr,
+)
+def test_a_fill_that_the_column_does_not_take_is_refused(values: list[Any], fill: Any, pickled: bool) -> None:
+    rows = [(value, i) for i, value in enumerate(values)]
+    for nulls in (fill, {"c0": fill}):
+        with pytest.raises(SchemaMismatch, match=r"column 'c0': its nulls are to become .*, the rows have"):
+            fed.columns([rows], nulls=nulls, pickled=pickled)
+    assert fed.columns([[(value, 1) for value in values if value is not None]], nulls=fill, pickled=pickled)["c0"]
+
+
+def test_nan_is_one_policy() -> None:
+    """Columns that are filled with a NaN are equal, so that a second writer's are no others behind the first batch."""
+    form = m.Form("columns", 8, nulls=null_policies(math.nan))
+    agreement = Agreement()
+    number, schema = agreement.propose(infer((1.5,), exact=False), form)
+    again = m.Form("columns", 8, nulls=null_policies({"*": float("nan")}))
+    assert agreement.propose(infer((2.5,), exact=False), again) == (number, schema)
+    agreement.pin()
+    assert agreement.propose(infer((None,), exact=False), again) == (number, schema)
+    assert len(agreement) == 1
+    sent = m.decode_broker(m.encode(m.Agreed(number, schema))) if hasattr(m, "decode_broker") else m.Agreed(number, schema)
+    assert sent.schema == schema
+    assert hash(sent.schema) == hash(schema)
+
+
+def test_over_a_network() -> None:
+    """A remote writer's nulls, dates and widening are those of a local one."""
+    import datetime as dt
+
+    rows = [(1, dt.date(1970, 1, 2), [1, 1], "a"), (None, None, None, None), (2.5, dt.date(1970, 1, 3), [3], 7)]
+    with broker_here(end_after=1) as broker, gateway(broker.address) as remote, Channel.attach(broker.address) as channel:
+
+        def write() -> None:
+            with Channel.attach(remote).writer() as writer:
+                writer.write_rows(rows)
+
+        thread, out = in_thread(write)
+        with channel.reader() as reader:
+            reader.open_columns(64, nulls=null_policies(MASK), wait=False)
+            (batch,) = [{name: values.tolist() for name, values in each.items()} for each in reader.batches(64)]
+        ended(thread)
+        assert out == [None]
+    mask = [True, False, True]
+    assert batch == {
+        "c0": [1.0, 0.0, 2.5], "c0_mask": mask, "c1": [1, 0, 2], "c1_mask": mask, "c2": [[1, 1], [], [3]], "c2_mask": mask,
+        "c3": ["a", None, 7],
+    }  # fmt: skip
+    with broker_here(end_after=1) as broker, gateway(broker.address) as remote, Channel.attach(broker.address) as channel:
+        thread, out = in_thread(lambda: _refused(remote, [(dt.date(1970, 1, 2),), (dt.timedelta(1),)]))
+        with channel.reader() as reader:
+            reader.open_columns(64, wait=False)
+            ended(thread)
+        assert "values of several kinds" in out[0]
+
+
+def _refused(remote: Any, rows: list[Any]) -> str:
+    with pytest.raises(SchemaMismatch) as caught, Channel.attach(remote).writer() as writer:
+        writer.write_rows(rows)
+    return str(caught.value)
