@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from tests.unit import fed
@@ -103,6 +106,45 @@ def test_a_fill_is_written_into_columns_of_objects(values: list[Any], fill: Any,
     assert same(declared["c0"], [fill if value is None else value for value in values])
 
 
+def test_arrow_batches_and_rows_in_turns() -> None:
+    """They share policies, and dates and times in either are the same numbers."""
+    day, moment = dt.date(1970, 1, 2), dt.datetime(1970, 1, 2, tzinfo=dt.timezone.utc)
+    dates = pa.RecordBatch.from_pylist([{"a": day}, {"a": None}], pa.schema({"a": pa.date32()}))
+    times = pa.RecordBatch.from_pylist([{"a": moment}, {"a": None}], pa.schema({"a": pa.timestamp("us", "UTC")}))
+    texts = pa.RecordBatch.from_pylist([{"a": "x"}, {"a": None}], pa.schema({"a": pa.string()}))
+    holes = pa.RecordBatch.from_pylist([{"a": [1, None]}, {"a": None}], pa.schema({"a": pa.list_(pa.int64())}))
+    for batch, rows, one in ((dates, [{"a": day}, {"a": None}], 1), (times, [{"a": moment}, {"a": pd.NaT}], 86_400_000_000)):
+        for parts in ([batch, rows], [rows, batch], [rows[:1], batch, rows[1:]]):
+            got = in_turns(parts, MASK)
+            assert sorted(zip(got["a"], got["a_mask"], strict=True)) == [(0, False)] * 2 + [(one, True)] * 2
+            assert sorted(in_turns(parts, -1)["a"]) == [-1, -1, one, one]
+            assert sorted(in_turns(parts, None)["a"], key=repr) == sorted([one, None, one, None], key=repr)
+    assert in_turns([holes], -1)["a"] == [[1, None], -1]
+    assert in_turns([holes], MASK)["a"] == [[1, None], None]
+    assert in_turns([[{"a": 5}], texts], "-")["a"] == [5, "x", "-"]
+    assert in_turns([[{"a": 5}, {"a": None}], texts], MASK)["a"] == [5, None, "x", None]
+
+
+def in_turns(parts: list[Any], nulls: Any) -> dict[str, list[Any]]:
+    with broker_here("256k", "16k", end_after=1) as broker, Channel.attach(broker.address) as channel:
+
+        def write() -> None:
+            with channel.writer() as writer:
+                for part in parts:
+                    writer.write_batch(part) if isinstance(part, pa.RecordBatch) else writer.write_rows(part)
+
+        thread, out = in_thread(write)
+        got: dict[str, list[Any]] = {}
+        with channel.reader() as reader:
+            reader.open_columns(64, nulls=null_policies(nulls), wait=False)
+            for batch in reader.batches(64):
+                for name, values in batch.items():
+                    got.setdefault(name, []).extend(values.tolist())
+        ended(thread)
+        assert out == [None]
+        return got
+
+
 @way
 @pytest.mark.parametrize(
     ("values", "fill", "expected"),
@@ -170,8 +212,6 @@ def test_nan_is_one_policy() -> None:
 
 def test_over_a_network() -> None:
     """A remote writer's nulls, dates and widening are those of a local one."""
-    import datetime as dt
-
     rows = [(1, dt.date(1970, 1, 2), [1, 1], "a"), (None, None, None, None), (2.5, dt.date(1970, 1, 3), [3], 7)]
     with broker_here(end_after=1) as broker, gateway(broker.address) as remote, Channel.attach(broker.address) as channel:
 

@@ -356,9 +356,11 @@ def _heap_values(column: Column, array: Any, room: int, node: Any = None) -> tup
     if column.kind == "object":
         try:
             array, convert = python_values(array, node)
-            if convert is None:
+            none = column.fill if column.nulls == "fill" else None
+            if convert is None and none is None:
                 return _encoded(array, room, dumps)
-            return _encoded(array, room, lambda value: dumps(None if value is None else convert(value)))
+            convert = convert or (lambda value: value)
+            return _encoded(array, room, lambda value: dumps(none if value is None else convert(value)))
         except SchemaMismatch as error:
             raise SchemaMismatch(f"column {column.name!r}: {error}") from error
     if column.kind == "ragged":
