@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,13 +26,15 @@ from tfos_fast.channel.processes import alive, started
 from tfos_fast.cluster import closure
 from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.child import Child
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
 from tfos_fast.cluster.launch import Handing, spawn_agent
 from tfos_fast.cluster.machine import this_process
+from tfos_fast.cluster.restarts import Restarts
 from tfos_fast.cluster.states import lingers
 from tfos_fast.errors import NodeKilled
+
+BOARD = importlib.util.find_spec("tensorboard") is not None
 
 
 @pytest.fixture
@@ -262,17 +266,51 @@ def test_orphans_that_have_ended_are_taken_away(run, tmp_path):
     assert nodes.state(0).trainer.pid in {child.pid for child in agent.children()}
 
 
-def test_tensorboard_and_gateway_outlive_a_trainer(run, tmp_path, monkeypatch):
-    """They are children of the agent as orphans of the trainer are."""
-    child, others = Child.__new__(Child), [subprocess.Popen(badly.SLEEP, start_new_session=True) for _ in range(3)]
-    child.pid, child._spare = others[0].pid, lambda: {others[1].pid}
-    try:
-        assert others[2].pid in {process.pid for process in child._descendants()}
-        assert not {others[0].pid, others[1].pid} & {process.pid for process in child._descendants()}
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
+class Restarting(Nodes):
+    """Their trainers may be started again once; one for remote feeds, too, has a gateway and a TensorBoard."""
+
+    def __init__(self, main, args):
+        super().__init__(main, args)
+        self.coordinator.restarts = Restarts(1)
+
+    def _reserve(self, index):
+        config = msgspec.structs.replace(agent_config(self.coordinator, index, this_process()), listen="loopback")
+        return msgspec.json.decode(spawn_agent(config), type=h.Ready).node
+
+    def _start(self, info, channel, main, args):
+        folder = Path(info.directory) / "main"
+        folder.mkdir()
+        board = str(folder / "logs") if BOARD and info.index == 0 else ""
+        handover = h.Handover(
+            info.name, "worker", info.index, info.index, {"worker": ["a:1", "b:2"]}, info.address,
+            sys.path, os.getcwd(), dict(os.environ), os.getcwd(), {}, "WARNING", board, restarts=True,
+        )  # fmt: skip
+        (folder / h.MAIN).write_bytes(closure.dumps((main, args)))
+        (folder / h.HANDOVER).write_bytes(h.encode(handover))
+        assert channel.control("start", msgspec.msgpack.encode(h.Start(str(folder)))) == b"started"
+
+
+def test_tensorboard_and_gateway_outlive_a_trainer(run, tmp_path):
+    """They are children of the agent, as orphans of the trainer are."""
+    nodes = run(badly.families, kind=Restarting, then="runs")
+    host, _, port = nodes.infos[0].feed_endpoint.rpartition(":")
+    agent = psutil.Process(nodes.infos[0].agent.pid)
+
+    def others():
+        """A zombie has no command line."""
+        commands = {child.pid: Path(f"/proc/{child.pid}/cmdline").read_text() for child in agent.children()}
+        return {pid for pid, command in commands.items() if "gateway" in command or "tfos_fast.cluster.tensorboard" in command}
+
+    with socket.create_connection((host, int(port))):
+        nodes.wait(lambda: len(noted(tmp_path, "pids")) == 2 and len(others()) == 1 + BOARD, "processes and gateway")
+        families, before = identities(tmp_path), others()
+        (tmp_path / "pids-0.json").unlink()
+        os.kill(nodes.state(0).trainer.pid, signal.SIGKILL)
+        nodes.wait(lambda: 0 in noted(tmp_path, "pids"), "the second life")
+        assert left(families[0]) == []
+        assert others() == before
+        assert left(families[1]) == list(families[1])
+    assert nodes.coordinator.failures == []
 
 
 class Surrounded(Nodes):
