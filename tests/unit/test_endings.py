@@ -16,6 +16,7 @@ import msgspec
 import psutil
 import pytest
 
+from tests.conftest import our_processes
 from tests.spark import mains
 from tests.spark.mains import noted
 from tests.unit import badly
@@ -297,8 +298,8 @@ def test_tensorboard_and_gateway_outlive_a_trainer(run, tmp_path):
     agent = psutil.Process(nodes.infos[0].agent.pid)
 
     def others():
-        """A zombie has no command line."""
-        commands = {child.pid: Path(f"/proc/{child.pid}/cmdline").read_text() for child in agent.children()}
+        """Its children of ours."""
+        commands = {pid: words for pid, words in our_processes().items() if pid in {child.pid for child in agent.children()}}
         return {pid for pid, command in commands.items() if "gateway" in command or "tfos_fast.cluster.tensorboard" in command}
 
     with socket.create_connection((host, int(port))):
