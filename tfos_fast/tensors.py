@@ -50,7 +50,7 @@ class DataFeed:
         A thread that asks while another thread reads gets True when the reading thread has come back for more. While
         ``tf.data`` reads ahead in a dataset of the program's own, other threads get False: that dataset's iterator ends by itself.
         """
-        return not self._sources.waiting_rows and self.reader.may_stop()
+        return self.reader.ended and not self._sources.waiting_rows and self.reader.may_stop()
 
     def next_batch(self, n: int) -> list[Any]:
         """The next ``n`` rows as they were fed, Python types included. Values are copied.

@@ -218,6 +218,19 @@ def on(thread: int, monkeypatch: Any) -> None:
     monkeypatch.setattr("tfos_fast.channel.owed.this_thread", lambda: thread)
 
 
+def test_a_thread_that_ends_has_no_heir():
+    """The system gives the number of a thread that has ended to the next one; whose rows they were must not depend on it."""
+    owed, out = Owed(), deque()
+    for rows in ([(0, 10)], [(0, 10)]):
+        thread, _ = in_thread(lambda rows=rows: owed.owe(rows))
+        ended(thread)
+    for results in ([*range(10)], [*range(10, 20)]):
+        thread, said = in_thread(lambda results=results: owed.answer(results, out))
+        ended(thread)
+        assert said == [None]
+    assert [row for _, part in out for row in part] == [*range(20)]
+
+
 def test_a_worker_that_gives_too_many_is_told(monkeypatch):
     owed, out = Owed(), deque()
     on(1, monkeypatch)

@@ -6,6 +6,7 @@ earlier rows wait here.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,17 @@ from typing import Any
 PIPELINE = 0  # stands for all threads that Python did not start, such as those of tf.data
 
 
+_numbers = itertools.count(1)
+_mine = threading.local()
+
+
 def this_thread() -> int:
-    """A number of the calling thread; ``PIPELINE`` for one that Python did not start."""
-    thread = threading.current_thread()
-    if isinstance(thread, threading._DummyThread):
-        return PIPELINE
-    return thread.ident or PIPELINE
+    """A number of the calling thread, which no later thread gets; ``PIPELINE`` for one that Python did not start."""
+    number: int | None = getattr(_mine, "number", None)
+    if number is None:
+        foreign = isinstance(threading.current_thread(), threading._DummyThread)
+        number = _mine.number = PIPELINE if foreign else next(_numbers)
+    return number
 
 
 @dataclass(slots=True)

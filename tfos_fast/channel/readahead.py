@@ -20,13 +20,13 @@ class ReadAhead:
     Attributes
     ----------
     last : int
-        The thread that was noted last, as ``threading.get_ident`` names it; 0 for none.
+        The thread that was noted last, as ``threading.get_ident`` names it; -1 for none.
     """
 
     def __init__(self) -> None:
-        self.last = 0
+        self.last = -1
         self._lock = threading.Lock()
-        self._readers: set[int] = set()  # that have not learnt of the end
+        self._readers: dict[int, threading.Thread] = {}  # that have not learnt of the end
         self._knowing: set[int] = set()
         self._asked = 0  # times that a thread was put off
         self._since = 0.0
@@ -35,7 +35,7 @@ class ReadAhead:
         """The calling thread was handed rows."""
         with self._lock:
             self.last = threading.get_ident()
-            self._readers.add(this_thread())
+            self._readers[this_thread()] = threading.current_thread()
 
     def learn(self) -> None:
         """The calling thread got the end of the feed in place of rows."""
@@ -57,8 +57,9 @@ class ReadAhead:
                 if me in self._readers:
                     self._learn(me)
                     return True
-                living = {thread.ident for thread in threading.enumerate()}
-                if not self._readers & living:
+                # The system gives the name of a thread that has ended to another one, which may read in its place.
+                lives = any(thread.ident == self.last for thread in threading.enumerate())
+                if not lives and not any(thread.is_alive() for thread in self._readers.values()):
                     return True
             elif self._asked >= rows:
                 return True
@@ -67,7 +68,7 @@ class ReadAhead:
             return time.monotonic() - self._since > PATIENCE_S
 
     def _learn(self, thread: int) -> None:
-        self.last = 0
+        self.last = -1
         if thread != PIPELINE:
-            self._readers.discard(thread)
+            self._readers.pop(thread, None)
             self._knowing.add(thread)

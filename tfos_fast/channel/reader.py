@@ -140,7 +140,8 @@ class Reader(Answering, InStep):
         ended or nothing has come for a moment.
         """
         with self._lock:
-            if len(self._rows.ready) < n:
+            short = len(self._rows.ready) < n
+            if short:
                 self._check_open()
                 if not self._terminated:
                     self._declare(m.Form("rows"))
@@ -149,11 +150,11 @@ class Reader(Answering, InStep):
             rows, origin = self._rows.take(n)
             if origin:
                 self._results.owe(origin)
-        if len(rows) < n and (self._train or not rows):
+        if short and len(rows) < n and (self._train or not rows):
             self._ahead.learn()
         elif self._ahead.last != get_ident():
             self._ahead.note()
-        if self._results.given:
+        if (origin or not rows) and self._results.given:
             self._take_results()
         return rows
 

@@ -65,6 +65,8 @@ class RowBuffer:
 
     def take(self, n: int) -> tuple[list[Any], list[tuple[int, int]]]:
         """Up to ``n`` rows, and whose they are."""
+        if n == 1 and self.ready and not self._origins:  # programs of old ask so, row by row
+            return [self.ready.popleft()], []
         next_row = self.ready.popleft
         count = min(n, len(self.ready))
         rows_out = [next_row() for _ in range(count)] if count != 1 else [next_row()]
