@@ -66,8 +66,9 @@ bench-tfos: setup ## the feed's benchmarks with TensorFlowOnSpark beside us, in 
 	@scripts/tfos-env.sh $(PYTHON_BIN)
 	$(RUN) -m benchmarks feed --tfos .venv-tfos/bin/python $(ARGS)
 
-tfos-suite: setup ## TensorFlowOnSpark's own tests against our package of that name (TFOS_REPO=a checkout of it)
+tfos-suite: setup ## TensorFlowOnSpark's own tests and examples with our package of that name (TFOS_REPO=a checkout of it)
 	$(RUN) scripts/tfos_suite.py "$(TFOS_REPO)" $(ARGS)
+	TFOS_REPO="$(abspath $(TFOS_REPO))" $(RUN) -m pytest tests/spark/test_tfos_checkout.py -rs
 
 dist: setup ## sdist and wheel in dist/
 	$(PYTHON_BIN) -m build

@@ -6,9 +6,12 @@ import argparse
 import contextlib
 import json
 import os
+import queue
+import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,7 +24,16 @@ from tests.spark.test_roles import can_bind
 from tfos_fast import tensors
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.compat import TFCluster, TFNode, TFParallel, TFSparkNode, reservation
-from tfos_fast.errors import ClusterError, ClusterTimeout, NodeFailed, NodeKilled, NotEnoughSlots, RoleError, StallTimeout
+from tfos_fast.errors import (
+    ClusterError,
+    ClusterTimeout,
+    NodeFailed,
+    NodeKilled,
+    NotEnoughGpus,
+    NotEnoughSlots,
+    RoleError,
+    StallTimeout,
+)
 
 SPARK, TENSORFLOW = TFCluster.InputMode.SPARK, TFCluster.InputMode.TENSORFLOW
 
@@ -98,6 +110,80 @@ def test_inference_is_lazy_and_in_order(sc):
     assert sc.parallelize(range(9), 2).mapPartitions(TFSparkNode.inference(cluster.cluster_info)).collect() == [
         2 * i for i in range(9)
     ]
+    cluster.shutdown()
+
+
+def reads_as_for_inference(args, ctx):
+    """As the example keras/mnist_spark.py does: rows of training, read with train_mode False and answered by nobody."""
+    feed = TFNode.DataFeed(ctx.mgr, False)
+    rows = []
+    while not feed.should_stop():
+        rows += feed.next_batch(3)
+    note(args.out, ctx, rows)
+
+
+def test_rows_of_training_owe_no_results(sc, out):
+    cluster = run(sc, reads_as_for_inference, argparse.Namespace(out=out))
+    cluster.train(sc.parallelize(range(100), 4), 2)
+    cluster.shutdown()
+    assert sorted(row for rows in noted(out).values() for row in rows) == sorted([*range(100)] * 2)
+
+
+def one_thread_reads_another_answers(args, ctx):
+    feed = ctx.get_data_feed(False)
+    taken = queue.Queue()
+
+    def read():
+        while not feed.should_stop():
+            for row in feed.next_batch(1):
+                taken.put(row)
+        taken.put(None)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    while (row := taken.get()) is not None:
+        feed.batch_results([-row])
+    thread.join()
+
+
+def test_one_thread_reads_and_another_gives_results(sc):
+    cluster = run(sc, one_thread_reads_another_answers, None)
+    assert cluster.inference(sc.parallelize(range(200), 5)).collect() == [-i for i in range(200)]
+    cluster.shutdown()
+
+
+def feed_first_role_later(args, ctx):
+    feed = TFNode.DataFeed(ctx.mgr)
+    if ctx.job_name == "ps":
+        ctx.hold()
+    note(args.out, ctx, sum(len(feed.next_batch(10)) for _ in iter(feed.should_stop, True)))
+
+
+def test_a_ps_makes_a_feed_before_it_looks_at_its_role(sc, out):
+    cluster = TFCluster.run(sc, feed_first_role_later, argparse.Namespace(out=out), 2, 1, input_mode=SPARK)
+    cluster.train(sc.parallelize(range(100), 4), 1)
+    cluster.shutdown()
+    assert [*noted(out).values()] == [100]
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be GPUs here")
+def test_who_asks_for_gpus_does_not_train_without(sc, out):
+    with pytest.raises(NotEnoughGpus, match="num_gpus=1 asks for GPUs, and there are none for worker:0"):
+        run(sc, one_by_one, argparse.Namespace(out=out, num_gpus=1))
+    cluster = run(sc, one_by_one, argparse.Namespace(out=out, num_gpus=0))
+    cluster.train(sc.parallelize(range(6), 2), 1)
+    cluster.shutdown()
+    assert sorted(row for rows in noted(out).values() for row in rows) == [*range(6)]
+
+
+def test_the_address_of_the_server_is_printed(sc, capfd):
+    cluster = run(sc, doubles, None)
+    host, port = cluster.cluster_meta["server_addr"]
+    assert f"listening for reservations at ('{host}', {port})" in capfd.readouterr().err
+    client = reservation.Client((host, port))  # as stop_streaming.py does
+    client.request_stop()
+    client.close()
+    assert cluster.server.done
     cluster.shutdown()
 
 
