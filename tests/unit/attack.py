@@ -247,7 +247,7 @@ def _columns() -> st.SearchStrategy[Column]:
     fill = _of(Fill)
     others = [Column("a", kind, python=python) for kind, python in WAYS if kind not in ("fixed", "ragged")]  # type: ignore[arg-type]
     ragged = [Column("a", "ragged", dtype, (-1, -1)) for dtype in ("int64", "string", "bytes")]
-    lengths = st.sampled_from([0, 1, 2, 70_000])
+    lengths = st.sampled_from([0, 1, 2, 60_000])
     fixed = st.sampled_from(sorted(_FORMS)).flatmap(
         lambda python: st.lists(lengths, min_size=_FORMS[python], max_size=_FORMS[python]).map(
             lambda shape: Column("a", "fixed", "int64", tuple(shape), python)

@@ -202,6 +202,7 @@ def test_nothing_is_unpickled_by_a_broker(tmp_path):
 PICKLE = {
     "tfos_fast/channel/vetting.py": "pickles values of a remote feed anew, which plain.py has read; it unpickles nothing",
     "tfos_fast/channel/writer.py": "batches that Spark keeps of a stored RDD, in Spark's own task",
+    "tfos_fast/_convert.py": "pickles what stands for None in a column of objects; it unpickles nothing",
     "tfos_fast/cluster/frames.py": "results of the first rows, from Spark's own job",
     "tfos_fast/cluster/inferrer.py": "pickles results for Spark's own job",
     "tfos_fast/cluster/closure.py": "main: for Spark's closure, and from the file that a Spark task has written for a trainer",
