@@ -22,6 +22,18 @@ _VECTORS = ("ml.linalg.VectorUDT", "mllib.linalg.VectorUDT")
 _MATRICES = ("ml.linalg.MatrixUDT", "mllib.linalg.MatrixUDT")
 
 
+_users: dict[str, Any] = {}  # name -> a user's type that came along, since no other process can import it
+
+
+def know(users: Sequence[Any]) -> None:
+    """Take in types of users (UserDefinedType) that are defined in the driver's ``__main__``."""
+    _users.update({_name(user): user for user in users})
+
+
+def _name(user: Any) -> str:
+    return f"{user.module()}.{type(user).__name__}"
+
+
 def nodes(schema: Any) -> Sequence[Any]:
     """For each column its node if it holds a type that Arrow does not tell, else None. Empty when the schema says nothing."""
     text = (schema.metadata or {}).get(KEY)
@@ -160,7 +172,8 @@ def maker(node: Any, kind: Any) -> Any:
         types: Any = importlib.import_module("pyspark.sql.types")
 
         if is_udt(node):
-            return types._parse_datatype_json_value(node).deserialize
+            known = _users.get(str(node.get("pyClass")))
+            return (known or types._parse_datatype_json_value(node)).deserialize
         if name == "variant":
             make = types.VariantVal
             return lambda value: make(*map(bytearray, value))

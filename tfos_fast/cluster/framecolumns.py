@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tfos_fast.channel.arrow_spark import KEY, is_told
+from tfos_fast.channel.arrow_spark import KEY, is_told, know
 from tfos_fast.errors import SchemaMismatch
 
 if TYPE_CHECKING:
@@ -31,10 +31,13 @@ class FrameColumns:
         Of the columns, in order.
     spark : bytes, optional
         Spark's schema of them in JSON, where it says more than Arrow's types do.
+    users : tuple of UserDefinedType
+        Those that are defined in the driver's ``__main__``: no task can import them.
     """
 
     names: tuple[str, ...]
     spark: bytes | None = None
+    users: tuple[Any, ...] = ()
 
     def given(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch with the columns' own names, and with what Spark says of them. Values are not copied."""
@@ -45,6 +48,8 @@ class FrameColumns:
         if batch.schema.names != list(self.names):
             fields = [field.with_name(name) for field, name in zip(batch.schema, self.names, strict=True)]
             batch = pa.RecordBatch.from_arrays(batch.columns, schema=pa.schema(fields))
+        if self.users:
+            know(self.users)
         return batch if self.spark is None else batch.replace_schema_metadata({KEY: self.spark})
 
     def all(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -59,7 +64,7 @@ def fields_of(frame: Any) -> list[dict[str, Any]]:
     return [field.jsonValue() for field in frame.schema.fields]
 
 
-def columns_of(fields: Sequence[dict[str, Any]]) -> FrameColumns:
+def columns_of(frame: Any, fields: Sequence[dict[str, Any]]) -> FrameColumns:
     """Of some :func:`fields_of` a DataFrame.
 
     Raises
@@ -71,7 +76,18 @@ def columns_of(fields: Sequence[dict[str, Any]]) -> FrameColumns:
     for field in told:
         check_type(field["name"], field["type"])
     spark = json.dumps({"type": "struct", "fields": told}).encode() if any(is_told(field["type"]) for field in told) else None
-    return FrameColumns(tuple(field["name"] for field in told), spark)
+    users = tuple(_of_main(frame.schema)) if spark is not None and b'"__main__.' in spark else ()
+    return FrameColumns(tuple(field["name"] for field in told), spark, users)
+
+
+def _of_main(kind: Any) -> Iterator[Any]:
+    """The types of users inside a type of Spark that are defined in ``__main__``."""
+    if hasattr(kind, "deserialize") and kind.module() == "__main__":
+        yield kind
+    parts = [getattr(kind, name, None) for name in ("elementType", "keyType", "valueType")]
+    for part in [*parts, *(field.dataType for field in getattr(kind, "fields", ()))]:
+        if part is not None:
+            yield from _of_main(part)
 
 
 def with_safe_names(frame: Any, names: Sequence[str]) -> tuple[Any, list[str]]:

@@ -96,7 +96,7 @@ def infer_frame(
     kept = _places("keep", keep or (), there)
     if not given:
         raise ClusterError("infer(columns=[]): main needs at least one column of the DataFrame")
-    told = columns_of([fields[place] for place in given])
+    told = columns_of(frame, [fields[place] for place in given])
     for place in kept:
         check_type(there[place], fields[place]["type"], arrives=True)
     frame, safe = with_safe_names(frame, there)

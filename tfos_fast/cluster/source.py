@@ -111,7 +111,7 @@ def source_of(engine: Engine, data: Any, *, shuffle: bool = False) -> Source:
                 "feed(shuffle=True) of a DataFrame needs a SparkContext: through Spark Connect nobody can say in which order Spark "
                 "launches its tasks. Shuffle in main (dataset(shuffle=)), or feed tfos_fast.parquet(path), which is shuffled here"
             )
-        columns = columns_of(fields_of(data))
+        columns = columns_of(data, fields_of(data))
         frame = engine.small_batches(with_safe_names(data, columns.names)[0])
 
         def batches(feeder: Feeder, numbers: Callable[[int], list[int]] | None) -> Action:
