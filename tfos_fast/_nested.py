@@ -81,9 +81,11 @@ def _unit_of_both(a: Form, b: Form) -> str | None:
     one, other = (form[0].partition("@")[2] for form in (a, b))
     if 0 in a[1] and 0 in b[1]:
         return max(one, other)
-    if one == other or 0 in b[1] or other == "?":
+    if 0 in a[1] or 0 in b[1]:
+        return one if 0 in b[1] else other
+    if one == other or other == "?":
         return one
-    return other if 0 in a[1] or one == "?" else None
+    return other if one == "?" else None
 
 
 def _of_nothing(a: str, b: str) -> str | None:

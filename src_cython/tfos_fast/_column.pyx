@@ -4,6 +4,7 @@ Numbers are written by the loops of ``_values.pxd``, C-contiguous numpy arrays b
 everything else by numpy (column mode) or pickle.
 """
 
+import decimal
 import pickle
 
 import numpy as np
@@ -87,7 +88,17 @@ def as_object(value, column):
     own = _nested.with_unit(column.dtype, column.unit if column.unit != "number" else ""), column.shape
     if form is None or _nested.meet(form, own) != own:
         return _UNFIT
-    return value if column.dtype in _nested.TEXTS else _numbers(value)
+    return _numbers(value) if column.unit != "number" or _has_special(value) else value
+
+
+cdef bint _has_special(object value) except -1:
+    """Whether some value, inside lists, too, is no number itself."""
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            if _has_special(item):
+                return True
+        return False
+    return isinstance(value, decimal.Decimal) or _special.is_linalg(value)
 
 
 cdef object _numbers(object value):

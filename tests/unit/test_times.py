@@ -267,6 +267,7 @@ def test_a_spec_may_come_before_the_first_value() -> None:
         ([[dt.datetime(1970, 1, 2, tzinfo=UTC)], [np.datetime64("1970-01-02")]], [[DAY], [DAY]]),
         ([[decimal.Decimal("0.5"), 1], [decimal.Decimal("2")]], [[0.5, 1.0], [2.0]]),
         ([[[dt.date(1970, 1, 2)], []], [[]]], [[[1], []], [[]]]),
+        ([[[]], [[], []], [[dt.date(1970, 1, 2)]]], [[[]], [[], []], [[1]]]),
         ([np.array(["1970-01-02"], "M8[D]"), np.array([], "M8[s]"), []], [[DAY], [], []]),
         ([np.array([dt.date(1970, 1, 2)], object), [dt.date(1970, 1, 2)]], [[1], [1]]),
         ([np.array([1, 2], object), [3, 4]], [[1, 2], [3, 4]]),
