@@ -87,6 +87,25 @@ def test_files_are_fed_in_an_order(connect, out, tmp_path):
     assert all(len(row) == 2 for rows in nodes.values() for row in rows)
 
 
+def give_back(args, ctx):
+    """Give back the columns of each row but the first."""
+    feed = ctx.get_data_feed(train_mode=False)
+    while not feed.should_stop():
+        if rows := feed.next_batch(64):
+            feed.batch_results([tuple(row[1:]) for row in rows])
+
+
+def test_results_of_times_and_lists_are_as_they_were(connect):
+    frame = connect.range(20, numPartitions=2).selectExpr(
+        "id", "timestamp_micros(id * 86400000123456) as ts", "cast(timestamp_micros(id) as timestamp_ntz) as n",
+        "transform(sequence(1, cast(id % 2 + 1 as int)), i -> concat('bird', i)) as tags", "map('k', id) as m",
+    )  # fmt: skip
+    schema = "ts timestamp, n timestamp_ntz, tags array<string>, m map<string,bigint>"
+    with tfos_fast.run(connect, give_back, {}, 2, memory="4m") as cluster:
+        results = cluster.infer(frame, schema=schema).collect()
+    assert list(map(tuple, results)) == [tuple(row[1:]) for row in frame.collect()]
+
+
 def test_inference_of_a_frame(connect):
     frame = connect.range(0, 2000, 1, 4).selectExpr("id", "cast(id as float) as x", "concat('n', id) as name")
     with tfos_fast.run(connect, mains.predict, {"how": "dict"}, 2, memory="4m") as cluster:

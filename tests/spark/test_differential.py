@@ -21,6 +21,7 @@ from tests.spark.alltypes import FEW, canonical, frame_of
 
 MASTER = "local[2]"
 HERE = "America/New_York"  # of the driver and the executors: ``collect()`` and rows have local time
+_ALWAYS = {"spark.executorEnv.TZ": HERE, "spark.sql.shuffle.partitions": "1", "spark.sql.timeType.enabled": "true"}
 ZONES = ["UTC", "America/New_York", "Asia/Kolkata", "Pacific/Apia"]  # of the session
 
 
@@ -61,7 +62,7 @@ def sc(nothing_left):
     os.environ["TZ"] = HERE
     time.tzset()
     try:
-        with sparks.spark(MASTER, **{"spark.executorEnv.TZ": HERE, "spark.sql.shuffle.partitions": "1"}) as made:
+        with sparks.spark(MASTER, **_ALWAYS) as made:
             yield made
     finally:
         os.environ.pop("TZ") if before is None else os.environ.update(TZ=before)
