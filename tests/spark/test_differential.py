@@ -234,6 +234,7 @@ def test_some_types_in_one_time_zone(cluster, few, tmp_path, path):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
 @pytest.mark.parametrize("zone", ZONES)
 def test_every_type_in_every_time_zone(cluster, all_types, tmp_path, path, zone):
