@@ -5,6 +5,7 @@ Nothing here needs TensorFlow.
 
 from __future__ import annotations
 
+import datetime
 import decimal
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 from tfos_fast import specs
 from tfos_fast._convert import encodable
 from tfos_fast._nested import ANY_LENGTH, TEXTS
+from tfos_fast._special import as_number
 from tfos_fast.channel.lattice import EVERY, Declared, Nulls
 from tfos_fast.channel.schema import Column
 from tfos_fast.channel.typenames import type_name
-from tfos_fast.errors import FormError
+from tfos_fast.errors import FormError, SchemaMismatch
 
 
 class _Mask:
@@ -129,6 +131,8 @@ def _policy(name: str, value: Any) -> Nulls:
         raise FormError(f"{where} says the text {value!r}; {text}")
     if isinstance(value, bytes):
         return Nulls(fill=value.decode("latin-1"))
+    if isinstance(value, datetime.date | datetime.timedelta | np.datetime64 | np.timedelta64):
+        raise _of_time(where, value)
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, decimal.Decimal):
@@ -140,6 +144,19 @@ def _policy(name: str, value: Any) -> Nulls:
     if isinstance(value, bool | int | float | str):
         return Nulls(fill=value)
     raise FormError(f"{where} says {value!r}; None can become a number, a text or tfos_fast.MASK")
+
+
+def _of_time(where: str, value: Any) -> FormError:
+    """The error for a date, time or duration that is to stand for None, with its number."""
+    try:
+        found = as_number(value)
+    except SchemaMismatch as beyond:
+        return FormError(f"{where} says {value!r}: {beyond}")
+    if found is None:
+        return FormError(f"{where} says {value!r}, which is no value; None can become a number, a text or tfos_fast.MASK")
+    number, unit = found
+    what = "dates have days since 1970-01-01" if unit == "date" else "times and durations have microseconds"
+    return FormError(f"{where} says {value!r}; columns of {what}, so write {int(number)}")
 
 
 def is_whole(declared: dict[str, Declared], nulls: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import datetime
 import decimal
 import math
 from typing import Any
@@ -155,3 +156,20 @@ def test_what_stands_for_none() -> None:
 def test_what_cannot_stand_for_none(nulls: Any, text: str) -> None:
     with pytest.raises(FormError, match=text):
         null_policies(nulls)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (datetime.date(2020, 1, 1), r"columns of dates have days since 1970-01-01, so write 18262$"),
+        (datetime.datetime(1970, 1, 1, 0, 0, 1, tzinfo=datetime.timezone.utc), r"microseconds, so write 1000000$"),
+        (datetime.timedelta(milliseconds=2), r"microseconds, so write 2000$"),
+        (np.datetime64(1_000_000_000, "ns"), r"microseconds, so write 1000000$"),  # its item() is nanoseconds
+        (np.timedelta64(3, "s"), r"microseconds, so write 3000000$"),
+        (np.datetime64("NaT"), "which is no value|no value"),
+    ],
+)
+def test_times_that_stand_for_none_are_told_with_their_number(value: Any, text: str) -> None:
+    with pytest.raises(FormError, match=text) as caught:
+        null_policies({"x": value})
+    assert "column 'x': nulls says" in str(caught.value)
