@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tfos_fast.channel.arrow_spark import described
+from tfos_fast.channel.arrow_spark import KEY
 from tfos_fast.cluster.filters import to_expression
 from tfos_fast.cluster.footers import TELLING, FileColumns, describe
 from tfos_fast.cluster.unify import Differ, Held, by_case, pairs, unify
@@ -78,7 +79,10 @@ class Table:
 
         held = [self.columns[name] for name in names]
         schema = pa.schema([(name, each.kind) for name, each in zip(names, held, strict=True)])
-        return described(schema, [each.node for each in held])
+        if all(each.node is None for each in held):
+            return schema
+        fields = [{"name": name, "type": each.node or "void"} for name, each in zip(names, held, strict=True)]
+        return schema.with_metadata({KEY: json.dumps({"type": "struct", "fields": fields}).encode()})
 
     def check(self, names: Sequence[str]) -> None:
         """Refuse columns that cannot be fed.
