@@ -159,6 +159,27 @@ def test_submit_leaves_the_original_package_out(tmp_path, monkeypatch):
     assert os.listdir(os.path.dirname(word)) == ["all.zip"]
 
 
+def test_a_node_imports_ours_although_the_original_comes_first_on_its_path(tmp_path):
+    """As after sc.addPyFile("tfspark.zip"); the user's module imports at once."""
+    (tmp_path / "tensorflowonspark").mkdir()
+    (tmp_path / "tensorflowonspark" / "__init__.py").write_text("ours = False\nTFNode = None\n")
+    (tmp_path / "mine.py").write_text("from tensorflowonspark import TFNode\ndef map_fun(args, ctx):\n    print(TFNode.__name__)\n")
+    write = (
+        "import sys, cloudpickle, tensorflowonspark, mine; from tfos_fast.compat.node import NodeMain, if_dropin; "
+        "sys.stdout.buffer.write(cloudpickle.dumps(NodeMain(if_dropin(), mine.map_fun, '', '', (), True)))"
+    )
+    read = "import sys, pickle; pickle.loads(sys.stdin.buffer.read()).map_fun(None, None)"
+
+    def python(program, given, *path):
+        environ = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, path)))
+        return subprocess.run([sys.executable, "-c", program], env=environ, input=given, capture_output=True, timeout=50)
+
+    made = python(write, b"", DROPIN, tmp_path, os.getcwd())
+    assert made.stdout, made.stderr
+    done = python(read, made.stdout, tmp_path, os.getcwd())
+    assert done.stdout == b"tfos_fast.compat.TFNode\n", done.stderr
+
+
 def test_submit_knows_the_program_among_the_words(tmp_path):
     options = ["--master", "m", "-v", "--conf=a=b", "--py-files", "x.zip"]
     program = ["job.py", "--py-files", "tfspark.zip", "--conf", "spark.executorEnv.PYTHONPATH=/mine"]

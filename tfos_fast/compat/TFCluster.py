@@ -16,7 +16,7 @@ from tfos_fast.cluster.ports import parse_ports
 from tfos_fast.cluster.rendezvous import front
 from tfos_fast.cluster.reserving import UNFED_MEMORY
 from tfos_fast.compat import gone, reservation
-from tfos_fast.compat.node import NodeMain
+from tfos_fast.compat.node import NodeMain, if_dropin
 from tfos_fast.errors import ClusterError, NotEnoughGpus
 
 log = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def run(
     memory = conf.get("spark.tfos_fast.memory", "256m")
     slot_bytes = conf.get("spark.tfos_fast.slotBytes", None)
     root, folder = default_fs(sc), os.getcwd()
-    main = NodeMain(map_fun, root, folder, tuple(queues), release_port)
+    main = NodeMain(if_dropin(), map_fun, root, folder, tuple(queues), release_port)
     if mode is InputMode.TENSORFLOW:
         memory, slot_bytes = UNFED_MEMORY
     cluster = tfos_fast.reserve(

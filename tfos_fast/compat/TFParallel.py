@@ -30,12 +30,12 @@ def run(sc: Any, map_fn: Callable[[Any, Any], Any], tf_args: Any, num_executors:
         ``map_fn`` raised, with ``use_barrier``; else Spark's own error.
     """
     import tfos_fast
-    from tfos_fast.compat.node import NodeMain
+    from tfos_fast.compat.node import NodeMain, if_dropin
 
     root, folder = default_fs(sc), os.getcwd()
     num_gpus = getattr(tf_args, "num_gpus", None)
     if use_barrier:
-        main = NodeMain(map_fn, root, folder, (), True, num_executors)
+        main = NodeMain(if_dropin(), map_fn, root, folder, (), True, num_executors)
         cluster = tfos_fast.run(
             sc, main, tf_args, num_executors, input_mode=InputMode.TENSORFLOW, num_gpus=num_gpus, reservation_timeout=600
         )

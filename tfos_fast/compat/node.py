@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tfos_fast.cli import DROPIN
 from tfos_fast.cluster.context import Context
 from tfos_fast.compat import gone
 from tfos_fast.compat.manager import NodeManager
@@ -32,10 +34,33 @@ class _Port:
         self._context.release_port()
 
 
+def prefer_ours() -> Ours:
+    """Let this process find the package ``tensorflowonspark`` of tfos-fast before any other one."""
+    sys.path.insert(0, str(DROPIN))
+    return Ours()
+
+
+class Ours:
+    """Unpickled before the user's function, whose modules may import ``tensorflowonspark``.
+
+    The original may come first on the path, by ``sc.addPyFile("tfspark.zip")`` or a plain ``spark-submit --py-files``.
+    """
+
+    def __reduce__(self) -> Any:
+        return prefer_ours, ()
+
+
+def if_dropin() -> Ours | None:
+    """For a program that has imported ``tensorflowonspark`` and got ours."""
+    module = sys.modules.get("tensorflowonspark")
+    return Ours() if module is not None and str(module.__file__).startswith(str(DROPIN)) else None
+
+
 @dataclass(frozen=True)
 class NodeMain:
     """``main(args, context)`` of a node; pickled with the user's function in it."""
 
+    ours: Ours | None  # the first field, so that it is unpickled first
     map_fun: Callable[[Any, TFNodeContext], Any]
     default_fs: str
     working_dir: str
