@@ -54,6 +54,16 @@ def test_calls_that_come_too_late(tmp_path):
     assert sorted(row for rows in mains.noted(tmp_path).values() for row in rows) == [*range(10)]
 
 
+def test_shutdown_after_the_executors_have_ended(tmp_path):
+    """Elsewhere than on local[N] the nodes end with them."""
+    with spark("local-cluster[1,1,1024]") as sc:
+        cluster = tfos_fast.run(sc, mains.collect, {"out": str(tmp_path)}, 1, memory="1m")
+        sc.stop()
+        with pytest.raises(ClusterError, match=r"SparkContext was stopped.* call cluster.shutdown\(\) before sc.stop"):
+            cluster.shutdown()
+        assert "executor" in cluster.shutdown().nodes["worker:0"].failure
+
+
 def test_data_of_a_context_that_is_no_more():
     with spark("local[2]") as sc:
         old = sc.parallelize(range(10), 2)

@@ -80,10 +80,23 @@ class Watching:
 
     def _raise_failure(self) -> None:
         if self._failed and not self._told:
-            raise self._failure()
+            failure = self._failure()
+            if isinstance(failure, errors.NodeLost):
+                self._check_spark(failure)
+            raise failure
         if self._offers.error is not None and not self._told:
             self._told = True
             raise self._explain(self._offers.error)
+
+    def _check_spark(self, failure: errors.NodeLost) -> None:
+        """Say that Spark was stopped, where that is why a node was lost."""
+        try:
+            self._engine.check()
+        except ClusterError as error:
+            raise ClusterError(
+                f"{error}. Its executors ended, and the nodes with them ({failure.summary}): "
+                "call cluster.shutdown() before sc.stop()"
+            ) from failure
 
     def _failure(self) -> Exception:
         """What has happened to nodes, the cause first."""
