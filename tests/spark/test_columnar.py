@@ -88,6 +88,18 @@ def test_rows_of_files_with_filters(sc, folder, out):
     assert sorted(rows, key=lambda row: row["id"]) == expected
 
 
+def test_values_that_cannot_be_fed_are_told_in_a_sentence(sc, out, tmp_path):
+    pq.write_table(pa.table({"x": pa.array([2**60]).cast(pa.timestamp("ms"))}), tmp_path / "a.parquet")
+    old = {b"org.apache.spark.legacyDateTime": b"", b"org.apache.spark.version": b"3.5.1"}
+    day = pa.table({"x": pa.array([-200_000], pa.int32()).cast(pa.date32())})
+    pq.write_table(day.replace_schema_metadata(old), tmp_path / "b.parquet")
+    with tfos_fast.run(sc, mains.collect, {"out": out}, 1, **SMALL) as cluster:
+        for name, message in (("a", "column 'x' of timestamp"), ("b", "column 'x' has a date before 1582-10-15")):
+            with pytest.raises(SourceError, match=rf"{name}\.parquet: {message}") as raised:
+                cluster.feed(tfos_fast.parquet(tmp_path / f"{name}.parquet"))
+            assert len(str(raised.value).splitlines()) == 1
+
+
 class Deadly(fs.FileSystemHandler):
     """The local file system, seen by a process that is killed once, when it opens a file."""
 

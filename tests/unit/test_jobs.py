@@ -52,7 +52,7 @@ def test_rows_that_cannot_be_fed_are_told_in_results():
     good = (0, True, True, False, "")
     check_rows([])
     check_rows([good, good])
-    for kind in (errors.SchemaMismatch, errors.RowTooLarge):
+    for kind in (errors.SchemaMismatch, errors.RowTooLarge, errors.SourceError):
         with pytest.raises(kind, match=r"^row 7: line one\nline two$") as caught:
             check_rows([good, (1, False, True, False, f"{kind.__name__}\nrow 7: line one\nline two"), good])
         assert caught.value.spark_error is None

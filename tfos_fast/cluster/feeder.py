@@ -25,6 +25,7 @@ from tfos_fast.errors import (
     NonDeterministicPartition,
     RowTooLarge,
     SchemaMismatch,
+    SourceError,
     TfosError,
     Yielded,
 )
@@ -263,6 +264,10 @@ class Feeder:
             raise
         except (SchemaMismatch, RowTooLarge) as error:
             return self._unfit(channel, number, error)
+        except SourceError as error:
+            if isinstance(error.__cause__, OSError):
+                raise  # another try may be able to read the file
+            return self._unfit(channel, number, error)
         finally:
             channel.close()
             settle_worker()
@@ -275,7 +280,7 @@ class Feeder:
 
         Raises
         ------
-        SchemaMismatch, RowTooLarge
+        SchemaMismatch, RowTooLarge, SourceError
             Nobody can be told.
         """
         kind, text = type(error).__name__, str(error)[: m.MAX_TEXT]

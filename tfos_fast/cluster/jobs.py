@@ -74,7 +74,8 @@ class SparkJob:
 
 def unfit(kind: str, text: str) -> errors.TfosError:
     """Return what a feed task told of rows that cannot be fed as the exception that it names."""
-    return errors.RowTooLarge(text) if kind == errors.RowTooLarge.__name__ else errors.SchemaMismatch(text)
+    kinds: dict[str, type[errors.TfosError]] = {each.__name__: each for each in (errors.RowTooLarge, errors.SourceError)}
+    return kinds.get(kind, errors.SchemaMismatch)(text)
 
 
 def check_rows(results: Iterable[Any]) -> None:
@@ -82,7 +83,7 @@ def check_rows(results: Iterable[Any]) -> None:
 
     Raises
     ------
-    SchemaMismatch, RowTooLarge
+    SchemaMismatch, RowTooLarge, SourceError
     """
     for _, _, _, _, error in results:
         if error:
