@@ -169,6 +169,28 @@ def test_dates_durations_decimals(array: Any, wanted: list[Any], numbers: list[A
     assert columns(batch_of(pa.ListArray.from_arrays(pa.array([0, len(array)], pa.int32()), array))) == {"a": [numbers]}
 
 
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        (pa.decimal128(10, 2), ["709575.94", "-523173.97", "97328.79", "0", "-0.01", "99999999.99"]),
+        (pa.decimal128(38, 18), ["1E-18", "-99999999999999999999.999999999999999999", "9007199254.740993", "0.1", "3"]),
+        (pa.decimal128(38, 0), ["9007199254740993", "9007199254740991", "9" * 38, "-18446744073709551616"]),
+        (pa.decimal128(38, 37), ["0.1", "-9.9999999999999999999999999999999999999"]),
+        (pa.decimal128(5, -3), ["-123E3", "99999E3"]),
+        (pa.decimal256(76, 10), ["709575.94", "1" * 60, "-1E-10"]),
+    ],
+    ids=str,
+)
+def test_decimals_become_the_nearest_float(kind: Any, texts: list[str]) -> None:
+    found = [decimal.Decimal(text) for text in texts]
+    wanted = [float(value) for value in found]  # as an RDD's decimals, and Spark's cast to double
+    array = pa.array([decimal.Decimal("1").scaleb(-kind.scale), *found], kind).slice(1)
+    assert same(columns(batch_of(array)), {"a": wanted})
+    holes = pa.array([None, *found, None], kind).slice(0, len(found) + 1)
+    assert same(columns(batch_of(pa.ListArray.from_arrays(pa.array([0, len(array)], pa.int32()), array))), {"a": [wanted]})
+    assert same(columns(batch_of(holes))["a"], [None, *wanted])
+
+
 def test_times_of_a_day_are_objects() -> None:
     for kind, raw, wanted in [
         (pa.time64("ns"), 45296789012999, datetime.time(12, 34, 56, 789012)),

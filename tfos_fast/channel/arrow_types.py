@@ -10,7 +10,7 @@ Spark ML matrix       float64 of the matrix's rows and columns, dense
 other types of users  what they are stored as
 date                  int32, days since 1970-01-01
 timestamp, duration   int64, microseconds (since 1970-01-01 UTC; without a time zone as if it were UTC), rounded down
-decimal               float64, rounded
+decimal               float64, the nearest
 fixed-shape tensor    its numbers in its shape, the permutation of its dimensions done
 other extensions      what they are stored as
 ====================  ========================================================================================
@@ -27,7 +27,19 @@ from typing import Any
 import numpy as np
 
 from tfos_fast.channel import arrow_spark
-from tfos_fast.channel.arrow_plain import bare, by_type, days, entries, exchanged, in_unit, is_encoded, is_list, lengths, list_part
+from tfos_fast.channel.arrow_plain import (
+    bare,
+    by_type,
+    days,
+    entries,
+    exchanged,
+    floats,
+    in_unit,
+    is_encoded,
+    is_list,
+    lengths,
+    list_part,
+)  # fmt: skip
 from tfos_fast.channel.structs import outer_names
 from tfos_fast.errors import SchemaMismatch
 
@@ -154,7 +166,7 @@ def _as_numbers(array: Any, node: Any) -> Any:
         return days(array)
     if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
         return in_unit(array, "us")
-    return array.cast(pa.float64(), safe=False) if pa.types.is_decimal(kind) else None
+    return floats(array) if pa.types.is_decimal(kind) else None
 
 
 def _linear(array: Any, node: Any) -> Any:
