@@ -47,8 +47,8 @@ class DataFeed:
     def should_stop(self) -> bool:
         """Whether the feed has ended and all rows were handed out. Does not wait.
 
-        A thread that asks while another thread reads gets True when the reading thread has come back for more. While
-        ``tf.data`` reads ahead in a dataset of the program's own, other threads get False: that dataset's iterator ends by itself.
+        A thread that asks while another thread reads gets True when the reading thread has come back for more. While the program
+        has an iterator over a dataset of its own, where ``tf.data`` reads ahead, other threads get False: it ends by itself.
         """
         return self.reader.ended and not self._sources.waiting_rows and self.reader.may_stop()
 

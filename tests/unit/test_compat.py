@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from typing import Any
 
 import pytest
 
@@ -282,3 +283,21 @@ def test_a_server_where_no_runtime_folder_can_be(tmp_path, monkeypatch, caplog):
         assert server.done
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("where", ["node", "by hand"])
+def test_states_compare_as_programs_write_it(where: str):
+    """A proxy of the original shows a text in quotes, and programs compare it with these."""
+    mgr: Any = NodeManager(None, ("input",)) if where == "node" else TFManager.start(b"key", ["input"])  # type: ignore[arg-type]
+    mgr.set("state", "terminating")
+    state = mgr.get("state")
+    assert str(state) == f"{state}" == "%s" % state == "'terminating'"  # noqa: UP031
+    assert state == "terminating"
+    assert state in ("running", "terminating")
+    assert type(state._getvalue()) is str
+    assert state._getvalue() == "terminating"
+    mgr.set("steps", 5)
+    assert mgr.get("steps") == 5
+    assert mgr.get("nothing") is None
+    if where == "by hand":
+        mgr.shutdown()

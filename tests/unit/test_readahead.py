@@ -213,7 +213,48 @@ def test_nobody_is_put_off_for_ever(monkeypatch):
     ended(thread)
 
 
+@pytest.mark.parametrize("how", ["for", "fit", "another thread"])
+def test_no_pipeline_is_begun_anew_when_the_last_one_has_ended(how: str):
+    """A program that goes through its dataset in a loop, as the original let it: an empty round fails in tf_keras."""
+    import tensorflow as tf
+
+    with Channel.create(memory="1m", slot_bytes="64k", form="rows") as channel:
+        feeder, _ = in_thread(lambda: fed(channel))
+        feed = DataFeed(channel.reader())
+        dataset = pipeline(tf, feed).map(lambda x, y: (tf.reshape(x, (-1, 1)), y))
+        seen: list[int] = []
+
+        class Notes(tf.keras.callbacks.Callback):
+            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                seen.append(BATCH)
+                self.model.stop_training = feed.should_stop()  # must not stop before the last batch
+
+        def step() -> None:
+            if how == "fit":
+                model = tf.keras.Sequential([tf.keras.layers.Dense(1)])
+                model.compile("sgd", "mse")
+                model.fit(dataset, verbose=0, callbacks=[Notes()])
+            else:
+                seen.extend(int(tf.size(batch[1])) for batch in dataset)
+
+        rounds = 0
+        if how == "another thread":  # this one only asks
+            training, _ = in_thread(step)
+            while not feed.should_stop():
+                time.sleep(0.01)
+            ended(training)
+        else:
+            while not feed.should_stop():
+                rounds += 1
+                step()
+            assert rounds == 1
+        assert sum(seen) == ROWS
+        ended(feeder)
+        feed.reader.close()
+
+
 def test_a_loop_that_hides_the_end_of_its_pipeline_ends(monkeypatch):
+    monkeypatch.setattr(module.Pipelines, "may_hold_rows", lambda self: True)
     ahead = ReadAhead()
     monkeypatch.setattr(module, "this_thread", lambda: module.PIPELINE)
     ahead.note()

@@ -10,6 +10,7 @@ import threading
 import time
 
 from tfos_fast.channel.owed import PIPELINE, this_thread
+from tfos_fast.channel.pipelines import Pipelines
 
 PATIENCE_S = 600.0  # a thread that has not come back by then keeps nobody from stopping
 
@@ -28,6 +29,7 @@ class ReadAhead:
         self._lock = threading.Lock()
         self._readers: dict[int, threading.Thread] = {}  # that have not learnt of the end
         self._knowing: set[int] = set()
+        self._pipelines = Pipelines()
         self._asked = 0  # times that a thread was put off
         self._since = 0.0
 
@@ -47,13 +49,15 @@ class ReadAhead:
 
         A thread that reads may stop at once. Another one may stop when each thread that reads has come back for more and learnt of
         the end. Rows in a pipeline of tf.data do not come back: the program stops when the pipeline tells its own end, so a thread
-        that asks in every step gets False. ``rows`` that were handed out bound the number of these steps.
+        that asks in every step gets False, until the program has dropped its iterators over pipelines. ``rows`` that were handed
+        out bound the number of these steps.
         """
         me = this_thread()
         with self._lock:
             if me == PIPELINE or me in self._knowing:
                 return True
-            if PIPELINE not in self._readers:
+            piped = PIPELINE in self._readers
+            if not piped:
                 if me in self._readers:
                     self._learn(me)
                     return True
@@ -65,7 +69,10 @@ class ReadAhead:
                 return True
             self._since = self._since or time.monotonic()
             self._asked += 1
-            return time.monotonic() - self._since > PATIENCE_S
+            if time.monotonic() - self._since > PATIENCE_S:
+                return True
+        # Without the lock: the garbage collector may run what asks again.
+        return piped and not self._pipelines.may_hold_rows()
 
     def _learn(self, thread: int) -> None:
         self.last = -1

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from multiprocessing.managers import BaseManager
 from typing import Any
 
+from tfos_fast.compat.values import as_proxy
 from tfos_fast.errors import ClusterError
 
 _queues: dict[str, queue.Queue[Any]] = {}
@@ -57,8 +58,8 @@ class TFManager(BaseManager):
         return self._queue(name)  # type: ignore[attr-defined]
 
     def get(self, key: str) -> Any:
-        """What was set under this key, or None."""
-        return self._get(key)._getvalue()[0]  # type: ignore[attr-defined]
+        """What was set under this key, or None. ``str()`` of a text has quotes: ``str(mgr.get("state")) == "'running'"``."""
+        return as_proxy(self._get(key)._getvalue()[0])  # type: ignore[attr-defined]
 
     def set(self, key: str, value: Any) -> None:
         """Keep a value for every process that is connected."""

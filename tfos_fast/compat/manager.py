@@ -8,6 +8,7 @@ import threading
 from typing import Any, NoReturn
 
 from tfos_fast.cluster.context import Context
+from tfos_fast.compat.values import as_proxy
 from tfos_fast.errors import ClusterError
 
 
@@ -47,8 +48,8 @@ class NodeManager:
         self._context.hold()
 
     def get(self, key: str) -> Any:
-        """What was set under this key, or None."""
-        return self._values.get(key)
+        """What was set under this key, or None. ``str()`` of a text has quotes: ``str(mgr.get("state")) == "'running'"``."""
+        return as_proxy(self._values.get(key))
 
     def set(self, key: str, value: Any) -> None:
         """Keep a value in this process. ``"state"`` set to ``"terminating"`` ends the feed, as ``terminate()`` does."""
