@@ -205,6 +205,8 @@ def _of(kind: Any) -> st.SearchStrategy[Any]:
             numbers = st.integers(meta.ge, meta.le)
             small = st.integers(max(meta.ge, -1), 5)
             return st.one_of(small, small, numbers)
+        if kind.__origin__ is float:
+            return st.floats(meta.ge, meta.le)
         return _of(kind.__origin__)
     origin = get_origin(kind)
     if origin in (types.UnionType, Union):

@@ -14,6 +14,8 @@ from tfos_fast.channel.schema import BEYOND, OBJECTS, SEVERAL, WHY_OBJECTS, Colu
 from tfos_fast.channel.typenames import type_name
 from tfos_fast.errors import FormError, SchemaMismatch
 
+#: Bytes of memory that all schemas of a feed may take, about: its broker and its reader keep each as long as the feed lasts.
+MOST_MEMORY = 64 << 20
 _LOOSE = ("object", "unused")
 # What is written in the place of None, and that it is, the reader does not see.
 _NO_FILL: dict[str, Any] = {"fill": {"nulls": "", "fill": None}, "mask": {"fill": None}}
@@ -29,6 +31,7 @@ class Agreement:
 
     def __init__(self) -> None:
         self._schemas: list[Schema] = []
+        self._memory = 0
         self._numbers: dict[Schema, int] = {}
         self._current: int | None = None
         self._needed: Schema | None = None  # what rows need, before anything is done about nulls
@@ -41,9 +44,17 @@ class Agreement:
         return len(self._schemas)
 
     def number(self, schema: Schema) -> int:
-        """The number of a schema; a new one if it was never seen."""
-        number = self._numbers.setdefault(schema, len(self._schemas))
-        if number == len(self._schemas):
+        """The number of a schema; a new one if it was never seen.
+
+        Raises
+        ------
+        SchemaMismatch
+            The feed has too many of them.
+        """
+        number = self._numbers.get(schema)
+        if number is None:
+            self._memory = charge(self._memory, schema, MOST_MEMORY, "this feed")
+            number = self._numbers[schema] = len(self._schemas)
             self._schemas.append(schema)
         return number
 
@@ -130,6 +141,24 @@ class Agreement:
         )
         self._needed = replace(self._needed, columns=tuple(settled))
         return self._current, pinned
+
+
+def charge(memory: int, schema: Schema, most: int, who: str) -> int:
+    """The memory of schemas, with one more of them.
+
+    Raises
+    ------
+    SchemaMismatch
+        It is more than ``most``. ``who`` has them, for the message.
+    """
+    memory += 512 + sum(384 + 4 * len(column.name) + 40 * len(column.shape) for column in schema.columns)
+    memory += sum(64 + 4 * len(name) for name in schema.structs)
+    if memory > most:
+        raise SchemaMismatch(
+            f"{who} has had so many different columns that they take {most >> 20} MiB: names, types, or shapes of arrays change "
+            "from row to row. Feed values of one shape, or such rows as one value each, pickled"
+        )
+    return memory
 
 
 def _typed(schema: Schema, form: Form) -> Schema:

@@ -110,6 +110,23 @@ def column_values(layout: Layout, buffer: Any, index: int, start: int, stop: int
     return _values(layout, _slot(layout, buffer, start, stop), index, start, stop)
 
 
+def read_heap(layout: Layout, buffer: Any, index: int, start: int, stop: int) -> None:
+    """Decode one column's text, bytes or lists and drop them: a damaged slot raises what ``columns`` and ``rows`` would.
+
+    Raises
+    ------
+    ValueError
+    """
+    slot = _slot(layout, buffer, start, stop)
+    column = layout.schema.columns[index]
+    if column.kind != "ragged":
+        _heap(layout, slot, index, start, stop, column.kind)
+    elif not _is_flat(column):
+        _lists(layout, slot, index, start, stop)
+    else:
+        _sizes(layout, slot, index, start, stop)
+
+
 def convert(batch: dict[str, Values], src: Schema, dst: Schema, rows: int | None = None) -> dict[str, Values]:
     """Widen a batch of an older schema to a newer one that :func:`tfos_fast.channel.lattice.join` made from it.
 
@@ -273,17 +290,25 @@ def _known(column: Column, way: str | None, mode: str) -> str:
     return way
 
 
+def _is_flat(column: Column) -> bool:
+    """Whether a row of a ragged column is nothing but its numbers."""
+    return column.ragged_dims == 1 and column.dtype not in _nested.TEXTS
+
+
+def _sizes(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) -> np.ndarray:
+    column = layout.schema.columns[index]
+    item_bytes = dtype_of(column.dtype).itemsize * math.prod(column.shape[column.ragged_dims :])
+    return _ragged.sizes(slot, layout.slot_bytes, layout.offsets[index], start, stop, item_bytes)
+
+
 def _lists(layout: Layout, slot: np.ndarray, index: int, start: int, stop: int) -> Ragged:
     column = layout.schema.columns[index]
     offset = layout.offsets[index]
-    inner = column.shape[column.ragged_dims :]
-    if column.ragged_dims > 1 or column.dtype in _nested.TEXTS:
+    if not _is_flat(column):
         rows = _unpack.heap_values(slot, layout.slot_bytes, offset, start, stop, "bytes")
         return Ragged(*_nested.decode(rows, column.dtype, column.shape))
-    dtype = dtype_of(column.dtype)
-    item_bytes = dtype.itemsize * math.prod(inner)
-    splits = _ragged.sizes(slot, layout.slot_bytes, offset, start, stop, item_bytes)
-    values = aligned_empty((int(splits[-1]), *inner), dtype)
+    splits = _sizes(layout, slot, index, start, stop)
+    values = aligned_empty((int(splits[-1]), *column.shape[column.ragged_dims :]), dtype_of(column.dtype))
     _ragged.gather(slot, layout.slot_bytes, offset, start, stop, values.reshape(-1).view(np.uint8))
     return Ragged(values, [splits])
 

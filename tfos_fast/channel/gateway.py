@@ -28,16 +28,20 @@ from zmq.utils import z85
 from tfos_fast.channel import messages as m
 from tfos_fast.channel import wire
 from tfos_fast.channel.address import Address
+from tfos_fast.channel.agreement import charge
+from tfos_fast.channel.arrived import check_schema, check_slot
 from tfos_fast.channel.descriptors import Descriptors
 from tfos_fast.channel.processes import open_pidfd, started
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.segment import Segment
-from tfos_fast.channel.vetting import has_objects, vet
 from tfos_fast.errors import AddressError, SchemaMismatch, TfosError
 
 log = logging.getLogger("tfos_fast.gateway")
 
 PROBE = 0.5  # seconds between two looks whether each client is still there
+_MOST_UNREAD = 1 << 18  # messages that may wait for a client that does not read
+_MOST_UNHEARD = 10_000  # messages of a client that wait here; the rest waits there
+_MOST_SCHEMAS = 16 << 20  # bytes of memory that the schemas of one client may take, about
 _IO_THREADS = 4  # they decrypt; ZeroMQ gives each connection to one of them
 
 
@@ -98,6 +102,8 @@ class Client:
         self._granted: set[int] = set()
         self._open = False
         self._schemas: dict[int, Schema] = {}
+        self._proposed: set[Schema] = set()
+        self._memory = 0  # that these take
 
     def up(self, message: Any, payload: list[Any]) -> None:
         """Relay what the remote writer says.
@@ -107,7 +113,7 @@ class Client:
         WireError
             It breaks the protocol.
         SchemaMismatch
-            The slot holds objects that are not taken over a network.
+            A column or a value is none that is taken over a network.
         """
         if isinstance(message, m.Hello):
             if message.role == "reader":
@@ -115,12 +121,20 @@ class Client:
             message = m.Hello(message.role, os.getpid(), started(os.getpid()))
         elif isinstance(message, m.Publish):
             self._fill(message, payload)
+        elif isinstance(message, m.Propose):
+            self._check_proposal(message.schema)
         elif isinstance(message, m.GiveBack):
             self._granted.discard(message.slot)
         elif isinstance(message, m.ClosePartition):
             self._granted.clear()
             self._open = False
         self.link.send(m.encode(message))
+
+    def _check_proposal(self, schema: Schema) -> None:
+        check_schema(schema)
+        if schema not in self._proposed:
+            self._memory = charge(self._memory, schema, _MOST_SCHEMAS, "this writer")
+            self._proposed.add(schema)
 
     def _fill(self, message: m.Publish, payload: list[Any]) -> None:
         schema = self._schemas.get(message.schema_id)
@@ -131,11 +145,7 @@ class Client:
         except TfosError as error:
             raise wire.WireError(str(error)) from None
         slot = self.segment.window(message.slot)
-        wire.unpack(payload, slot, self.segment.slot_bytes)
-        if wire.points_outside(where, slot, message.rows):
-            raise wire.WireError(f"slot {message.slot} has a value that would lie outside of it")
-        if has_objects(schema):
-            vet(where, slot, message.rows)
+        check_slot(where, slot, message.rows, wire.unpack(payload, slot, self.segment.slot_bytes))
         self._granted.discard(message.slot)
 
     def down(self, frame: bytes) -> list[Any]:
@@ -197,7 +207,8 @@ class Gateway:
         self._socket.curve_secretkey = config.server_secret.encode()
         self._socket.zap_domain = b"tfos_fast"
         self._socket.linger = 0
-        self._socket.sndhwm = self._socket.rcvhwm = 0  # what is under way is bounded by the slots
+        # What is under way is bounded by the slots, where a client keeps to the protocol. One that does not is dropped, or waits.
+        self._socket.sndhwm, self._socket.rcvhwm = _MOST_UNREAD, _MOST_UNHEARD
         self._socket.maxmsgsize = wire.MAX_CONTROL
         self._socket.router_mandatory = True  # tells who is gone
         self._socket.heartbeat_ivl = wire.HEARTBEAT_MS
@@ -324,6 +335,9 @@ class Gateway:
     def _send(self, peer: bytes, frames: list[Any]) -> None:
         try:
             self._socket.send_multipart([peer, *frames], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            log.warning("dropped a remote writer: it does not read what it is told")
+            self._drop(peer)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
@@ -339,7 +353,14 @@ class Gateway:
                 frame = link.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._send(peer, self._clients[peer].down(frame))
+            try:
+                frames = self._clients[peer].down(frame)
+            except (TfosError, ValueError) as error:  # results whose slot is damaged
+                log.warning("dropped a remote writer: the results for it cannot be sent: %s", error)
+                self._send(peer, [m.encode(m.Failed("ChannelError", f"the node's results cannot be sent: {error}"))])
+                self._drop(peer)
+            else:
+                self._send(peer, frames)
 
 
 def main() -> None:

@@ -12,12 +12,17 @@ from typing import Annotated, Literal
 import msgspec
 
 from tfos_fast.channel.lattice import Declared, Nulls
+from tfos_fast.channel.layout import MAX_ROWS, MAX_SLOT_BYTES
 from tfos_fast.channel.pace import Pace
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.spans import OPEN, Span
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Rows = Annotated[int, msgspec.Meta(ge=0, le=MAX_ROWS)]
+SlotBytes = Annotated[int, msgspec.Meta(ge=0, le=MAX_SLOT_BYTES)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
+Text = Annotated[str, msgspec.Meta(max_length=1 << 16)]
 Pid = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Name = Annotated[str, msgspec.Meta(max_length=128)]
 Key = Annotated[str, msgspec.Meta(max_length=1024)]
@@ -91,7 +96,7 @@ class AskStatus(Message):
 class Stalled(Message):
     """A writer gives up: nothing has moved for its stall timeout. Who embeds the broker may end the feed for all."""
 
-    text: str
+    text: Text
 
 
 class Control(Message):
@@ -130,11 +135,11 @@ class Publish(Message):
 
     slot: Count
     stream: Count
-    rows: Count
-    capacity: Count
+    rows: Rows
+    capacity: Rows
     schema_id: Count
     want: bool = False
-    bytes: Count = 0
+    bytes: SlotBytes = 0
     proof: Count = 0  # total of its rows (see proof.py)
 
 
@@ -149,7 +154,7 @@ class ClosePartition(Message):
 
     stream: Count
     rows: Count
-    blocked: float = 0.0  # seconds that it waited for slots
+    blocked: Seconds = 0.0  # that it waited for slots
 
 
 # ---- the reader --------------------------------------------------------------------------------------------------------------

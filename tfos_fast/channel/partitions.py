@@ -56,6 +56,8 @@ class Partitions(SlotQueue):
         state = self.peers[peer]
         if state.stream is not None and not state.stream.closed:
             raise TableError(f"partition {state.stream.key} is still open")
+        if state.opening:
+            raise TableError("a second OpenPartition before the answer")
         if self.closed and message.exchange:
             self._send(peer, m.Refused("ChannelClosed", "this node takes no rows: its main holds (ctx.hold())"))
             return

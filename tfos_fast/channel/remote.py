@@ -18,10 +18,10 @@ from zmq.utils.monitor import recv_monitor_message
 from tfos_fast import errors
 from tfos_fast.channel import messages as m
 from tfos_fast.channel import wire
+from tfos_fast.channel.arrived import check_schema, check_slot
 from tfos_fast.channel.connection import Connection, Role
 from tfos_fast.channel.kinds import check_mode
 from tfos_fast.channel.schema import Schema
-from tfos_fast.channel.vetting import has_objects, vet
 
 
 @dataclass(frozen=True)
@@ -215,9 +215,13 @@ class RemoteConnection(Connection):
             raise wire.WireError(f"slot {message.slot} with {message.rows} rows of schema {message.schema_id}")
         check_mode(schema, exact=True)  # results are rows
         slot = self.segment.window(message.slot)
-        wire.unpack([frame.buffer for frame in payload], slot, self.segment.slot_bytes)
-        if has_objects(schema):
-            vet(wire.slot_layout(schema, message.capacity, self.segment.slot_bytes), slot, message.rows)
+        check_schema(schema)
+        try:
+            where = wire.slot_layout(schema, message.capacity, self.segment.slot_bytes)
+        except errors.TfosError as error:
+            raise wire.WireError(str(error)) from None
+        sent = wire.unpack([frame.buffer for frame in payload], slot, self.segment.slot_bytes)
+        check_slot(where, slot, message.rows, sent)
 
     def close(self, *, abort: bool = False, told: bool = False) -> None:
         """As of every connection; what was published is at the broker when this returns.

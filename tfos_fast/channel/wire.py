@@ -68,38 +68,30 @@ _decode_offsets = msgspec.msgpack.Decoder(list[m.Count]).decode
 slot_layout = lru_cache(64)(layout)
 
 
-def extents(where: Layout, slot: Any, rows: int) -> list[Extent]:
-    """The parts of a slot that its first ``rows`` rows use, in order and apart from each other."""
+def used(where: Layout, slot: Any, rows: int) -> list[Extent]:
+    """The parts of a slot that its first ``rows`` rows use, in order."""
     columns = where.schema.columns
-    used = [(offset, rows * column.row_bytes) for offset, column in zip(where.offsets, columns, strict=True)]
-    used += [(mask, rows) for mask in where.masks if mask >= 0]
+    parts = [(offset, rows * column.row_bytes) for offset, column in zip(where.offsets, columns, strict=True)]
+    parts += [(mask, rows) for mask in where.masks if mask >= 0]
     entries = np.frombuffer(slot, np.uint8)
     end = where.heap
     for offset, column in zip(where.offsets, columns, strict=True):
         if column.in_heap and rows:
             pairs = entries[offset : offset + rows * ENTRY_BYTES].view(np.uint32)
             end = max(end, int((pairs[::2].astype(np.uint64) + pairs[1::2]).max()))
-    used.append((where.heap, end - where.heap))
+    parts.append((where.heap, end - where.heap))
+    return sorted(part for part in parts if part[1])
+
+
+def extents(where: Layout, slot: Any, rows: int) -> list[Extent]:
+    """What of a slot is sent for its first ``rows`` rows: the parts that they use, together where they lie close to each other."""
     out: list[Extent] = []
-    for offset, length in sorted(used):
-        if not length:
-            continue
+    for offset, length in used(where, slot, rows):
         if out and offset - sum(out[-1]) < _GAP:
             out[-1] = (out[-1][0], max(sum(out[-1]), offset + length) - out[-1][0])
         else:
             out.append((offset, length))
     return out if len(out) <= _MOST else [(out[0][0], sum(out[-1]) - out[0][0])]
-
-
-def points_outside(where: Layout, slot: Any, rows: int) -> bool:
-    """Whether some value of these rows would lie outside of the slot; its reader would end by that."""
-    entries = np.frombuffer(slot, np.uint8)
-    for offset, column in zip(where.offsets, where.schema.columns, strict=True):
-        if column.in_heap and rows:
-            pairs = entries[offset : offset + rows * ENTRY_BYTES].view(np.uint32)
-            if int((pairs[::2].astype(np.uint64) + pairs[1::2]).max()) > where.slot_bytes:
-                return True
-    return False
 
 
 def frames(message: m.Publish | m.Deliver, parts: Sequence[Extent], slot: Any) -> list[Any]:
@@ -116,8 +108,8 @@ def _pieces(parts: Sequence[Extent]) -> Iterator[Extent]:
             yield start, min(FRAME, offset + length - start)
 
 
-def unpack(payload: Sequence[Any], slot: Any, slot_bytes: int) -> None:
-    """Copy the frames behind a message into a slot. Everything is checked before anything is copied.
+def unpack(payload: Sequence[Any], slot: Any, slot_bytes: int) -> list[Extent]:
+    """Copy the frames behind a message into a slot. Everything is checked before anything is copied. Returns where they lie now.
 
     Raises
     ------
@@ -133,6 +125,9 @@ def unpack(payload: Sequence[Any], slot: Any, slot_bytes: int) -> None:
     pieces = [memoryview(piece).cast("B") for piece in payload[1:]]
     if len(offsets) != len(pieces) or any(at + len(piece) > slot_bytes for at, piece in zip(offsets, pieces, strict=True)):
         raise WireError(f"a payload that reaches out of a slot of {slot_bytes} bytes")
+    if len(pieces) > _MOST + slot_bytes // FRAME + 1:
+        raise WireError(f"a payload of {len(pieces)} frames for a slot of {slot_bytes} bytes")
     view = memoryview(slot).cast("B")
     for at, piece in zip(offsets, pieces, strict=True):
         copy(view[at : at + len(piece)], piece)
+    return [(at, len(piece)) for at, piece in zip(offsets, pieces, strict=True)]

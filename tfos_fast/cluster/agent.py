@@ -311,7 +311,7 @@ class Agent:
         if name in ("prepare", "leave"):
             return self._prepare(msgspec.msgpack.decode(body, type=m.Process), leaves=name == "leave")
         if name == "unfit":
-            job, kind, text = body.decode(errors="replace").split("\n", 2)
+            job, kind, text = [*body.decode(errors="replace").split("\n", 2), "", ""][:3]
             self.link.send(m.Unfit(job, kind, text))
             return b""
         if name != "start":

@@ -1,0 +1,282 @@
+"""Slots that came over a network and that no writer of ours would fill: their sender ends, and nobody else."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.helpers import wait_for
+from tests.unit.test_remote import client, hear, remote
+from tfos_fast.channel import agreement, wire
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.arrived import _covered, check_schema, check_slot
+from tfos_fast.channel.feed import Feed
+from tfos_fast.channel.gateway import Client, Gateway
+from tfos_fast.channel.layout import MAX_ROWS, layout
+from tfos_fast.channel.remote import Buffers
+from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.table import TableError
+from tfos_fast.errors import SchemaMismatch
+
+SIZE = 4096
+
+
+class Writer:
+    """A remote writer that says what it likes, with an open partition."""
+
+    def __init__(self, dealer: Any) -> None:
+        self.dealer = dealer
+        for message in (wire.Attach(""), m.Hello("writer", 1, 1), m.OpenPartition("", 0, False)):
+            dealer.send(m.encode(message))
+        hear(dealer), hear(dealer)
+        self.stream = hear(dealer).stream
+
+    def propose(self, schema: Schema) -> Any:
+        self.dealer.send(m.encode(m.Propose(schema)))
+        return hear(self.dealer)
+
+    def publish(self, schema: Schema, rows: int, capacity: int, parts: list[tuple[int, bytes]]) -> Any:
+        """Publish a slot, and then ask for the counters: what is answered first."""
+        number = self.propose(schema).schema_id
+        self.dealer.send(m.encode(m.Want("input")))
+        slot = hear(self.dealer).slots[0]
+        said = m.encode(m.Publish(slot, self.stream, rows, capacity, number))
+        self.dealer.send_multipart([said, m.encode([at for at, _ in parts]), *(data for _, data in parts)])  # type: ignore[arg-type]
+        self.dealer.send(m.encode(m.AskStatus()))
+        return hear(self.dealer)
+
+
+@contextmanager
+def hostile(form: str):
+    with remote(memory="64k", slot_bytes="4k", form=form, writers=0) as (channel, far), client(far.address) as dealer:
+        yield channel, far, Writer(dealer)
+
+
+def one(kind: str, dtype: str = "", shape: tuple[int, ...] = (), python: str = "") -> Schema:
+    return Schema("bare", (Column("c0", kind, dtype, shape, python),))  # type: ignore[arg-type]
+
+
+def filled(schema: Schema, values: list[bytes], capacity: int) -> list[tuple[int, bytes]]:
+    """A slot of one column in the heap, as it is sent."""
+    where = layout(schema, capacity, SIZE)
+    entries, at = b"", where.heap
+    for value in values:
+        entries += struct.pack("<II", at, len(value))
+        at += len(value)
+    return [(0, entries), (where.heap, b"".join(values))]
+
+
+DAMAGED = [
+    ("rows", one("string"), [b"good", b"\xff\xfe"], "SchemaMismatch", "'c0': text that is not UTF-8"),
+    ("columns", one("string"), [b"\xed\xa0\x80"], "SchemaMismatch", "'c0': text that is not UTF-8"),
+    ("columns", one("ragged", "string", (-1,)), [struct.pack("<II", 1, 2) + b"\xc3("], "SchemaMismatch", "not UTF-8"),
+    ("columns", one("ragged", "string", (-1,)), [struct.pack("<II", 1, 9) + b"a"], "ChannelError", "slot is damaged"),
+    ("columns", one("ragged", "int64", (-1,)), [b"7 bytes"], "ChannelError", "'c0'"),
+    ("columns", one("ragged", "int64", (-1, -1)), [struct.pack("<I", 2**31)], "ChannelError", "slot is damaged"),
+    ("columns", one("ragged", "bytes", (-1, -1)), [b""], "ChannelError", "slot is damaged"),
+]
+
+
+@pytest.mark.parametrize(("form", "schema", "values", "kind", "text"), DAMAGED)
+def test_text_and_lists_that_are_damaged_end_their_writer(form, schema, values, kind, text):
+    with hostile(form) as (channel, far, writer):
+        answer = writer.publish(schema, len(values), 8, filled(schema, values, 8))
+        assert isinstance(answer, m.Failed)
+        assert answer.kind == kind
+        assert text in answer.text
+        wait_for(lambda: channel.status()["writers"] == 0)
+        assert channel.status()["rows_published"] == 0
+        if form == "rows":
+            with far.writer() as other:  # the feed goes on
+                other.write_rows(["good"])
+            with channel.reader() as reader:
+                assert reader.next_rows(1) == ["good"]
+
+
+def test_a_slots_older_rows_are_nobody_elses():
+    """Of a slot that others have used before, its rows show only what was sent with them."""
+    numbers, text = one("fixed", "int64", (), "int"), one("bytes")
+    where = layout(text, 8, SIZE)
+    for schema, parts in (
+        (numbers, []),
+        (numbers, [(0, bytes(8))]),  # two rows take sixteen bytes
+        (numbers, [(8, bytes(8))]),
+        (text, [(0, struct.pack("<IIII", where.heap, 100, where.heap + 100, 100))]),
+        (text, [(0, struct.pack("<IIII", where.heap, 100, where.heap + 100, 100)), (where.heap, bytes(199))]),
+        (text, [(0, struct.pack("<IIII", 16, 8, 24, 8))]),  # not in the heap
+    ):
+        with hostile("rows") as (channel, _, writer):
+            answer = writer.publish(schema, 2, 8, parts)
+            assert isinstance(answer, m.Failed), parts
+            assert "not sent with it" in answer.text or "outside of it" in answer.text
+            assert channel.status()["rows_published"] == 0
+
+
+@pytest.mark.parametrize("kind", ["string", "bytes", "object"])
+def test_one_value_is_not_many(kind):
+    """A million rows of one value would take a million times its bytes in the trainer."""
+    schema = one(kind)
+    where = layout(schema, 100, SIZE)
+    parts = [(0, struct.pack("<II", where.heap, 1000) * 100), (where.heap, b"x" * 1000)]
+    with hostile("rows") as (channel, _, writer):
+        answer = writer.publish(schema, 100, 100, parts)
+        assert isinstance(answer, m.Failed)
+        assert "upon each other" in answer.text
+        assert channel.status()["rows_published"] == 0
+
+
+def test_lists_are_not_made_out_of_nothing():
+    with hostile("rows") as (_, _, writer):
+        answer = writer.propose(one("fixed", "int64", (2**31, 0), "list/list/int"))
+        assert isinstance(answer, m.Failed)
+        assert "lists without a number" in answer.text
+    check_schema(one("fixed", "int64", (3, 0), "list/list/int"))
+    check_schema(one("fixed", "int64", (0, 2**31), "list/list/int"))
+    check_schema(one("fixed", "int64", (2**31, 0), "ndarray"))
+    with pytest.raises(SchemaMismatch):
+        check_schema(one("fixed", "int64", (1000, 1000, 0), "list/list/list/int"))
+
+
+@pytest.mark.parametrize("rows", [MAX_ROWS + 1, 2**32, 2**62])
+def test_rows_without_bytes_are_not_without_end(rows):
+    """A slot of nothing but None: its reader would make a list of all its rows, and the broker's counters would overflow."""
+    with hostile("rows") as (channel, far, writer):
+        answer = writer.publish(one("null"), rows, rows, [])
+        assert isinstance(answer, m.Failed)
+        assert "protocol error" in answer.text
+        with far.writer() as other:
+            other.write_rows([None])
+        assert channel.status()["rows_published"] == 1
+
+
+def test_a_slot_of_many_frames_is_no_slot():
+    with hostile("rows") as (_, _, writer):
+        answer = writer.publish(one("fixed", "int64", (), "int"), 1, 1, [(i % 8, b"x") for i in range(100)])
+        assert isinstance(answer, m.Failed)
+        assert "100 frames" in answer.text
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9))), st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9))))
+def test_covered_is_what_lies_in_what_was_sent(parts, sent):
+    there = {at for start, length in sent for at in range(start, start + length)}
+    assert _covered(parts, sent) == all(set(range(start, start + length)) <= there for start, length in parts)
+
+
+# ---- memory of the agent and the gateway ---------------------------------------------------------------------------------------
+
+
+def named(i: int, length: int = 0) -> Schema:
+    return Schema("tuple", (Column(f"{i}".rjust(length, "x"), "null"),))
+
+
+def test_a_writer_does_not_propose_columns_without_end():
+    """The agent keeps each set of columns as long as the feed lasts: names of a megabyte, or very many."""
+    with hostile("rows") as (channel, far, writer):
+        answers = [writer.propose(named(i % 3, 1 << 20)) for i in range(12)]  # the same ones again cost nothing
+        assert all(isinstance(answer, m.Agreed) for answer in answers)
+        answer = writer.propose(named(3, 1 << 20))
+        assert (answer.kind, type(answer)) == ("SchemaMismatch", m.Failed)
+        assert "this writer has had so many different columns that they take 16 MiB" in answer.text
+        wait_for(lambda: channel.status()["writers"] == 0)
+        with far.writer() as other:
+            other.write_rows([(1, "a")])
+
+
+def test_a_feed_does_not_keep_columns_without_end(monkeypatch):
+    monkeypatch.setattr(agreement, "MOST_MEMORY", 100_000)
+    schemas, form = agreement.Agreement(), m.Form("rows")
+    for _ in range(2):
+        with pytest.raises(SchemaMismatch, match="this feed has had so many different columns"):
+            for i in range(1000):
+                schemas.propose(named(i), form)
+        assert len(schemas) == 110
+    assert schemas.propose(named(7), form) == (7, named(7))  # known ones go on
+
+
+@pytest.mark.parametrize("error", [zmq.Again(), zmq.ZMQError(zmq.EHOSTUNREACH)])
+def test_a_client_that_does_not_read_is_dropped(error):
+    dropped = []
+    gateway = Gateway.__new__(Gateway)
+    gateway._socket, gateway._drop = Raises(error), dropped.append  # type: ignore[assignment,method-assign]
+    gateway._send(b"peer", [b"frame"])
+    assert dropped == [b"peer"]
+
+
+class Raises:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def send_multipart(self, *_: Any, **__: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        m.Deliver(0, 0, 1, 2**20, 0, one("fixed", "int64", (), "int")),  # more than a slot has room for
+        m.Deliver(0, 0, 1, 1, 0, Schema("bare", (Column("c0", "fixed", "int64", (2**31,), "list/int"),))),
+    ],
+)
+def test_results_that_are_no_slot_end_their_writer_and_not_the_gateway(said):
+    sent: list[Any] = []
+    dropped = []
+    gateway = Gateway.__new__(Gateway)
+    there = Client.__new__(Client)
+    there.segment, there._schemas = Buffers(SIZE, 4), {}  # type: ignore[assignment]
+    link = Says([m.encode(said)])
+    gateway._links, gateway._clients = {link: b"peer"}, {b"peer": there}
+    gateway._send = lambda peer, frames: sent.extend(frames)  # type: ignore[method-assign]
+
+    def drop(peer: bytes) -> None:
+        dropped.append(gateway._clients.pop(peer))
+
+    gateway._drop = drop  # type: ignore[method-assign]
+    gateway._from_broker(link)
+    assert dropped == [there]
+    assert "the node's results cannot be sent" in m.decode_answer(sent[0]).text
+
+
+class Says:
+    def __init__(self, frames: list[bytes]) -> None:
+        self.frames = frames
+
+    def recv(self, *_: Any) -> bytes:
+        return self.frames.pop()
+
+
+def test_a_partition_is_asked_for_once():
+    """Each question may go to the driver: a writer waits for the answer."""
+    asked: list[Any] = []
+    feed = Feed(4, form=m.Form("rows"), on_open=lambda key, attempt, reply: asked.append(reply))
+    feed.hello(b"w", m.Hello("writer", 1, 1))
+    feed.handle(b"w", m.OpenPartition("a", 0, False))
+    with pytest.raises(TableError):
+        feed.handle(b"w", m.OpenPartition("b", 0, False))
+    asked[0](0)
+    assert len(asked) == 1
+    assert isinstance(feed.outbox[-1][1], m.Opened)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+def test_seconds_are_a_number(seconds):
+    with pytest.raises(m.UNREADABLE):
+        m.decode_request(m.encode(m.ClosePartition(0, 0, seconds)))
+
+
+def test_a_slot_without_rows_needs_no_bytes():
+    check_slot(layout(one("string"), 0, SIZE), bytearray(SIZE), 0, [])
+    check_slot(layout(Schema("tuple", ()), 5, SIZE), bytearray(SIZE), 5, [])
+
+
+def test_values_without_bytes_may_lie_anywhere_in_the_slot():
+    where = layout(one("string"), 2, SIZE)
+    slot = bytearray(SIZE)
+    np.frombuffer(slot, np.uint32, 4)[:] = 0, 0, SIZE, 0
+    check_slot(where, slot, 2, [(0, SIZE)])
