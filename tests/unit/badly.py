@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -131,6 +133,25 @@ def all_descriptors_closed(args):
     for name in "abcdefghijklmnop" * 4:
         os.open(Path(args["out"], name), os.O_RDWR | os.O_CREAT)
     _fail()
+
+
+def other_descriptors_closed(args):
+    """All that it has, the feed's among them; then it returns."""
+    os.closerange(3, 256)
+
+
+def small_files(args):
+    """It limits the size of files that this process writes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def small_files_and_failure(args):
+    small_files(args)
+    _fail()
+
+
+def workers(args):
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), name="loader").start()
 
 
 def words_that_cannot_be_printed(args):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -21,7 +23,7 @@ from tests.spark import mains
 from tests.spark.mains import noted
 from tests.unit import badly
 from tests.unit.helpers import agent_config, wait_for
-from tests.unit.test_agent import WAIT, Nodes
+from tests.unit.test_agent import WAIT, Nodes, reserve_agent
 from tfos_fast.channel import Channel
 from tfos_fast.channel.processes import alive, started
 from tfos_fast.cluster import closure
@@ -95,6 +97,8 @@ WELL = [  # pairs for the two nodes, and what is said of each
     ("daemon_thread", ""),
     ("forks", ""),
     ("child", ""),
+    ("other_descriptors_closed", "|was killed by signal 6"),
+    ("small_files", ""),
 ]
 
 
@@ -126,7 +130,7 @@ def test_exit_with_status_zero_while_rows_wait_is_a_failure(run):
 
 BADLY = [
     "stderr_blocked", "stderr_closed", "stderr_descriptor_closed", "stderr_none", "stderr_broken", "stderr_full",
-    "words_that_cannot_be_printed", "words_that_cannot_be_printed",
+    "words_that_cannot_be_printed", "small_files_and_failure",
 ]  # fmt: skip
 
 
@@ -182,6 +186,44 @@ def test_the_driver_hears_that_main_has_returned(run):
     assert nodes.coordinator.failures == []
 
 
+def test_the_driver_hears_for_which_processes_it_waits(run):
+    nodes = run(badly.unread, how=["workers", "thread"])
+    nodes.wait(lambda: all(nodes.state(i).returned for i in range(2)), "both to return")
+    assert re.search(r"its process \(\d+\) waits for processes of multiprocessing \(loader\)", lingers(nodes.state(0)))
+
+
+@pytest.mark.parametrize("whom", ["agent", "executor"])
+def test_whatever_ends_a_node_after_its_main_is_no_failure(whom, tmp_path, caplog):
+    """Its process still runs. Resource managers take executors away that have nothing to do, and all of their processes."""
+    executors = [subprocess.Popen(badly.SLEEP) for _ in range(2)]
+
+    class OfExecutors(Nodes):
+        def _reserve(self, index):
+            return reserve_agent(self.coordinator, index, this_process(executors[index].pid)).node
+
+    nodes = OfExecutors(badly.main, {"out": str(tmp_path), "how": ["thread", "thread"]})
+    try:
+        feed(nodes)
+        nodes.wait(lambda: all(nodes.state(i).returned for i in range(2)), "both to return")
+        if whom == "agent":
+            os.kill(nodes.infos[0].agent.pid, signal.SIGKILL)
+        else:
+            executors[0].kill()
+            executors[0].wait()
+        nodes.wait(lambda: nodes.state(0).gone, "the end of the agent")
+        assert nodes.coordinator.failures == []
+        if whom == "agent":
+            note = nodes.state(0).note
+            assert re.search(r"its agent \(process \d+\) was killed by signal 9.*what main has done counts", note)
+            assert note in caplog.text
+    finally:
+        nodes.close()
+        for executor in executors:
+            executor.kill()
+            executor.wait()
+    assert noted(tmp_path) == {0: [*range(20)], 1: [*range(20)]}
+
+
 def test_a_process_that_lives_on_holds_up_no_feed(run):
     """Its main has returned and never asked for rows."""
     nodes = run(badly.unread, how=["thread", "thread"])
@@ -203,6 +245,54 @@ def test_trainers_have_the_signals_of_a_fresh_process(run, tmp_path, monkeypatch
     names, blocked, handler, mask = (tmp_path / "signals").read_text().rsplit(" ", 3)
     assert (names, blocked, handler) == ("['SIGPIPE', 'SIGXFSZ']", "[]", "default_int_handler")
     assert int(mask, 16) == 0  # of a program that it starts
+
+
+def _main_of(data):
+    return pickle.loads(data)[0]
+
+
+def test_a_main_that_cannot_be_loaded(tmp_path):
+    """Its module is not on the executors, or another one is."""
+    driver = tmp_path / "driver"
+    driver.mkdir()
+    program = "def {}(args, ctx): pass"
+    for name in ("tfos_test_absent", "tfos_test_other"):
+        (driver / f"{name}.py").write_text(program.format("main"))
+    sys.path.insert(0, str(driver))
+    try:
+        mains = [importlib.import_module(name).main for name in ("tfos_test_absent", "tfos_test_other")]
+        pickles = [pickle.dumps((main, {})) for main in mains]
+    finally:
+        sys.path.remove(str(driver))
+    (driver / "tfos_test_absent.py").unlink()
+    (driver / "tfos_test_other.py").write_text(program.format("another"))
+
+    class Pickled:
+        """Stands in a pickle for what another pickle has."""
+
+        def __init__(self, data):
+            self.data = data
+
+        def __reduce__(self):
+            return _main_of, (self.data,)
+
+    class Elsewhere(Nodes):
+        def _start(self, info, channel, main, args):
+            sys.path.insert(0, str(driver))
+            try:
+                super()._start(info, channel, Pickled(pickles[info.index]), args)
+            finally:
+                sys.path.remove(str(driver))
+
+    nodes = Elsewhere(None, {})
+    try:
+        nodes.wait(lambda: len(nodes.coordinator.failures) == 2, "both failures")
+        said = {failure.node: failure.summary for failure in nodes.coordinator.failures}
+    finally:
+        nodes.close()
+    absent = r"main cannot be loaded: ModuleNotFoundError: No module named 'tfos_test_absent'\. .*--py-files"
+    assert re.search(absent, said["worker:0"])
+    assert re.search(r"main cannot be loaded: AttributeError: .*'main'.*tfos_test_other.*--py-files", said["worker:1"])
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,9 @@ class Child:
             raise
 
     def report(self) -> h.Report | None:
-        """Return what it has said last; None when ``main`` has not come to its end."""
-        return self._ear.read()
+        """Return what it has said last; None when ``main`` has not come to its end, or its readers have yet to leave."""
+        report = self._ear.read()
+        return None if report is None or report.leaving else report
 
     def failure(self, *, dead: bool, fed: bool) -> m.Failure | None:
         """Return what is wrong with it, by its report and, when it is ``dead``, by its exit status: None when ``main`` returned.
@@ -116,17 +117,20 @@ class Child:
             return None
         code = self._process.wait()
         trainer = f"its trainer (process {self.pid})"
-        if report is not None:
+        over = fed or not self._fed
+        if report is not None and (over or not report.leaving):
             if code and not self._killed:
                 self.note = f"{who}: {trainer} {how_ended(code)} after main had returned; what main has done counts"
             return None
-        if code == 0 and (fed or not self._fed):
+        if code == 0 and over:
             self.note = f"{who}: {trainer} ended with status 0 before main had returned, as by os._exit; what it has done counts"
             return None
         text = f"{who}: {trainer} {how_ended(code)}"
-        if code >= 0:
+        if report is not None:
+            text += " after main had returned, when it left a feed that had not ended"
+        elif code >= 0:
             text += " without a word from main"
-        if code == 0:
+        if report is None and code == 0:
             text += ", as by os._exit, before its feed had ended: let main return"
         self._log.wait(LAST_LINES)
         return m.Failure("NodeKilled", text, self.name, self.host, "", max(0, -code), self._log.tail())

@@ -416,7 +416,7 @@ class Coordinator:
                     log.warning("%s", message.note)
             case m.Returned():
                 node.returned = node.returned or node.connected
-                node.threads = message.threads
+                node.waits = message.waits
             case m.Ack():
                 if node.orders.pop(message.request, None) is not None:
                     node.acks.add(message.request)

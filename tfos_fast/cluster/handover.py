@@ -98,7 +98,8 @@ class Report(msgspec.Struct, frozen=True):
 
     summary: str = ""
     remote_traceback: str = ""
-    threads: str = ""  # names of threads that the process waits for, after ``main`` has returned
+    waits: str = ""  # for what the process waits, after ``main`` has returned
+    leaving: bool = False  # ``main`` has returned, and its readers are about to leave their feeds; another report comes behind
 
 
 HANDOVER, MAIN = "handover", "main.pkl"  # names of files

@@ -1,21 +1,23 @@
 """The trainer's last word, and how its agent gets it: from memory that both hold, which no cleaner of folders can take away.
 
-The agent makes a memfd for the report and a pipe for its announcement, the *bell*. The trainer inherits both. A program may close
-descriptors that it does not know, and open files of its own under their numbers. Then the trainer opens the agent's descriptors
-through ``/proc``.
+The agent makes a memfd for the reports and a pipe for their announcement, the *bell*. The trainer inherits both, and maps the
+memory before the program runs. So a report needs no descriptor, which a program may close, and no file, whose size it may limit.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import mmap
 import os
-from collections.abc import Iterator
 
 import msgspec
 
 from tfos_fast.cluster import handover as h
 
 _MEMORY = "tfos-report"
+_HEAD = 8  # bytes: where the newest report begins, and how long it is; written in one, when that report is whole
+_SIZE = 1 << 20  # room for some reports of the longest texts that `messages` takes; the kernel gives the pages that are written
 
 
 class Ear:
@@ -26,12 +28,13 @@ class Ear:
     bell : int
         Readable when the report is written. The owner closes it.
     inherited : tuple of int
-        Descriptors that the trainer gets: of the report, and of the pipe's other end.
+        Descriptors that the trainer gets: of the memory, and of the pipe's other end.
     """
 
     def __init__(self) -> None:
         self._memory = os.memfd_create(_MEMORY, os.MFD_CLOEXEC)
         try:
+            os.ftruncate(self._memory, _SIZE)
             self.bell, self._rope = os.pipe()
         except OSError:
             os.close(self._memory)
@@ -39,12 +42,14 @@ class Ear:
         self.inherited = (self._memory, self._rope)
 
     def read(self) -> h.Report | None:
-        """Return the report; None where the trainer has not written one to its end."""
+        """Return the newest report; None where the trainer has not written one to its end."""
         if self._memory < 0:
             return None
-        data = os.pread(self._memory, os.fstat(self._memory).st_size, 0)
+        head = int.from_bytes(os.pread(self._memory, _HEAD, 0), "little")
+        if not head:
+            return None
         try:
-            return msgspec.msgpack.decode(data, type=h.Report)
+            return msgspec.msgpack.decode(os.pread(self._memory, head >> 32, head & 0xFFFFFFFF), type=h.Report)
         except msgspec.MsgspecError:
             return None
 
@@ -61,51 +66,44 @@ class Mouth:
 
     Parameters
     ----------
-    agent : int
-        Its process id.
     memory, rope : int
         What the trainer has inherited.
     """
 
-    def __init__(self, agent: int, memory: int, rope: int) -> None:
+    def __init__(self, memory: int, rope: int) -> None:
         self._pid = os.getpid()
-        self._agent = agent
-        self._memory = memory, _identity(memory)
         self._rope = rope, _identity(rope)
-        for fd in (memory, rope):
-            os.set_inheritable(fd, False)
+        os.set_inheritable(rope, False)
+        # Not by the module mmap: it would keep a descriptor, and close in the end whatever has its number then.
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+        address = libc.mmap(None, _SIZE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, memory, 0)
+        if address in (None, ctypes.c_void_p(-1).value):
+            raise OSError(ctypes.get_errno(), "mmap of the report")
+        os.close(memory)
+        self._head = ctypes.c_uint64.from_address(address)
+        self._address = address
+        self._end = _HEAD
 
     def write(self, report: h.Report) -> None:
-        """Write the report. The agent finds it when it hears the bell, when this process ends, and when it looks."""
+        """Write a report, which takes the place of the one before.
+
+        The agent finds it when it hears the bell, when this process ends, and when it looks.
+        """
         if os.getpid() != self._pid:
             return  # a fork of the trainer: its end is not the program's
         data = msgspec.msgpack.encode(report)
-        with self._opened(*self._memory) as fd:
-            os.ftruncate(fd, 0)
-            at = 0
-            while at < len(data):
-                at += os.pwrite(fd, data[at:], at)
+        ctypes.memmove(self._address + self._end, data, len(data))
+        self._head.value = len(data) << 32 | self._end
+        self._end += len(data)
 
     def ring(self) -> None:
-        """Announce the report."""
-        if os.getpid() == self._pid:
-            with self._opened(*self._rope) as fd:
+        """Announce the report. Where the program has closed the pipe the agent finds it a second later."""
+        fd, identity = self._rope
+        with contextlib.suppress(OSError):
+            if os.getpid() == self._pid and _identity(fd) == identity:
                 os.write(fd, b"!")
-
-    @contextlib.contextmanager
-    def _opened(self, fd: int, identity: tuple[int, int]) -> Iterator[int]:
-        try:
-            ours = _identity(fd) == identity
-        except OSError:
-            ours = False
-        if ours:
-            yield fd
-            return
-        again = os.open(f"/proc/{self._agent}/fd/{fd}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            yield again
-        finally:
-            os.close(again)
 
 
 def _identity(fd: int) -> tuple[int, int]:

@@ -147,7 +147,12 @@ class Membership:
     # ---- who is lost ---------------------------------------------------------------------------------------------------------
 
     def failed(self, node: NodeState, failure: m.Failure) -> None:
-        """This happened to a node."""
+        """This happened to a node. Whatever ends one whose ``main`` has returned is none of its failures."""
+        if failure.kind == "NodeLost" and node.failure is None and (node.ended or node.returned is not None):
+            if not self.stopping:
+                node.note = f"{failure.summary}. Its main had returned before; what main has done counts"
+                log.warning("%s", node.note)
+            return
         if node.failure is None:
             node.failure = failure
             log.info("%s failed: %s", node.name, failure.summary)

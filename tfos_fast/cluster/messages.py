@@ -18,7 +18,7 @@ from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.spans import OPEN
 
 MAX_TEXT = 10_000  # characters of an error's summary; a node adds its name
-MAX_NAMES = 500  # of the names of threads
+MAX_NAMES = 500  # of the names of threads and processes
 MAX_TRACEBACK = 100_000  # a recursion's traceback would fill the message
 
 Text = Annotated[str, msgspec.Meta(max_length=2 * MAX_TEXT)]
@@ -178,10 +178,10 @@ class Ended(Message, frozen=True):
 
 
 class Returned(Message, frozen=True):
-    """The trainer's ``main`` has returned, and its process has not ended yet. ``threads``: those that it waits for."""
+    """The trainer's ``main`` has returned, and its process has not ended yet. ``waits``: for what it waits."""
 
     life: Count
-    threads: Annotated[str, msgspec.Meta(max_length=2 * MAX_NAMES)] = ""
+    waits: Annotated[str, msgspec.Meta(max_length=2 * MAX_NAMES)] = ""
 
 
 class Terminated(Message, frozen=True):

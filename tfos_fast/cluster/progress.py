@@ -191,11 +191,14 @@ class Progress:
         names = [state.name for state in self._nodes.values()]
         group = self.steps.wanted and node.trains  # the others wait for it in their next step
         failed = bool(self._members.failures)
-        actions = None if failed else self.restarts.fell(node.name, message.life, names, group=group)
+        lost = [state.name for state in self._nodes.values() if state.gone and (group or self.restarts.kind == "group")]
+        actions = None if failed or lost else self.restarts.fell(node.name, message.life, names, group=group)
         if actions is None:
             most = self.restarts.most
             times = f"{most} time{'s'[: most != 1]}"
             often = "" if failed else f" (the trainer was started again {times}, as max_restarts says)"
+            if lost and not failed:
+                often = f" (all are started again together, and {', '.join(lost)} cannot be: its agent is gone)"
             self._members.order([node.name], lambda number: m.GiveUp(number, often))
         elif actions:
             halted = [action.node for action in actions]

@@ -47,7 +47,7 @@ class NodeState:
     feed_ended: bool = False  # its program was told that no more rows come
     restarts: list[str] = field(default_factory=list)  # why its trainer was started again, each time
     returned: float | None = None  # monotonic time at which its main was heard to have returned; its process may still run
-    threads: str = ""  # for which that process waits
+    waits: str = ""  # for what that process waits
     note: str = ""  # how its process ended badly, although what it has done counts
     losing: m.Lost | None = None  # what its life that is over leaves, as far as it has told
 
@@ -55,6 +55,7 @@ class NodeState:
         """Its trainer is dead, and will be started again: forget what that one has said."""
         self.terminated = self.asked = self.holding = self.ended = self.feed_ended = False
         self.stopped_at = self.returned = None
+        self.waits = self.note = ""
         self.demands.clear()
         self.losing = None
 
@@ -172,7 +173,7 @@ def lingers(state: NodeState) -> str:
     if seconds < 0:
         return ""
     trainer = f"its process ({state.trainer.pid})" if state.trainer else "its process"
-    why = f"waits for threads that are no daemons ({state.threads})" if state.threads else "has not ended yet"
+    why = f"waits for {state.waits}" if state.waits else "has not ended yet"
     return f"{state.name} on {state.host}: main returned {seconds:.0f} s ago, and {trainer} {why}"
 
 

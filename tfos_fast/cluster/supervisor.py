@@ -87,6 +87,12 @@ class Supervisor:
         return self._child.pid if self._child is not None else None
 
     @property
+    def returned(self) -> bool:
+        """Whether ``main`` of the one that lives, or has died, has returned."""
+        report = self._child.report() if self._child is not None else None
+        return report is not None and not report.summary
+
+    @property
     def status(self) -> int | None:
         """Its exit status; None when it was not started or runs."""
         return self._child.status if self._child is not None else None
@@ -138,7 +144,7 @@ class Supervisor:
             failure = child.failure(dead=False, fed=False)
             if failure is None:
                 report = child.report()
-                self._state(m.Returned(self.life, m.clip(report.threads if report else "", m.MAX_NAMES)))
+                self._state(m.Returned(self.life, m.clip(report.waits if report else "", m.MAX_NAMES)))
                 for broker in self._feeds().all():
                     broker.terminate()  # it may never have opened its feed, and its process may run on
                 return

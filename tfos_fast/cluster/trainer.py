@@ -1,6 +1,6 @@
 """The trainer: a fresh interpreter that runs the user's ``main(args, ctx)`` (``python -m tfos_fast.cluster.trainer``).
 
-The agent of its node spawns it, reads its last word from a file and its end from the kernel.
+The agent of its node spawns it, reads its last word from memory that both hold, and its end from the kernel.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zmq import ZMQError
+
 from tfos_fast.channel.processes import die_with
 from tfos_fast.cluster import environment
 from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.context import Context
 from tfos_fast.cluster.lastword import Mouth
+
+_LOADING = "main cannot be loaded:"
 
 
 def load(directory: Path, *, keep: bool) -> tuple[Callable[[Any, Context], Any], Any]:
@@ -39,49 +43,71 @@ def load(directory: Path, *, keep: bool) -> tuple[Callable[[Any, Context], Any],
     return closure.loads(data)
 
 
-def run_main(directory: Path, restarts: int) -> None:
-    """Take over the Spark worker's surroundings and run ``main``."""
-    handover = h.read_handover(directory)
-    logging.basicConfig(
-        level=handover.log_level, format=f"%(asctime)s %(levelname)s {handover.name} %(message)s", stream=sys.stderr
-    )
-    environment.apply(handover)
-    context = Context(
-        handover.job_name,
-        handover.task_index,
-        handover.executor_id,
-        handover.cluster_spec,
-        address=handover.address,
-        restarts=restarts,
-    )
-    os.environ["TF_CONFIG"] = context.tf_config
-    main, args = load(directory, keep=handover.restarts)
-    sys.argv = [str(part) for part in args] if isinstance(args, list) else [handover.name]
+def run_main(directory: Path, restarts: int, mouth: Mouth) -> h.Report:
+    """Take over the Spark worker's surroundings, run ``main``, and report how it ended."""
+    doing = "main cannot be started here:"
+    context = None
     try:
-        main(args, context)
-    except SystemExit as error:
-        if error.code not in (None, 0):
+        handover = h.read_handover(directory)
+        logging.basicConfig(
+            level=handover.log_level, format=f"%(asctime)s %(levelname)s {handover.name} %(message)s", stream=sys.stderr
+        )
+        environment.apply(handover)
+        context = Context(
+            handover.job_name,
+            handover.task_index,
+            handover.executor_id,
+            handover.cluster_spec,
+            address=handover.address,
+            restarts=restarts,
+        )
+        os.environ["TF_CONFIG"] = context.tf_config
+        doing = _LOADING
+        main, args = load(directory, keep=handover.restarts)
+        doing = "main raised"
+        sys.argv = [str(part) for part in args] if isinstance(args, list) else [handover.name]
+        try:
+            main(args, context)
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                raise
+        mouth.write(h.Report(leaving=True))
+        try:
+            context._close()
+        except (OSError, ZMQError):  # the program has closed descriptors that are not its own
+            logging.getLogger("tfos_fast.trainer").warning("main has returned, and its feed cannot be left in order", exc_info=True)
+        report = _returned()
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the driver gets to see it
+        report = _report(error, doing)
+        mouth.write(report)  # first of all: what comes behind may fail, hang or crash
+        if context is not None:
             context._abandon()
-            raise
-    except BaseException:
-        context._abandon()
-        raise
-    context._close()
+        return report
+    mouth.write(report)
+    return report
 
 
-def _report(error: BaseException) -> h.Report:
+def _report(error: BaseException, doing: str = "main raised") -> h.Report:
     try:
         text = "".join(traceback.format_exception(error))
         what = "".join(traceback.format_exception_only(error)).strip()
     except Exception as another:  # noqa: BLE001  # an exception that cannot be printed is one all the same
         text = what = f"{type(error).__name__}, whose traceback cannot be printed: {type(another).__name__}"
-    return h.Report(m.clip(f"main raised {what}", m.MAX_TEXT), m.clip(text, m.MAX_TRACEBACK))
+    if doing == _LOADING and isinstance(error, ImportError | AttributeError):
+        what += ". Its modules must be there on the executors, as they are in the driver: install them, or send them by --py-files"
+    return h.Report(m.clip(f"{doing} {what}", m.MAX_TEXT), m.clip(text, m.MAX_TRACEBACK))
 
 
 def _returned() -> h.Report:
     """Report that ``main`` has returned, with what the process still waits for."""
     others = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
-    return h.Report(threads=m.clip(", ".join(others), m.MAX_NAMES))
+    parts = {"threads that are no daemons": others}
+    if "multiprocessing.process" in sys.modules:
+        from multiprocessing import active_children
+
+        parts["processes of multiprocessing"] = [child.name for child in active_children() if not child.daemon]
+    waits = " and ".join(f"{what} ({', '.join(names)})" for what, names in parts.items() if names)
+    return h.Report(waits=m.clip(waits, m.MAX_NAMES))
 
 
 def _print(text: str) -> None:
@@ -106,15 +132,10 @@ def main() -> None:
     directory, (parent, memory, rope, restarts) = Path(sys.argv[1]), map(int, sys.argv[2:6])
     die_with(parent)
     _default_signals()
-    mouth = Mouth(parent, memory, rope)
+    mouth = Mouth(memory, rope)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what was printed before a SIGKILL is in the log
-    try:
-        run_main(directory, restarts)
-        report = _returned()
-    except BaseException as error:  # noqa: BLE001  # whatever it is, the driver gets to see it
-        report = _report(error)
-    mouth.write(report)  # first of all: what comes behind may fail, hang or crash
+    report = run_main(directory, restarts, mouth)
     _print(report.remote_traceback)
     mouth.ring()
     sys.exit(1 if report.summary else 0)
