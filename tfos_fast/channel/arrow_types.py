@@ -39,7 +39,7 @@ from tfos_fast.channel.arrow_plain import (
     is_list,
     lengths,
     list_part,
-)  # fmt: skip
+)
 from tfos_fast.channel.structs import outer_names
 from tfos_fast.errors import SchemaMismatch
 
