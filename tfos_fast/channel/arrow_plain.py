@@ -36,13 +36,17 @@ def by_type(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 @by_type
 def is_encoded(kind: Any) -> bool:
     """Whether values of this type, or of a type inside it, are encoded."""
+    return _is_outside(kind) or any(is_encoded(kind.field(i).type) for i in range(kind.num_fields))
+
+
+@by_type
+def _is_outside(kind: Any) -> bool:
+    """Whether values of this type are encoded, whatever holds for types inside it."""
     import pyarrow as pa
 
     if isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind) or pa.types.is_fixed_size_binary(kind):
         return True
-    if _is_run_ends(kind) or is_list_view(kind) or kind in _views():
-        return True
-    return any(is_encoded(kind.field(i).type) for i in range(kind.num_fields))
+    return _is_run_ends(kind) or is_list_view(kind) or kind in _views()
 
 
 def bare_type(kind: Any) -> Any:
@@ -67,6 +71,8 @@ def bare(array: Any) -> Any:
     import pyarrow as pa
 
     kind = array.type
+    if not _is_outside(kind):  # asked for every batch, and so the common case is short
+        return array
     if isinstance(array, pa.ExtensionArray):
         return bare(stored(array))
     if pa.types.is_dictionary(kind):
@@ -77,8 +83,7 @@ def bare(array: Any) -> Any:
         return bare(pc.run_end_decode(array))
     if is_list_view(kind):
         return _from_views(array)
-    other = bare_type(kind)
-    return array if other is kind else array.cast(other)
+    return array.cast(bare_type(kind))
 
 
 def decoded(array: Any) -> Any:
@@ -165,6 +170,9 @@ def list_part(like: Any, items: Any) -> Any:
     """Lists of these items, as long and as null as those of ``like``."""
     import pyarrow as pa
 
+    if pa.types.is_list(like.type) and not like.null_count:
+        starts = like.offsets.to_numpy()
+        return pa.ListArray.from_arrays(pa.array(starts - starts[0] if starts[0] else starts), items)
     ends = np.zeros(len(like) + 1, np.int64)
     np.cumsum(lengths(like), out=ends[1:])
     if ends[-1] >= 2**31:
