@@ -13,7 +13,7 @@ from tfos_fast.channel.lattice import join
 from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.proposals import Proposals
 from tfos_fast.channel.results import ResultReader
-from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.channel.slotwriter import SlotWriter
 from tfos_fast.errors import SchemaMismatch
 
@@ -185,4 +185,9 @@ def _found(batch: Any, *, exact: bool) -> Schema:
     found = from_arrow(batch.schema, batch, exact=exact)
     if exact:
         return found
-    return replace(found, columns=tuple(replace(c, unit="?") if c.dtype in _COUNTS else c for c in found.columns))
+    return Schema(found.structure, tuple(_counting(c) if c.dtype in _COUNTS else c for c in found.columns), found.structs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _counting(column: Column) -> Column:
+    return replace(column, unit="?")
