@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -242,8 +243,13 @@ def test_the_with_block_says_why_an_inference_failed(sc):
     ):
         cluster.infer(sc.parallelize(range(100), 2)).collect()
     assert "in bad_inference" in caught.value.remote_traceback
-    assert caught.value.__cause__ is not None
-    assert not isinstance(caught.value.__cause__, TfosError)
+    assert caught.value.spark_error is not None
+    assert not isinstance(caught.value.spark_error, TfosError)
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert any("cluster.infer(" in (frame.line or "") for frame in frames)  # the user's own line
+    text = "".join(traceback.format_exception(caught.value))
+    assert text.count("cannot label 7") <= 2  # the sentence, and the trainer's traceback below it
+    assert "at org.apache.spark" not in text
     with pytest.raises(ZeroDivisionError), tfos_fast.run(sc, mains.square, {}, 1, **SMALL):
         raise ZeroDivisionError  # an error of the program's own stays as it is
 

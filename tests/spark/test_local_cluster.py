@@ -335,7 +335,7 @@ def test_main_that_cannot_be_pickled(sc):
             pass
 
     with pytest.raises(
-        MainNotPicklable, match=r"main or its arguments.*main's variable 'lock' of the function around it .a _thread.lock"
+        MainNotPicklable, match=r"main or its arguments.*main's outer variable 'lock' .a _thread.lock"
     ):
         tfos_fast.run(sc, main, [], 1000, **SMALL)  # nothing is reserved before
     with pytest.raises(MainNotPicklable, match="SparkContext"):

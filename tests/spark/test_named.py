@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pyspark.sql import SparkSession
 
 import tfos_fast
 from tests.spark.mains import note, noted
-from tfos_fast.errors import NodeKilled, StallTimeout
+from tfos_fast.errors import NodeKilled, SchemaMismatch, StallTimeout
 
 MASTER = "local-cluster[2,1,1024]"
 SPEC = ("float32", "float32")
@@ -108,19 +111,37 @@ def test_one_node_validates_and_shutdown_ends_what_nobody_offers(sc, out):
     assert f"worker:0: exit status 0, {nodes[0]['rows']} rows and 1200 of named feeds, " in str(report)
 
 
+def misspell_a_column(args, ctx):
+    for _ in ctx.get_data_feed(name="validation").batches(10, spec={"lable": "int32"}):
+        pass
+
+
+def test_rows_of_a_named_feed_that_cannot_be_fed_end_in_one_sentence(sc):
+    frame = SparkSession(sc).range(100).selectExpr("id", "id % 2 label")
+    for data in (frame, frame.rdd):
+        text = "partition offer/validation/./., row 0: the spec names 'lable'; .* id, label; did you mean 'label'"
+        with pytest.raises(SchemaMismatch, match=text) as caught, tfos_fast.run(sc, misspell_a_column, {}, 1) as cluster:
+            cluster.offer(data, name="validation")
+            cluster.feed(sc.parallelize(range(10), 1), feed_timeout=60)
+        assert caught.value.spark_error is None  # the task told the driver and did not fail
+
+
 def read_the_wrong_one(args, ctx):
-    """Train for a while, then ask for a name that nobody has offered."""
+    """Train for a while, then ask for a name that nobody has offered, when all nodes have come so far."""
     feed = ctx.get_data_feed()
     feed.next_batch(10)
+    Path(args["out"], str(ctx.task_index)).touch()
+    while len(list(Path(args["out"]).iterdir())) < 2:
+        time.sleep(0.01)
     ctx.get_data_feed(name="validatoin").next_batch(1)
 
 
-def test_a_feed_that_nobody_offers_is_named(sc, caplog, monkeypatch):
+def test_a_feed_that_nobody_offers_is_named(sc, out, caplog, monkeypatch):
     monkeypatch.setattr("tfos_fast.cluster.offers.UNOFFERED", 1.0)
-    words = "worker:0, worker:1 waits for the feed 'validatoin', which is not offered (offered: 'validation')"
+    words = "worker:0, worker:1 wait for the feed 'validatoin', which is not offered (offered: 'validation')"
     with (
         pytest.raises(StallTimeout, match=re.escape(f"{words}; did you mean 'validation'? Otherwise cluster.offer(")),
-        tfos_fast.run(sc, read_the_wrong_one, {}, 2, memory="64k", slot_bytes="4k") as cluster,
+        tfos_fast.run(sc, read_the_wrong_one, {"out": out}, 2, memory="64k", slot_bytes="4k") as cluster,
     ):
         cluster.offer(sc.parallelize(range(10), 1), name="validation")
         cluster.feed(sc.parallelize(range(100_000), 4), feed_timeout=4)

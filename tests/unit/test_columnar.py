@@ -172,11 +172,14 @@ def test_what_cannot_be_read_is_named(folder, tmp_path):
         with pytest.raises(SourceError, match=message):
             parquet(path, **arguments).plan(1)
 
-    fails("nowhere is not there", tmp_path / "nowhere")
+    fails("no file or directory .*nowhere is there", tmp_path / "nowhere")
     fails(r"no file matches .*\*\.pq", f"{tmp_path}/*.pq")
     fails("has no files", tmp_path)
-    fails(r"has no columns \['q'\]; it has \['id', 'x', 'name', 'day'\]", folder, columns=["id", "q"])
-    fails(r"filter .*q.* does not fit the columns", folder, filters=[("q", "=", 1)])
+    fails(r"has no column 'q'; it has 'id', 'x', 'name', 'day'$", folder, columns=["id", "q"])
+    fails(r"has no column 'nmae'; it has .*; did you mean 'name'\?$", folder, columns=["nmae"])
+    unfit = r"^the filter \(q == 1\) does not fit the columns \(id: int64, .*\): there is no column 'q'$"
+    fails(unfit, folder, filters=[("q", "=", 1)])
+    fails(r": there is no column 'dya'; did you mean 'day'\?$", folder, filters=[[("dya", "=", 1)]])
     fails("nope://x.*Unrecognized filesystem", "nope://x/y")
     (tmp_path / "text.parquet").write_text("no Parquet")
     fails(r"text\.parquet", tmp_path)

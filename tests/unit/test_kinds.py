@@ -244,7 +244,7 @@ def test_nulls_before_the_first_value_are_filled_when_the_type_is_known() -> Non
     [
         ([(1, None)], r"row 0: column 'c1': it holds None, and nothing says.*nulls=\{'c1': 0\}.*the row is \(1, None\)"),
         ([(1, 2), (1, None)], r"row 1: column 'c1': expected int64, found None, and nothing says"),
-        ([(1, [1, 2]), (1, "x")], r"row 1: column 'c1': expected int64\[2\], found values"),
+        ([(1, [1, 2]), (1, "x")], r"row 1: column 'c1': expected int64\[2\], found one str; feed values of one kind"),
         ([(1, object)], r"row 0: column 'c1'"),
         ([(1, 2), (1, 2, 3)], r"row 1: rows differ in structure: .* and a tuple of 3.*; the row is \(1, 2, 3\)"),
     ],

@@ -64,6 +64,8 @@ def test_sparse_matrices_of_scipy() -> None:
         read([[(0, sparse.csr_matrix((2, 2)))]], tensors=True)
 
 
-def test_values_that_are_tensors_elsewhere_are_named_as_before() -> None:
-    with pytest.raises(SchemaMismatch, match=r"row 1: column 'c1': expected int64, found values that only fit as Python objects"):
-        read([[(0, 1), (1, "x")]], tensors=True)
+@pytest.mark.parametrize(("value", "called"), [("x", "one str"), ([1, 2], "a list of int"), (b"x", "one bytes")])
+def test_values_that_are_tensors_elsewhere_are_named(value: object, called: str) -> None:
+    text = rf"row 1: column 'c1': expected int64, found {called}; feed values of one kind, declare the column 'object'.*next_batch"
+    with pytest.raises(SchemaMismatch, match=text):
+        read([[(0, 1), (1, value)]], tensors=True)

@@ -260,7 +260,7 @@ def test_results_that_do_not_become_the_declared_type():
         server, _ = in_thread(lambda: serve(channel, lambda rows: np.full((len(rows), 2), 1.5)))
         for schema, found in (
             (pa.schema([("a", pa.float64())]), r"arrays of shape \[2\], the schema says double"),
-            (pa.schema([("a", pa.list_(pa.int32()))]), "do not become list"),
+            (pa.schema([("a", pa.list_(pa.int32()))]), "declared as list"),
             (pa.schema([("a", pa.float64()), ("b", pa.float64())]), "a result has 1 values, and the schema has 2"),
         ):
             decode = lambda layout, slot, n, schema=schema: slot_to_arrow(layout, slot, n, schema)  # noqa: E731

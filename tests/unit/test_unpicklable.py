@@ -103,13 +103,13 @@ MAINS = [
     (has_default, "the default of has_default's parameter 'lock'"),
     (has_keyword, "the default of has_keyword's parameter 'lock'"),
     (has_attribute, "has_attribute.lock"),
-    (around(), "inner's variable 'lock' of the function around it"),
+    (around(), "inner's outer variable 'lock'"),
 ]
 
 
 @pytest.mark.parametrize(("main", "words"), MAINS, ids=lambda each: getattr(each, "__name__", ""))
 def test_a_variable_of_main_is_named(main, words):
-    assert culprit(by_value(main), None, closure.dumps) == words + LOCK_WORDS
+    assert culprit(by_value(main), None, closure.dumps)[0] == words + LOCK_WORDS
 
 
 ARGS = [
@@ -125,22 +125,24 @@ ARGS = [
 
 @pytest.mark.parametrize(("args", "words"), ARGS, ids=lambda each: each if isinstance(each, str) else "")
 def test_a_part_of_the_arguments_is_named(args, words):
-    found = culprit(plain, args, closure.dumps)
+    found, _ = culprit(plain, args, closure.dumps)
     assert found == words + LOCK_WORDS if words else found.startswith("the key <unlocked")
 
 
 def test_what_can_be_pickled_has_no_culprit():
-    assert culprit(by_value(plain), {"a": [1]}, closure.dumps) == ""
+    assert culprit(by_value(plain), {"a": [1]}, closure.dumps) == ("", None)
 
 
-def test_an_object_that_refuses_by_itself_is_the_culprit():
+@pytest.mark.parametrize("inner", [1, LOCK], ids=["plain", "lock"])
+def test_an_object_that_refuses_by_itself_is_the_culprit(inner):
     class Refuses:
         def __init__(self):
-            self.inner = 1
+            self.inner = inner
 
         def __reduce__(self):
             raise TypeError("not me")
 
-    found = culprit(plain, [Refuses()], closure.dumps)
+    found, part = culprit(plain, [Refuses()], closure.dumps)
+    assert isinstance(part, Refuses)
     assert found.startswith("args[0] (a ")
     assert found.endswith("Refuses)")

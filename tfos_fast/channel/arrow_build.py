@@ -65,7 +65,8 @@ def to_array(values: Sequence[Any], field: Any) -> Any:
 
 def refused(field: Any, why: str) -> SchemaMismatch:
     """Make the error for a column whose results do not become the declared type."""
-    return SchemaMismatch(f"column {field.name!r}: the results do not become {field.type}, as the declared schema says: {why}")
+    why = why.removeprefix(f"{field.name}: ")
+    return SchemaMismatch(f"column {field.name!r} of the results, declared as {field.type}: {why}")
 
 
 class _Refused(Exception):

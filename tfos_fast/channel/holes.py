@@ -11,8 +11,8 @@ import numpy as np
 
 from tfos_fast._nested import measure
 from tfos_fast._special import is_linalg, is_missing
-from tfos_fast.channel.notensor import found
-from tfos_fast.channel.schema import BEYOND, OBJECTS, no_policy
+from tfos_fast.channel.notensor import found, type_of
+from tfos_fast.channel.schema import BEYOND, OBJECTS, ONE_KIND, no_policy
 from tfos_fast.channel.structs import pairs_of
 from tfos_fast.errors import SchemaMismatch
 
@@ -70,4 +70,7 @@ def explained(error: SchemaMismatch, row: Any) -> SchemaMismatch:
         before, of_objects, _ = str(error).partition("the rows have object")
         if concerned(error, name) and (objects or of_objects) and (text := found(value, stranger(value))):
             return SchemaMismatch(f"{before}the rows have {text}" if of_objects else f"{str(error).partition(OBJECTS)[0]}{text}")
+        before, objects, _ = str(error).partition(f"found {OBJECTS}")
+        if concerned(error, name) and objects:
+            return SchemaMismatch(f"{before}found {type_of(value)}; {ONE_KIND}")
     return error

@@ -23,7 +23,6 @@ structure                 one bare *object* column         the same when the nam
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
@@ -32,6 +31,7 @@ from tfos_fast import _nested
 from tfos_fast._convert import DTYPES, as_array, can_cast, cast_values, dtype_of
 from tfos_fast.channel.fields import aligned, lacking, policy_names, with_fields
 from tfos_fast.channel.infer import infer, nested_column
+from tfos_fast.channel.nearest import meant, quoted
 from tfos_fast.channel.schema import OBJECT_ROWS, Column, Fill, Schema, describe, no_policy
 from tfos_fast.errors import SchemaMismatch
 
@@ -142,8 +142,7 @@ def apply_spec(schema: Schema, spec: dict[str, Declared]) -> Schema:
     schema = with_fields(schema, spec, known=True)
     unknown = [name for name in spec if name not in schema.names]
     if unknown:
-        names = ", ".join(map(repr, unknown))
-        raise SchemaMismatch(f"the spec names {names}; the feed has the columns {', '.join(schema.names)}{_meant(unknown, schema)}")
+        raise _unknown("the spec", unknown, schema)
     return _with_columns(schema, (_declare(column, spec.get(column.name)) for column in schema.columns))
 
 
@@ -169,9 +168,12 @@ def by_position(spec: dict[str, Declared], names: Sequence[str]) -> dict[str, De
     return dict(zip(names, spec.values(), strict=True))
 
 
-def _meant(unknown: list[str], schema: Schema) -> str:
-    near = [close[0] for name in unknown if (close := difflib.get_close_matches(name, schema.names, 1))]
-    return f"; did you mean {', '.join(map(repr, near))}?" if near else ""
+def _unknown(what: str, unknown: list[str], schema: Schema) -> SchemaMismatch:
+    there = schema.names
+    hint = meant(unknown, there)
+    if not hint and list(there) == [f"c{i}" for i in range(len(there))]:
+        hint = "; the columns of tuples are called c0, c1, ..."
+    return SchemaMismatch(f"{what} names {quoted(unknown)}; the feed has the columns {', '.join(there)}{hint}")
 
 
 def leave_out(schema: Schema, named: Collection[str]) -> Schema:
@@ -190,7 +192,7 @@ def _declare(column: Column, declared: Declared | None) -> Column:
     lists = column.kind == "ragged" or 0 in column.shape
     if dtype in _nested.TEXTS and not shape and not (shape is None and lists):
         if column.kind not in (dtype, "null") and not (dtype == "string" and column.kind == "bytes"):
-            raise SchemaMismatch(f"{where} {dtype}, the rows have {describe(column)}")
+            raise SchemaMismatch(f"{where} {dtype}, the rows have {describe(column)}{_fitting(column)}")
         return column if column.kind != "null" else msgspec.structs.replace(column, kind=dtype)
     if dtype not in DTYPES and dtype not in _nested.TEXTS:
         try:
@@ -212,12 +214,22 @@ def _declare(column: Column, declared: Declared | None) -> Column:
         hint = "; tf.RaggedTensorSpec, or a length of None, takes lists of any length" if column.kind == "ragged" else ""
         hint = " (of several kinds, or with None inside a list: replace it before it is fed)" if column.kind == "object" else hint
         hint = "; with a shape, byte strings are the memory of so many numbers" if column.kind == "bytes" else hint
-        raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}{hint}")
+        raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}{hint or _fitting(column)}")
     if dtype != column.dtype and 0 not in column.shape and (dtype in _nested.TEXTS or column.dtype in _nested.TEXTS):
-        raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}")
+        raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}{_fitting(column)}")
     if 0 not in column.shape and dtype not in _nested.TEXTS and not can_cast(column.dtype, dtype, cast=True):
-        raise SchemaMismatch(f"{where} {dtype}, the rows have {column.dtype}, which would lose values")
+        raise SchemaMismatch(f"{where} {dtype}, the rows have {column.dtype}, which would lose values{_fitting(column)}")
     return target
+
+
+def _fitting(column: Column) -> str:
+    """For errors: the entry of a spec that takes the column's values as they are, and what else helps."""
+    if column.kind not in ("fixed", "ragged", "string", "bytes"):
+        return ""
+    entry: object = column.dtype or column.kind
+    if column.shape:
+        entry = (entry, tuple(None if length == _nested.ANY_LENGTH else length for length in column.shape))
+    return f"; write {entry!r} in the spec, or convert the column before it is fed"
 
 
 def _holds(target: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -246,8 +258,7 @@ def apply_nulls(schema: Schema, policies: dict[str, Nulls], typed: Collection[st
     known = {EVERY, *schema.names, *schema.structs}
     unknown = [name for name in policies if name not in known and not lacking(schema, name)]
     if unknown:
-        names = ", ".join(map(repr, unknown))
-        raise SchemaMismatch(f"nulls names {names}; the feed has the columns {', '.join(schema.names)}{_meant(unknown, schema)}")
+        raise _unknown("nulls", unknown, schema)
     common = policies.get(EVERY)
     own = {name: next((policies[each] for each in policy_names(name) if each in policies), None) for name in schema.names}
     ruled = _with_columns(schema, (_rule(c, own[c.name], common, typed=c.name in typed) for c in schema.columns))

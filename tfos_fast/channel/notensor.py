@@ -23,10 +23,10 @@ def found(value: Any, odd: str) -> str:
     """
     if value is None or measure(value) is not None:
         return ""
-    return f"{f'values of type {odd}, which are' if odd else f'{_name(value)}, which is'} no tensor; {_way_out(value)}"
+    return f"{f'values of type {odd}, which are' if odd else f'{type_of(value)}, which is'} no tensor; {_way_out(value)}"
 
 
-def _name(value: Any) -> str:
+def type_of(value: Any) -> str:
     """What a value is whose parts are numbers and text."""
     levels = 0
     while isinstance(value, list | tuple) and len(value) and levels < _DEEP:

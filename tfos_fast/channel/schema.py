@@ -171,11 +171,10 @@ class Schema(msgspec.Struct, frozen=True):
 OBJECT_ROWS = Schema("bare", (Column("c0", "object"),))
 
 
-#: For errors: what helps where dates, times, durations and other values meet.
-SEVERAL = (
-    "values of several kinds: dates, times, durations and plain numbers each count something else; feed values of one kind, "
-    "declare the column 'object' in the spec and read it with batches(), or use next_batch()"
-)
+#: For errors: what helps where a column has values of several kinds.
+ONE_KIND = "feed values of one kind, declare the column 'object' in the spec and read it with batches(), or use next_batch()"
+#: The same where dates, times, durations and other values meet.
+SEVERAL = f"values of several kinds: dates, times, durations and plain numbers each count something else; {ONE_KIND}"
 
 
 #: For errors: a value that is beyond the range of its number.

@@ -70,7 +70,7 @@ def choose(
     if gone:
         raise NoNodeOnHost(
             f"{', '.join(gone)} on {host_name()} cannot be reached any more: was the cluster shut down? "
-            "An inference is lazy, and is to be evaluated before that"
+            "An inference is lazy: evaluate it before cluster.shutdown()"
         )
     raise NoNodeOnHost(
         f"partition {partition} is fed on {socket.gethostname()}, where no node of the cluster runs, and it reaches none over the "

@@ -324,4 +324,7 @@ class Cluster(Feeding):
         finally:
             self.abort()
         if ours is not error:
-            raise ours from error
+            # The traceback leads to the user's own line, without Spark's text, which has the same sentence among a hundred lines.
+            if isinstance(ours, TfosError):
+                ours.spark_error = error
+            raise ours.with_traceback(error.__traceback__) from None

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfos_fast.channel.nearest import meant, quoted
 from tfos_fast.cluster.files import Files, Piece
 from tfos_fast.cluster.filters import check_filters, names, to_expression
 from tfos_fast.cluster.hive import Inference, keys_of, typed
 from tfos_fast.cluster.splits import count_of, group
-from tfos_fast.cluster.unify import pairs
 from tfos_fast.errors import MissingDependency, SourceError
 
 if TYPE_CHECKING:
@@ -81,10 +81,9 @@ class Parquet:
             return there
         missing = [name for name in self.columns if name not in there]
         if missing:
-            alike = pairs(missing, there)
             nested = [name for name in missing if name.partition(".")[0] in there]
-            hint = f"; write {sorted(alike.values())}" if alike else "; name whole columns, not fields of structs" if nested else ""
-            raise SourceError(f"parquet({', '.join(self.paths)}) has no columns {missing}; it has {there}{hint}")
+            hint = "; name whole columns, not fields of structs" if nested else meant(missing, there)
+            raise SourceError(f"parquet({', '.join(self.paths)}) has no column {quoted(missing)}; it has {quoted(there)}{hint}")
         return list(self.columns)
 
     def _located(self) -> tuple[FileSystem, list[tuple[str, str]]]:
@@ -209,7 +208,7 @@ def _matching(system: FileSystem, path: str, *, alone: bool) -> list[tuple[str, 
     if kind is fs.FileType.Directory:
         return [(file, path if alone else "") for file in sorted(_files(system, path))]
     if not _WILD.search(path):
-        raise SourceError(f"{path} is not there")
+        raise SourceError(f"no file or directory {path} is there; paths are looked up in the driver")
     parts = path.split("/")
     first = next(i for i, part in enumerate(parts) if _WILD.search(part))
     base = "/".join(parts[:first]) or ("/" if path.startswith("/") else "")

@@ -249,8 +249,8 @@ class Feeder:
                     missed = write(writer, items, skip, writer.stop)
                     if not writer.terminated and writer.rows < writer.stop < OPEN:
                         raise NonDeterministicPartition(
-                            f"partition {self.job}/{number} has {writer.rows} rows now, and had {writer.stop} or more before: they "
-                            "are to come again, since a trainer was started again. Cache or checkpoint the data"
+                            f"partition {self.job}/{number} has {writer.rows} rows now, and had {writer.stop} or more before: a "
+                            "trainer was started again and needs the same rows again. Cache or checkpoint the data"
                         )
                     writer.end_partition()
                     missed = missed or writer.dropped

@@ -96,8 +96,8 @@ class Feeding(Epochs):
         """
         check_data(data, "feed")
         self._check(running="feed")
-        if epochs < 1:
-            raise ValueError(f"epochs must be 1 or more, not {epochs}")
+        if not isinstance(epochs, int) or epochs < 1:
+            raise ValueError(f"epochs must be a whole number, 1 or more, not {epochs!r}")
         limit = check_keep(keep, keep_limit)
         if self._max_restarts and (keep is not None or not exactly_once):
             raise ValueError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfos_fast.channel.nearest import meant
 from tfos_fast.errors import SourceError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _FORM = (
     'filters is a list of (column, operator, value), such as [("x", ">", 3)], a list of such lists, of which one has to hold, or a '
     'pyarrow expression, such as pyarrow.compute.field("x") > 3'
 )
+_FIELD = re.compile(r"No match for FieldRef\.(?:Nested\(FieldRef\.)?Name\((.*?)\)")  # in Arrow's error
 _TEXT = re.compile(r"\s*(\w+)\s*(==?|!=|<=|>=|<|>)\s*(.+?)\s*")
 
 
@@ -88,7 +90,10 @@ def to_expression(filters: Any, schema: Any) -> Expression | None:
         hint = ""
         if "timezone" in str(error) or "time zone" in str(error):
             hint = "; compare moments with datetimes that have a time zone (tzinfo), other times with datetimes that have none"
-        raise SourceError(f"the filter {shown} does not fit the columns ({columns}): {error}{hint}") from error
+        why = str(error)
+        if lacking := _FIELD.search(why):
+            why = f"there is no column {lacking[1]!r}{meant([lacking[1]], schema.names)}"
+        raise SourceError(f"the filter {shown} does not fit the columns ({columns}): {why}{hint}") from error
     return expression
 
 

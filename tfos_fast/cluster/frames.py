@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
+from tfos_fast.channel.nearest import meant, quoted
 from tfos_fast.cluster.columnar import Parquet
 from tfos_fast.cluster.engine import engine_of
 from tfos_fast.cluster.framecolumns import FrameColumns, check_type, columns_of, fields_of, with_safe_names
@@ -125,7 +126,8 @@ def _places(setting: str, names: Sequence[str], there: list[str]) -> list[int]:
     names = list(names)
     unknown = [name for name in names if name not in there]
     if unknown:
-        raise ClusterError(f"infer({setting}={names}): the DataFrame has no {unknown}; its columns are {there}")
+        text = f"the DataFrame has no column {quoted(unknown)}; its columns are {quoted(there)}{meant(unknown, there)}"
+        raise ClusterError(f"infer({setting}={names}): {text}")
     twice = [name for name in names if there.count(name) > 1 or names.count(name) > 1]
     if twice:
         raise ClusterError(

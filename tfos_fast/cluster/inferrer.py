@@ -16,7 +16,7 @@ from tfos_fast.cluster.agent import LOCAL_KEYS
 from tfos_fast.cluster.choosing import choose
 from tfos_fast.cluster.entrance import Keys
 from tfos_fast.cluster.feeder import attempt_here, settle_worker
-from tfos_fast.errors import ClusterError
+from tfos_fast.errors import ClusterError, RowTooLarge, SchemaMismatch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,6 +115,9 @@ class Inferrer:
             writer = channel.writer(stall_timeout=self.stall_timeout)
             key = f"{LOCAL_KEYS}{number}/{secrets.token_hex(8)}"
             yield from writer.exchange(itertools.chain([first], items), key, attempt, **how)
+        except (SchemaMismatch, RowTooLarge) as error:
+            # The message has all that helps: Spark logs our frames with each try.
+            raise error.with_traceback(None) from None
         finally:
             if writer is not None:
                 writer.close()

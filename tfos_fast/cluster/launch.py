@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import secrets
 import shutil
@@ -39,16 +40,33 @@ def pickle_main(engine: Engine, main: Callable[..., Any], args: Any) -> tuple[by
     """``(main, args)`` pickled, and the broadcast variables in them."""
     if not callable(main):
         raise MainNotPicklable(f"main must be a function main(args, ctx), not {main!r}")
+    name = getattr(main, "__qualname__", repr(main))
+    if not _takes_two(main):
+        raise MainNotPicklable(f"main must be a function main(args, ctx); {name}{inspect.signature(main)} takes other arguments")
     try:
         return engine.pickle((main, args))
     except Exception as error:
-        part = culprit(main, args, engine.pickle)
-        words = f": {part} cannot be pickled" if part else ""
-        name = getattr(main, "__qualname__", repr(main))
+        words, part = culprit(main, args, engine.pickle)
+        words = words and f": {words} cannot be pickled"
+        way = "Make such objects (sessions, locks, files) inside main, not around it."
+        if type(part).__module__.partition(".")[0] == "pyspark":
+            way = "It stays in the driver: give main plain values, and give rows to cluster.feed()."
         raise MainNotPicklable(
-            f"{name} or its arguments cannot be sent to the executors{words}: {error}. Make such objects (sessions, locks, files, "
-            "the SparkContext) inside main, not around it."
+            f"{name} or its arguments cannot be sent to the executors{words}: {str(error).rstrip('.')}. {way}"
         ) from error
+
+
+def _takes_two(main: Callable[..., Any]) -> bool:
+    """Whether ``main(args, ctx)`` can be called. Of a callable without a signature nobody knows before."""
+    try:
+        signature = inspect.signature(main)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def executor_pid() -> int:

@@ -124,6 +124,7 @@ class NamedFeeds:
             setattr(broker, hook, call)
         broker.feed.on_demand = lambda epoch, ends: self._demand(m.Demand(name, epoch, ends))
         broker.on_stalled = default.on_stalled
+        broker.on_control = default.on_control  # its feed tasks tell of rows that cannot be fed
         broker.feed.recovers = default.feed.recovers
         broker.on_terminated = lambda _: self._demand(m.Demand(name, m.LEFT, True))
         # The node's program has ended or failed: whoever comes later hears it.

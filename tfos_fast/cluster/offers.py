@@ -109,7 +109,7 @@ class Offers:
         there = ", ".join(map(repr, sorted(self._offers))) or "none"
         near = {name: get_close_matches(name, list(self._offers), 1) for name in asked if name not in self._offers}
         return {
-            name: f"{', '.join(sorted(nodes))} waits for the feed {name!r}, "
+            name: f"{', '.join(sorted(nodes))} wait{'s' if len(nodes) == 1 else ''} for the feed {name!r}, "
             + (f"and its offer(epochs={self._offers[name].epochs}) is used up" if name in self._offers else "which is not offered")
             + f" (offered: {there}); "
             + (f"did you mean {near[name][0]!r}? Otherwise " if near.get(name) else "")

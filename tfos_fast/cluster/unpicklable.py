@@ -1,4 +1,8 @@
-"""Which part of a program cannot be pickled, in the words of the program: "main's global variable 'lock' (a _thread.lock)"."""
+"""Which part of a program cannot be pickled, in the words of the program: "main's global variable 'lock' (a _thread.lock)".
+
+A part is named when it fails for the reason for which the whole fails. So a SparkContext, which refuses to be pickled, is named
+itself, and not a lock somewhere inside of it.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,8 @@ class _Enough(Exception):
     """So many looks."""
 
 
-def culprit(main: Callable[..., Any], args: Any, pickle: Callable[[Any], object]) -> str:
-    """Return the innermost part that cannot be pickled, in words; empty when each part can.
+def culprit(main: Callable[..., Any], args: Any, pickle: Callable[[Any], object]) -> tuple[str, Any]:
+    """Return the innermost part that cannot be pickled, in words, and the part; no words when each part can.
 
     Parameters
     ----------
@@ -31,11 +35,11 @@ def culprit(main: Callable[..., Any], args: Any, pickle: Callable[[Any], object]
     search = _Search(pickle)
     found = search.first([(_name(main, "main"), main), ("args", args)])
     if found is None:
-        return ""
+        return "", None
     with contextlib.suppress(_Enough):
         search.descend(found, 0)
     path, value = search.found
-    return f"{path} ({_article(type(value))})"
+    return f"{path} ({_article(type(value))})", value
 
 
 class _Search:
@@ -45,15 +49,16 @@ class _Search:
         self._seen: list[Any] = []  # kept, so that an id stays its own
         self.found: _Part = ("", None)
 
-    def _fails(self, value: Any) -> bool:
+    def _fails(self, value: Any) -> str:
+        """Why a value cannot be pickled; empty when it can."""
         self._looks += 1
         if self._looks > MOST_LOOKS:
             raise _Enough
         try:
             self._pickle(value)
-        except Exception:  # noqa: BLE001  # whatever a pickler raises
-            return True
-        return False
+        except Exception as error:  # noqa: BLE001  # whatever a pickler raises
+            return f"{type(error).__name__}: {error}"
+        return ""
 
     def first(self, parts: list[_Part]) -> _Part | None:
         """The first part that cannot be pickled. All are pickled together, then halves: there may be a million."""
@@ -70,13 +75,15 @@ class _Search:
         if depth >= DEEPEST:
             return True
         self._seen.append(part[1])
+        why = self._fails(part[1])
         parts = list(_parts(*part))
         new = [each for each in parts if not any(each[1] is seen for seen in self._seen)]
         loops = len(new) < len(parts)
         while (inner := self.first(new)) is not None:
-            if self.descend(inner, depth + 1):
-                return True
-            loops = True
+            if self._fails(inner[1]) == why:
+                if self.descend(inner, depth + 1):
+                    return True
+                loops = True
             new = new[next(i for i, each in enumerate(new) if each is inner) + 1 :]
         self.found = part
         return not loops
@@ -126,7 +133,7 @@ def _of_function(name: str, function: types.FunctionType) -> Iterator[_Part]:
             yield f"{name}'s global variable {variable!r}", value
     for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            yield f"{name}'s variable {variable!r} of the function around it", cell.cell_contents
+            yield f"{name}'s outer variable {variable!r}", cell.cell_contents
         except ValueError:  # it is not set yet
             continue
     for i, value in enumerate(function.__defaults__ or (), function.__code__.co_argcount - len(function.__defaults__ or ())):
