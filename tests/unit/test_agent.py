@@ -164,6 +164,17 @@ def test_exception_comes_with_its_traceback(nodes):
     assert "in fail_in_a_moment" in caught.value.remote_traceback
 
 
+@pytest.mark.parametrize("feed", ["", "validation"])
+@pytest.mark.parametrize("nodes", [mains.collect], indirect=True)
+def test_the_driver_hears_of_rows_that_cannot_be_fed(nodes, feed):
+    with Channel.attach(nodes.infos[0].address) as default:
+        address = default.control("feed", feed.encode()).decode()
+    with Channel.attach(address) as channel:
+        assert channel.control("unfit", b"job/1\nSchemaMismatch\nrow 0: one line\nand another") == b""
+    nodes.wait(lambda: nodes.coordinator.unfit, "word of a row")
+    assert nodes.coordinator.unfit == {"job/1": ("SchemaMismatch", "row 0: one line\nand another")}
+
+
 @pytest.mark.parametrize("nodes", [mains.hold], indirect=True)
 def test_a_node_that_holds_sends_partitions_elsewhere(nodes, tmp_path):
     early = nodes.writer(0)
