@@ -63,6 +63,17 @@ def row_names(row: Any) -> tuple[str, ...] | None:
     return tuple(fields)
 
 
+def holds_structs(value: Any) -> bool:
+    """Whether a list or tuple is a Row or named tuple, or the first of its items is one: these are no lists, they have fields."""
+    while isinstance(value, (list, tuple)):
+        if row_names(value) is not None:
+            return True
+        if not len(value):
+            return False
+        value = value[0]
+    return False
+
+
 def are_names(names: Any) -> bool:
     """Whether all can be names of columns: exactly ``str``, and with a UTF-8 form."""
     return all(type(name) is str and encodable(name) for name in names)
@@ -94,7 +105,8 @@ def as_tagged(value: Any) -> Tagged | None:
     """Column mode: the value as an array of native numbers, and their unit, or None when it is not one.
 
     Numbers, numpy arrays and scalars, regular lists and tuples of those, ``array.array``, and what ``_special.py`` names, in lists,
-    too. A masked array is none of them: its mask would be lost. Copies unless the value is an array already.
+    too. A masked array is none of them: its mask would be lost. Nor is a list of Rows or named tuples: their names would be.
+    Copies unless the value is an array already.
 
     Raises
     ------
@@ -112,6 +124,8 @@ def as_tagged(value: Any) -> Tagged | None:
             return None
         array = np.asarray(value)
     elif isinstance(value, (list, tuple)) or type(value).__name__ == "array":
+        if holds_structs(value):
+            return None
         try:
             array = np.asarray(value)
         except (ValueError, TypeError, OverflowError):  # ragged, or no numbers

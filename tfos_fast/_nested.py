@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tfos_fast._convert import as_tagged, cast_values, dtype_of, encodable, promote
+from tfos_fast._convert import as_tagged, cast_values, dtype_of, encodable, holds_structs, promote, row_names
 
 ANY_LENGTH = -1
 TEXTS = ("string", "bytes")
@@ -38,7 +38,7 @@ def measure(value: Any) -> Form | None:
         if value.size == 0 and value.dtype.kind in _TEXT_OF:
             return _TEXT_OF[value.dtype.kind], value.shape
         value = value.tolist()
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple) or holds_structs(value):
         return None
     inner: Form | None = None
     for item in value:
@@ -130,6 +130,8 @@ def encode(value: Any, dtype: str, shape: tuple[int, ...], *, cast: bool, unit: 
         below: list[Any] = []
         for item in level:
             if not isinstance(item, list | tuple | np.ndarray) or (isinstance(item, np.ndarray) and not item.ndim):
+                return None
+            if type(item) is not list and row_names(item) is not None:
                 return None
             below.extend(item)
         lengths.append([len(item) for item in level])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import itertools
 import math
 from typing import Any
 
@@ -20,7 +22,7 @@ from tfos_fast.channel import messages as m
 from tfos_fast.channel.agreement import Agreement
 from tfos_fast.channel.infer import infer
 from tfos_fast.declarations import null_policies
-from tfos_fast.errors import SchemaMismatch
+from tfos_fast.errors import SchemaMismatch, WriterDied
 
 way = pytest.mark.parametrize("pickled", [False, True], ids=["rows", "pickled"])
 
@@ -135,13 +137,14 @@ def in_turns(parts: list[Any], nulls: Any) -> dict[str, list[Any]]:
 
         thread, out = in_thread(write)
         got: dict[str, list[Any]] = {}
-        with channel.reader() as reader:
+        with channel.reader() as reader, contextlib.suppress(WriterDied):
             reader.open_columns(64, nulls=null_policies(nulls), wait=False)
             for batch in reader.batches(64):
                 for name, values in batch.items():
                     got.setdefault(name, []).extend(values.tolist())
         ended(thread)
-        assert out == [None]
+        if out != [None]:
+            raise out[0]
         return got
 
 
@@ -242,3 +245,54 @@ def _refused(remote: Any, rows: list[Any]) -> str:
     with pytest.raises(SchemaMismatch) as caught, Channel.attach(remote).writer() as writer:
         writer.write_rows(rows)
     return str(caught.value)
+
+
+@way
+def test_a_fill_for_all_columns_and_lists_that_differ_in_length_meet_in_any_order(pickled: bool) -> None:
+    """None was [0, 0] where it came before the lists differed, and an error behind that."""
+    values = [[1, 2], None, [3]]
+    found = r"column 'c0': its nulls are to become 0, the rows have int64\[\?\]; None becomes a list without items.*MASK"
+    for order in itertools.permutations(values):
+        rows = [(value,) for value in order]
+        for writers in ([rows], [rows[:1], rows[1:]], [[row] for row in rows]):
+            for nulls in (0, {"c0": 0}):
+                with pytest.raises(SchemaMismatch, match=found):
+                    fed.columns(writers, nulls=nulls, pickled=pickled)
+    for order in itertools.permutations([[1, 2], None, [3, 4]]):
+        rows = [(value,) for value in order]
+        assert fed.columns([rows], nulls=7, pickled=pickled)["c0"] == [[7, 7] if value is None else value for value in order]
+        late = fed.columns([[([0, 0],)] * 9, rows], n=3, nulls=7, pickled=pickled)["c0"]
+        assert sorted(late[-3:]) == [[1, 2], [3, 4], [7, 7]]
+    assert fed.columns([[([1, 2],), ([3],)]], nulls=0, pickled=pickled)["c0"] == [[1, 2], [3]]
+
+
+def test_integers_of_arrow_share_no_column_with_dates_and_times_of_rows() -> None:
+    day, moment, span = dt.date(1970, 1, 2), dt.datetime(1970, 1, 2, tzinfo=dt.timezone.utc), dt.timedelta(1)
+    of_arrow = {
+        "int64": (5, pa.int64()), "int32": (5, pa.int32()), "date": (day, pa.date32()), "time": (moment, pa.timestamp("ms")),
+        "span": (span, pa.duration("s")), "ints": ([5], pa.list_(pa.int64())), "dates": ([day], pa.list_(pa.date64())),
+        "encoded": (moment, pa.dictionary(pa.int8(), pa.timestamp("us"))), "struct": ({"x": day}, pa.struct({"x": pa.date32()})),
+        "map": ([(day, 1)], pa.map_(pa.date32(), pa.int32())),
+    }  # fmt: skip
+    of_rows = {"int64": 7, "date": day, "time": moment, "span": span, "ints": [7], "dates": [day], "struct": {"x": day}}
+    same_kind = {("int32", "int64"), ("encoded", "time")} | {(kind, kind) for kind in of_rows}
+    for arrow, (value, kind) in of_arrow.items():
+        for rows, other in of_rows.items():
+            array = pa.array([value], kind) if arrow != "encoded" else pa.array([value], kind.value_type).dictionary_encode()
+            batch = pa.RecordBatch.from_arrays([array], ["a"])
+            for parts in ([batch, [{"a": other}]], [[{"a": other}], batch]):
+                for nulls in (None, MASK):
+                    if (arrow, rows) in same_kind:
+                        assert in_turns(parts, nulls)
+                    elif arrow in ("struct", "map") or rows == "struct" or {arrow, rows} in ({"ints", "int64"}, {"ints", "int32"}):
+                        continue
+                    else:
+                        with pytest.raises(SchemaMismatch, match="values of several kinds"):
+                            in_turns(parts, nulls)
+    structs = pa.RecordBatch.from_pylist([{"a": {"x": day}}], pa.schema({"a": of_arrow["struct"][1]}))
+    with pytest.raises(SchemaMismatch, match=r"column 'a.x'.*values of several kinds"):
+        in_turns([structs, [{"a": {"x": 5}}]], None)
+    two = (of_arrow["int32"], of_arrow["date"])
+    batches = [pa.RecordBatch.from_arrays([pa.array([value], kind)], ["a"]) for value, kind in two]
+    with pytest.raises(SchemaMismatch, match="values of several kinds"):
+        in_turns(batches, None)

@@ -320,3 +320,20 @@ def test_misspelt_columns_are_answered_by_the_nearest_name() -> None:
         read([rows], nulls={"imgae": MASK})
     with pytest.raises(SchemaMismatch, match=r"the feed has the columns image, label; the row is"):
         read([rows], spec={"zzz": ("int32", ())})
+
+
+# ---- structs inside lists -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("make", [Point, lambda x, y: Row(x=x, y=y), lambda x, y: {"x": x, "y": y}], ids=["named", "Row", "dict"])
+def test_structs_inside_lists_are_objects_with_their_names(make: Any, source: str) -> None:
+    """As from a DataFrame; a list of Rows of numbers was an array without their names."""
+    for value in ([make(1, 2), make(3, 4)], [[make(1, 2)], [make(3, 4), make(5, 6)]], [make("a", "b")], (make(0.5, 1),)):
+        (row,) = read([[(0, value)]], source=source)
+        assert repr(row["c1"]) == repr(value)
+        with pytest.raises(SchemaMismatch, match=r"column 'c1': it holds .* no tensor; feed a list for each field"):
+            read([[(0, value)]], source=source, tensors=True)
+    for lists, structs in (([[1, 2]], [make(1, 2)]), ([["a"], ["a", "b"]], [make("a", "b")]), ([[1], [2, 3]], [[1], make(2, 3)])):
+        got = read([[(0, lists), (1, structs)]], source=source)
+        assert repr(got[1]["c1"]) == repr(structs)

@@ -134,7 +134,7 @@ def test_policies_for_nulls_are_read():
     assert null_policies({"a": tfos_fast.MASK, "b": np.float32(1.5), "c": b"\xff", "d": "x"}) == {
         "a": Nulls(mask=True), "b": Nulls(fill=1.5), "c": Nulls(fill="ÿ"), "d": Nulls(fill="x"),
     }  # fmt: skip
-    with pytest.raises(FormError, match=r"column 'a': nulls can become a number, a text or tfos_fast.MASK, not \[1\]"):
+    with pytest.raises(FormError, match=r"column 'a': nulls says \[1\]; None can become a number, a text or tfos_fast.MASK"):
         null_policies({"a": [1]})
 
 

@@ -72,18 +72,15 @@ def test_values_of_several_kinds_share_no_column(one: str, other: str, between: 
                 found = r"row [02]: column 'c0': expected .*, found values of several kinds.*'object'"
                 with pytest.raises(SchemaMismatch, match=found):
                     fed.columns(writers, nulls=MASK, pickled=pickled)
-                if one == "text" and not between:  # objects from None on, as they were fed
-                    assert same(fed.columns(writers, pickled=pickled)["c0"][:2], [a, None])
-                    continue
                 with pytest.raises(SchemaMismatch, match="values of several kinds"):
                     fed.columns(writers, pickled=pickled)
             else:
                 fed.columns(writers, nulls=MASK, pickled=pickled)
             values = [row[0] for part in writers for row in part]
-            assert same(fed.rows(writers, pickled=pickled), [(value,) for value in values])
-            assert list(map(repr, fed.columns(writers, spec={"c0": "object"}, pickled=pickled)["c0"])) == list(
-                map(repr, map(as_python, values))
-            )
+            # Two writers' rows come in either order.
+            assert sorted(map(repr, fed.rows(writers, pickled=pickled))) == sorted(repr((value,)) for value in values)
+            whole = fed.columns(writers, spec={"c0": "object"}, pickled=pickled)["c0"]
+            assert sorted(map(repr, whole)) == sorted(map(repr, map(as_python, values)))
 
 
 def as_python(value: Any) -> Any:

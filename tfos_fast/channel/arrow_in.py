@@ -13,11 +13,9 @@ from tfos_fast.channel.lattice import join
 from tfos_fast.channel.layout import Layout
 from tfos_fast.channel.proposals import Proposals
 from tfos_fast.channel.results import ResultReader
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.schema import Column, Schema, Unit
 from tfos_fast.channel.slotwriter import SlotWriter
 from tfos_fast.errors import SchemaMismatch
-
-_COUNTS = ("int32", "int64")
 
 
 class BatchPacker:
@@ -89,11 +87,12 @@ class BatchWriter:
         self._columns = columns
         self._results = results
         self.has_more = False  # rows are left of the batch that was packed last
+        self._units: dict[str, Unit] = {}
 
     def pack(self, batch: Any) -> Iterator[None]:
         """Pack a batch; yields whenever a slot is needed and none is granted, and when results have come."""
         from tfos_fast.channel.arrow import is_fitting
-        from tfos_fast.channel.arrow_types import flatten_batch, is_flat, leave_out
+        from tfos_fast.channel.arrow_types import flatten_batch, is_flat, leave_out, units
 
         if batch.num_rows == 0:
             return
@@ -104,13 +103,14 @@ class BatchWriter:
             batch = leave_out(batch, form.spec)
         if not exact:
             try:
+                self._units = units(batch.schema)
                 batch = flatten_batch(batch)
             except SchemaMismatch as error:
                 raise self._located(error, batch, 0, is_flat) from None
         if isinstance(slots.packer, RowPacker):
             slots.publish(whole=True)
             slots.forget()
-        found = _found(batch, exact=exact)
+        found = self._found(batch)
         self._agree(batch, found)
         if slots.packer is None:
             slots.packer = BatchPacker(self._columns)
@@ -159,8 +159,18 @@ class BatchWriter:
                 row = first_hole(error, batch) if named is error else None
                 cause = () if row is None else _row(batch, row)
                 raise self._slots.located(named, *cause, ahead=row or 0) from None
-            same = lambda part: join(known, _found(part, exact=exact), exact=exact) == known  # noqa: E731
+            same = lambda part: join(known, self._found(part), exact=exact) == known  # noqa: E731
             raise self._located(error, batch, 0, same) from None
+
+    def _found(self, batch: Any) -> Schema:
+        """The schema of a batch, or of rows of it; dates and times have become numbers before."""
+        from tfos_fast.channel.arrow import from_arrow
+
+        found = from_arrow(batch.schema, batch, exact=self._columns.form.exact)
+        if not self._units:
+            return found
+        columns = tuple(_counted(c, self._units[c.name]) if c.name in self._units else c for c in found.columns)
+        return Schema(found.structure, columns, found.structs)
 
     def _located(self, error: SchemaMismatch, batch: Any, start: int, fits: Callable[[Any], bool]) -> SchemaMismatch:
         """The error with the first row, from ``start`` on, that brings it; ``fits`` says whether some rows do not."""
@@ -178,16 +188,6 @@ def _row(batch: Any, at: int) -> tuple[Any, ...]:
         return ()
 
 
-def _found(batch: Any, *, exact: bool) -> Schema:
-    """The schema of a batch. What its integers count is not known: dates and times have become numbers before."""
-    from tfos_fast.channel.arrow import from_arrow
-
-    found = from_arrow(batch.schema, batch, exact=exact)
-    if exact:
-        return found
-    return Schema(found.structure, tuple(_counting(c) if c.dtype in _COUNTS else c for c in found.columns), found.structs)
-
-
 @functools.lru_cache(maxsize=1024)
-def _counting(column: Column) -> Column:
-    return replace(column, unit="?")
+def _counted(column: Column, unit: Unit) -> Column:
+    return replace(column, unit=unit) if column.kind in ("fixed", "ragged") else column

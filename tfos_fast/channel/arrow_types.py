@@ -21,7 +21,7 @@ and calendar intervals are objects everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ import numpy as np
 from tfos_fast.channel import arrow_spark
 from tfos_fast.channel.arrow_plain import (
     bare,
+    bare_type,
     by_type,
     days,
     entries,
@@ -40,6 +41,7 @@ from tfos_fast.channel.arrow_plain import (
     lengths,
     list_part,
 )
+from tfos_fast.channel.schema import Unit
 from tfos_fast.channel.structs import outer_names
 from tfos_fast.errors import SchemaMismatch
 
@@ -69,6 +71,33 @@ def flatten_batch(batch: Any) -> Any:
         return batch.select([])  # knows how many rows it has
     flat = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
     return arrow_spark.described(flat, nodes) if any(node is not None for node in nodes) else flat
+
+
+def units(schema: Any) -> dict[str, Unit]:
+    """What the integers of :func:`flatten_batch` count that were dates or times before, by the names of their columns."""
+    return dict(found for field in schema if not _is_plain(field.type) for found in _units(field.name, field.type))
+
+
+def _units(name: str, kind: Any) -> Iterator[tuple[str, Unit]]:
+    import pyarrow as pa
+
+    kind = bare_type(kind)
+    while is_list(kind):
+        kind = bare_type(kind.value_type)
+        if pa.types.is_struct(kind) or pa.types.is_map(kind):
+            return  # objects
+    if pa.types.is_struct(kind):
+        for i in range(kind.num_fields):
+            yield from _units(f"{name}.{kind.field(i).name}", kind.field(i).type)
+    elif pa.types.is_map(kind):
+        for part, inner in (("key", kind.key_type), ("value", kind.item_type)):
+            yield from _units(f"{name}.{part}", inner)
+    elif pa.types.is_date(kind):
+        yield name, "date"
+    elif pa.types.is_timestamp(kind):
+        yield name, "timestamp"
+    elif pa.types.is_duration(kind):
+        yield name, "duration"
 
 
 def is_flat(batch: Any) -> bool:

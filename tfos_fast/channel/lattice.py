@@ -279,11 +279,14 @@ def _rule(column: Column, own: Nulls | None, common: Nulls | None, *, typed: boo
         return column if policy is None or policy.mask else msgspec.structs.replace(column, nulls="fill", fill=policy.fill)
     if policy is not None:
         ruled = msgspec.structs.replace(column, nulls="mask" if policy.mask else "fill", fill=policy.fill)
-        if fits(ruled):
+        # A vector whose lengths may differ later, and which takes no value then, has one only once there is a None for it.
+        open_ = own is None and column.kind == "fixed" and column.shape and column.nulls != "seen" and not policy.mask
+        if fits(ruled) and not open_:
             return ruled
         if own is not None or column.nulls == "seen" or column.kind == "null":
             found = f"its nulls are to become {policy.fill!r}, the rows have {describe(column)}"
-            raise SchemaMismatch(f"column {column.name!r}: {found}")
+            lists = "; None becomes a list without items there: say tfos_fast.MASK" if column.kind == "ragged" else ""
+            raise SchemaMismatch(f"column {column.name!r}: {found}{lists}")
         return msgspec.structs.replace(column, nulls="", fill=None)
     if column.nulls and typed:
         none = no_policy(column.name, "''" if column.kind in _nested.TEXTS else "0")
