@@ -301,3 +301,18 @@ def test_states_compare_as_programs_write_it(where: str):
     assert mgr.get("nothing") is None
     if where == "by hand":
         mgr.shutdown()
+
+
+def test_what_a_program_puts_into_the_queue_error_fails_it(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    context = Context("worker", 0, 0, {"worker": ["a:1"]})
+
+    def map_fun(args: str, ctx: Any) -> None:
+        errors = ctx.mgr.get_queue("error")
+        if args:
+            errors.put(args)
+
+    main = node.NodeMain(None, map_fun, "", "", ("input", "output", "error"), True)
+    main("", context)
+    with pytest.raises(ClusterError, match="queue 'error': Traceback: no disk"):
+        main("Traceback: no disk", context)

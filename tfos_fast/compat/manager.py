@@ -35,7 +35,10 @@ class NodeManager:
             return self._last
 
     def get_queue(self, qname: str) -> Any:
-        """``input``: its ``get`` takes a row, None at the end. ``output``: its ``put`` gives a result. Others are plain queues."""
+        """``input``: its ``get`` takes a row, None at the end. ``output``: its ``put`` gives a result. Others are plain queues.
+
+        What is put into ``error`` fails the node when ``map_fun`` has returned.
+        """
         self._check(qname)
         with self._lock:
             if qname not in self._queues:
@@ -56,6 +59,18 @@ class NodeManager:
         self._values[key] = value
         if (key, value) == ("state", "terminating") and self._input is not None:
             self._input.terminate()
+
+    def check_errors(self) -> None:
+        """Called when ``map_fun`` has returned.
+
+        Raises
+        ------
+        ClusterError
+            The program has put something into the queue ``error``. With TensorFlowOnSpark this fails the job, too.
+        """
+        told = self._queues.get("error")
+        if told is not None and not told.empty():
+            raise ClusterError(f"map_fun put this into the queue 'error': {told.get()}")
 
     def _check(self, qname: str) -> None:
         if qname not in self._names:

@@ -81,6 +81,7 @@ class NodeMain:
             ctx.num_workers = self.num_workers
         try:
             self.map_fun(args, ctx)
+            manager.check_errors()
         except AttributeError as error:
             what = gone.what_stands_for(error)
             if what is None:
