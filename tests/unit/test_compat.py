@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.unit.helpers import ended, in_thread
 from tfos_fast import submitted
+from tfos_fast.channel import Channel
 from tfos_fast.channel.processes import runtime_base
 from tfos_fast.cli import DROPIN, with_dropin
 from tfos_fast.cluster.context import Context
@@ -316,3 +319,32 @@ def test_what_a_program_puts_into_the_queue_error_fails_it(monkeypatch):
     main("", context)
     with pytest.raises(ClusterError, match="queue 'error': Traceback: no disk"):
         main("Traceback: no disk", context)
+
+
+def test_a_forked_trainer_reads_although_the_feed_was_made_before():
+    """Programs fork what needs TensorFlow, and hand it ctx."""
+
+    def work(ctx: Any, told: Any) -> None:
+        feed = TFNode.DataFeed(ctx.mgr)
+        told.put(sum(len(feed.next_batch(10)) for _ in iter(feed.should_stop, True)))
+
+    def map_fun(args: Any, ctx: Any) -> None:
+        TFNode.DataFeed(ctx.mgr)  # made here, and read in the child
+        forking = multiprocessing.get_context("fork")
+        told = forking.SimpleQueue()
+        child = forking.Process(target=work, args=(ctx, told))
+        child.start()
+        child.join(30)
+        assert child.exitcode == 0
+        assert told.get() == 1000
+
+    with Channel.create(memory="1m", slot_bytes="64k", form="rows") as channel:
+        feeder, _ = in_thread(lambda: channel_fed(channel))
+        context = Context("worker", 0, 0, {"worker": ["a:1"]}, address=channel.address)
+        node.NodeMain(None, map_fun, "", "", ("input", "output", "error"), True)(None, context)
+        ended(feeder)
+
+
+def channel_fed(channel: Channel) -> None:
+    with channel.writer() as writer:
+        writer.write_rows(range(1000))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Context:
     cluster_spec: dict[str, list[str]]
     address: str = field(repr=False, default="")
     restarts: int = 0
-    _feeds: dict[tuple[str, bool], DataFeed] = field(repr=False, default_factory=dict)
+    _feeds: dict[tuple[str, bool, int], DataFeed] = field(repr=False, default_factory=dict)
     _readers: list[Reader] = field(repr=False, default_factory=list)
 
     @property
@@ -92,14 +93,15 @@ class Context:
         Returns
         -------
         DataFeed
-            The same one on each call with the same argument.
+            The same one on each call with the same argument; a process that was forked gets one of its own. One process reads it.
         """
         if self.job_name not in FED:
             raise RoleError(f"{self.job_name}:{self.task_index} gets no rows: Spark feeds the chief or master, and the workers")
         if name and not train_mode:
             raise FormError("a named feed is read for training or validation; inference goes by the default feed")
         with _opening:
-            if (name, train_mode) not in self._feeds:
+            key = name, train_mode, os.getpid()
+            if key not in self._feeds:
                 from tfos_fast.tensors import DataFeed
 
                 address = self.address
@@ -108,8 +110,8 @@ class Context:
                         address = channel.control("feed", name.encode()).decode()
                 reader = Channel.attach(address).reader(train_mode=train_mode)
                 self._readers.append(reader)
-                self._feeds[name, train_mode] = DataFeed(reader)
-            return self._feeds[name, train_mode]
+                self._feeds[key] = DataFeed(reader)
+            return self._feeds[key]
 
     def _abandon(self) -> None:
         """Main has raised: its readers must not look as if they wanted no more rows."""
