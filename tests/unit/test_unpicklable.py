@@ -9,7 +9,9 @@ import types
 import pytest
 
 from tfos_fast.cluster import closure
+from tfos_fast.cluster.launch import pickle_main
 from tfos_fast.cluster.unpicklable import culprit
+from tfos_fast.errors import MainNotPicklable
 
 LOCK = threading.Lock()
 SETTINGS = {"rate": 0.1, "locks": [1, 2, LOCK]}
@@ -146,3 +148,39 @@ def test_an_object_that_refuses_by_itself_is_the_culprit(inner):
     assert isinstance(part, Refuses)
     assert found.startswith("args[0] (a ")
     assert found.endswith("Refuses)")
+
+
+class Engine:
+    """Pickles as a cluster's engine does, without broadcast variables."""
+
+    def pickle(self, value):
+        return closure.dumps(value), []
+
+
+@pytest.mark.parametrize("main", [lambda: 1, lambda args: 1, lambda args, ctx, model: 1], ids=["none", "one", "three"])
+def test_a_main_of_other_arguments_is_refused(main):
+    text = r"main must be a function main\(args, ctx\); .*<lambda>\(.*\) takes other arguments$"
+    with pytest.raises(MainNotPicklable, match=text):
+        pickle_main(Engine(), main, None)
+
+
+def decorated(args, ctx, model):
+    return model
+
+
+def with_model(function):
+    @functools.wraps(function)
+    def main(args, ctx):
+        return function(args, ctx, 1)
+
+    return main
+
+
+def test_mains_that_take_two_arguments():
+    for main in (plain, print, functools.partial(decorated, model=1), with_model(decorated)):
+        assert pickle_main(Engine(), main, None)[0]
+
+
+def test_what_refuses_and_what_helps_are_said():
+    with pytest.raises(MainNotPicklable, match=r"^plain or its arguments .*: args\['lock'\] .*inside main, not around it\.$"):
+        pickle_main(Engine(), plain, {"lock": LOCK})

@@ -41,8 +41,8 @@ def pickle_main(engine: Engine, main: Callable[..., Any], args: Any) -> tuple[by
     if not callable(main):
         raise MainNotPicklable(f"main must be a function main(args, ctx), not {main!r}")
     name = getattr(main, "__qualname__", repr(main))
-    if not _takes_two(main):
-        raise MainNotPicklable(f"main must be a function main(args, ctx); {name}{inspect.signature(main)} takes other arguments")
+    if other := _other_arguments(main):
+        raise MainNotPicklable(f"main must be a function main(args, ctx); {name}{other} takes other arguments")
     try:
         return engine.pickle((main, args))
     except Exception as error:
@@ -56,17 +56,17 @@ def pickle_main(engine: Engine, main: Callable[..., Any], args: Any) -> tuple[by
         ) from error
 
 
-def _takes_two(main: Callable[..., Any]) -> bool:
-    """Whether ``main(args, ctx)`` can be called. Of a callable without a signature nobody knows before."""
+def _other_arguments(main: Callable[..., Any]) -> str:
+    """The arguments of a main that ``main(args, ctx)`` cannot call; empty when it can, or when ``main`` does not say."""
     try:
-        signature = inspect.signature(main)
+        signature = inspect.signature(main, follow_wrapped=False)  # a decorator may give main what its caller does not
     except (TypeError, ValueError):
-        return True
+        return ""
     try:
         signature.bind(None, None)
     except TypeError:
-        return False
-    return True
+        return str(signature)
+    return ""
 
 
 def executor_pid() -> int:
