@@ -18,7 +18,7 @@ from tfos_fast._convert import DTYPES, dtype_of, fill_bytes, values_fit
 from tfos_fast._copy import copy
 from tfos_fast.channel import arrow_spark
 from tfos_fast.channel.arrow_plain import bare_type, by_type, decoded, is_list
-from tfos_fast.channel.arrow_ragged import encoded_lists, numbers_of, text_spans
+from tfos_fast.channel.arrow_ragged import check_text, encoded_lists, no_text, numbers_of, text_spans
 from tfos_fast.channel.arrow_values import collects_bytearrays, python_values
 from tfos_fast.channel.holes import concerned, hole
 from tfos_fast.channel.infer import duplicates, nested_column
@@ -363,6 +363,8 @@ def _heap_values(column: Column, array: Any, room: int, node: Any = None) -> tup
             return _encoded(array, room, lambda value: dumps(none if value is None else convert(value)))
         except SchemaMismatch as error:
             raise SchemaMismatch(f"column {column.name!r}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise no_text(column.name, error.object) from None
     if column.kind == "ragged":
         return encoded_lists(column, array, room)
     pa = _arrow()
@@ -370,7 +372,10 @@ def _heap_values(column: Column, array: Any, room: int, node: Any = None) -> tup
         fill = fill_bytes(column.kind, "", (), column.fill)
         value = fill.decode() if column.kind == "string" else fill
         array = pa.array([value] * len(array)) if pa.types.is_null(array.type) else array.fill_null(value)
-    return text_spans(array)
+    ends, data = text_spans(array)
+    if column.kind == "string":
+        check_text(column, ends, data)
+    return ends, data
 
 
 def _encoded(array: Any, room: int, encode: Callable[[Any], bytes]) -> tuple[np.ndarray, np.ndarray]:

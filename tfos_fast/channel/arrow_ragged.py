@@ -10,6 +10,7 @@ from tfos_fast import _nested
 from tfos_fast._convert import dtype_of
 from tfos_fast.channel.arrow_plain import is_list, lengths
 from tfos_fast.channel.schema import Column
+from tfos_fast.errors import SchemaMismatch
 
 
 def numbers_of(array: Any) -> np.ndarray:
@@ -35,6 +36,35 @@ def text_spans(array: Any) -> tuple[np.ndarray, np.ndarray]:
     return ends, np.frombuffer(data, np.uint8)[start : start + int(ends[-1])]
 
 
+def check_text(column: Column, ends: np.ndarray, data: np.ndarray) -> None:
+    """Refuse text that is not UTF-8. Spark hands such bytes on as they are (``cast`` of binary, files in another character set).
+
+    Raises
+    ------
+    SchemaMismatch
+    """
+    if not data.size or data.max() < 0x80:
+        return
+    starts = ends[:-1][np.diff(ends) > 0]
+    cut = starts[data[starts] & 0xC0 == 0x80]  # in the middle of a character
+    at = int(cut[0]) if cut.size else -1
+    try:
+        str(data.data, "utf-8")
+    except UnicodeDecodeError as error:
+        at = min(at, error.start) if at >= 0 else error.start
+    if at >= 0:
+        row = int(np.searchsorted(ends, at, side="right")) - 1
+        raise no_text(column.name, data[ends[row] : ends[row + 1]].tobytes())
+
+
+def no_text(name: str, found: bytes) -> SchemaMismatch:
+    """The error for a column's text that is not UTF-8."""
+    return SchemaMismatch(
+        f"column {name!r}: text that is not UTF-8, {found[:40]!r}; feed it as binary (cast), or decode it before the feed from the "
+        "character set that it is in"
+    )
+
+
 def encoded_lists(column: Column, array: Any, room: int) -> tuple[np.ndarray, np.ndarray]:
     """Where the bytes of each row end (int64, one more than rows, from 0), and the bytes.
 
@@ -49,6 +79,8 @@ def encoded_lists(column: Column, array: Any, room: int) -> tuple[np.ndarray, np
         items = items.flatten() if is_list(items.type) else items.slice(0, 0)
     if text:
         ends, data = text_spans(items) if len(items) else (np.zeros(1, np.int64), np.empty(0, np.uint8))
+        if column.dtype == "string":
+            check_text(column, ends, data)
         levels.append(np.diff(ends))
         each = 1
     else:
