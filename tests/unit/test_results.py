@@ -251,7 +251,7 @@ def test_rows_as_arrow_columns(given: Any, expected: Any):
 
 @pytest.mark.parametrize("given", [{"y": np.zeros(10), "a": np.zeros(10)}, [{"y": 1.5, "a": 0}] * 9 + [{"y": None, "a": 0}]])
 def test_a_name_that_is_spelt_in_two_ways_is_told(given: Any):
-    with pytest.raises(SchemaMismatch, match=r"the schema has \['nope'\], which the results do not have; they have \['y'\]"):
+    with pytest.raises(SchemaMismatch, match="the results have 'y', and the schema has 'nope' instead"):
         as_batches(given, pa.schema([("nope", pa.float64()), ("a", pa.int64())]))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 from tfos_fast._convert import row_names
+from tfos_fast.channel.nearest import quoted
 from tfos_fast.channel.schema import Schema
 from tfos_fast.errors import SchemaMismatch
 
@@ -101,11 +102,11 @@ def to_fields(result: Any, names: list[str], *, whole: Takes) -> list[Any]:
         return [result]
     values = list(result) if isinstance(result, tuple | list) else [result]
     if len(values) != len(names):
-        counts = f"a result has {len(values)} values, and the schema has {len(names)} columns"
-        hint = f"array<...> is the type of a column of lists, or give values[0] of {type(result).__name__}"
+        hint = f"give its one value, or declare {names[0]!r} as array<...>"
         if len(names) > 1:
-            hint = "give a tuple with one value for each column, or a dict by their names; a tuple or dict of whole arrays"
-        raise SchemaMismatch(f"{counts}: {names}; the result is {result!r:.200}. The way out: {hint}")
+            hint = "give each row a tuple or dict with a value for each column, or give all rows a tuple or dict of arrays"
+        counts = f"a result has {len(values)} values, and the schema has {len(names)} columns ({', '.join(names)})"
+        raise SchemaMismatch(f"{counts}; {hint}; the result is {result!r:.200}")
     return values
 
 
@@ -120,6 +121,6 @@ def check_names(found: Collection[str], names: list[str]) -> None:
     more = [name for name in found if name not in names]
     if missing and more:
         raise SchemaMismatch(
-            f"the schema has {missing}, which the results do not have; they have {more}, which the schema does not have. Call "
-            f"them the same in infer(schema=) and batch_results(), or give None for a column without a value"
+            f"the results have {quoted(more)}, and the schema has {quoted(missing)} instead; use the same names in "
+            "infer(schema=) and batch_results(), or give None for a column without a value"
         )
