@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from tests.fuzz.hostile import HOSTILE, count8, named, whole
 from tests.fuzz.hostile import text as s
 from tests.fuzz.values import Target, mutated
+from tfos_fast.channel import vetting
 from tfos_fast.channel.decode import rows
 from tfos_fast.channel.layout import layout
 from tfos_fast.channel.plain import build
@@ -182,6 +183,47 @@ def test_arrays_come_as_they_are(array: np.ndarray):
     assert found.flags.writeable == native.flags.writeable
     assert np.isfortran(found) == np.isfortran(native)
     np.testing.assert_array_equal(through(array)[0], array)
+
+
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype} {array.shape}")
+def test_arrays_that_come_over_and_over(array: np.ndarray):
+    """The third one of a shape and type is not built: around its numbers are the bytes of the ones before."""
+    streams = [pickle.dumps(array, 5)] * 4
+    where = layout(Schema("bare", (Column("c0", "object"),)), len(streams), 1 << 22)
+    writeable = pickle.loads(streams[0]).flags.writeable
+    for found in rows(where, vetted(streams), 0, len(streams)):
+        assert (found.dtype, found.shape, found.flags.writeable) == (array.dtype, array.shape, writeable)
+        np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("array", [np.zeros(100), np.full(100, -1, np.int16), np.zeros((4, 5), np.uint8, order="F"), np.array(0.0)])
+def test_only_numbers_pass_without_a_look(array: np.ndarray):
+    """Zeros and ones are what lengths and names around them may be, too."""
+    vetting._arrays.clear()
+    stream = pickle.dumps(array, 5)
+    vetted([stream] * 3)
+    head, tail, cost = vetting._arrays[len(stream)]
+    assert len(stream) - len(head) - len(tail) == array.nbytes
+    assert cost > array.nbytes
+    numbers = range(len(head), len(stream) - len(tail))
+    for at in range(len(stream)):
+        changed = bytearray(stream)
+        changed[at] ^= 0x55
+        passes = changed.startswith(head) and changed.endswith(tail)
+        assert passes == (at in numbers)
+        if passes:
+            found = pickle.loads(bytes(changed))
+            assert (type(found), found.dtype, found.shape) == (np.ndarray, array.dtype, array.shape)
+
+
+def test_arrays_that_are_known_are_charged():
+    stream = pickle.dumps(np.arange(50_000.0), 5)
+    vetted([stream] * 3)
+    budget = Budget(3 * len(stream))
+    vetting._anew(stream, "c0", 0, budget)
+    with pytest.raises(SchemaMismatch, match="more memory"):
+        for _ in range(4):
+            vetting._anew(stream, "c0", 0, budget)
 
 
 def test_rows_and_vectors_of_spark_come_as_they_are():

@@ -30,6 +30,8 @@ _FLOAT_BYTES = len(_FLOAT) + 9
 #: Short streams that this process's own pickling gives again, as they are, and what each costs: None and names come over and over.
 _seen: dict[bytes, int] = {}
 _SHORT, _MOST_SEEN = 64, 4096
+#: Length of a stream that is an array of numbers -> what stands before and behind the numbers, and what it costs. None: seen once.
+_arrays: dict[int, tuple[bytes, bytes, int] | None] = {}
 
 
 def has_objects(schema: Schema) -> bool:
@@ -70,6 +72,29 @@ def vet(where: Layout, slot: Any, rows: int) -> None:
                 memory[at : at + 4] = len(ours).to_bytes(4, "little")
 
 
+def _learn(value: np.ndarray, stream: bytes, cost: int) -> None:
+    """Note what an array's stream has around its numbers. Arrays of one shape and type come over and over."""
+    if len(stream) not in _arrays:  # arrays that come once are not worth it
+        if len(_arrays) >= _MOST_SEEN:
+            _arrays.clear()
+        _arrays[len(stream)] = None
+        return
+    streams = []
+    for bits in (0, -1):
+        other = value.copy(order="K")
+        other.view(f"i{value.dtype.itemsize}")[...] = bits
+        other.flags.writeable = value.flags.writeable
+        streams.append(pickle.dumps(other, 5))
+    if {len(each) for each in streams} != {len(stream)}:
+        return
+    zeros, ones = (np.frombuffer(each, np.uint8) for each in streams)
+    differs = np.flatnonzero(zeros != ones)  # the numbers, all of them, and nothing else
+    first, size = int(differs[0]), len(differs)
+    head, tail = stream[:first], stream[first + size :]
+    if size == value.nbytes and streams[0] == head + bytes(size) + tail:
+        _arrays[len(stream)] = head, tail, cost
+
+
 def _check_places(where: Layout, tables: dict[int, list[Any]], names: list[str]) -> None:
     """Each value lies in the heap, and apart from the others: what is written in its place changes no other one."""
     last = where.heap
@@ -89,14 +114,21 @@ def _anew(stream: bytes, name: str, row: int, budget: Budget) -> bytes:
     """Pickle the value that a stream holds."""
     if len(stream) == _FLOAT_BYTES and stream.startswith(_FLOAT) and stream.endswith(b"."):
         return stream  # whatever the eight bytes between are, a float
+    known = _arrays.get(len(stream))
     try:
+        if known is not None and stream.startswith(known[0]) and stream.endswith(known[1]):
+            budget.spend(known[2])
+            return stream  # whatever the bytes between are, numbers
         cost = _seen.get(stream)
         if cost is not None:
             budget.spend(cost)
             return stream
         before = budget.left
-        ours = pickle.dumps(build(stream, budget), 5)
-        if ours == stream and len(stream) <= _SHORT:
+        value = build(stream, budget)
+        ours = pickle.dumps(value, 5)
+        if ours == stream and type(value) is np.ndarray and value.dtype.kind in "iuf" and value.dtype.itemsize <= 8 and value.size:
+            _learn(value, stream, before - budget.left)
+        elif ours == stream and len(stream) <= _SHORT:
             if len(_seen) >= _MOST_SEEN:
                 _seen.clear()
             _seen[stream] = before - budget.left
