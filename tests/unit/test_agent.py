@@ -288,6 +288,8 @@ class Attacked(Nodes):
         for body in (b"", b"\xff", b"\x81\xa9directory\xa1\xff"):
             with Channel.attach(info.address) as bad, pytest.raises(ChannelError, match="protocol error"):
                 bad.control("start", body)
+        for body in (b"", b"no lines", b"a job\na kind", b"\xff\n\xff\n\xff"):  # a job that nobody waits for
+            assert channel.control("unfit", body) == b""
         super()._start(info, channel, main, args)
 
 

@@ -221,17 +221,20 @@ def test_nobody_speaks_for_a_node_without_its_token(coordinator):
 def test_what_a_node_can_make_grow_is_bounded(coordinator, monkeypatch):
     monkeypatch.setattr(membership, "MOST_NODES", 5)
     monkeypatch.setattr(coordinator_module, "MOST_FEEDS", 5)
+    monkeypatch.setattr(coordinator_module, "MOST_UNFIT", 5)
     monkeypatch.setattr("tfos_fast.cluster.ledger.MOST_PARTITIONS", 5)
     before = len(os.listdir("/proc/self/fd"))
     with agent(coordinator) as a, contextlib.ExitStack() as others:
         for i in range(20):
             a.send(m.Ack(i, 0))
             a.send(m.Demand(f"feed{i}", 0, True))
+            a.send(m.Unfit(f"job{i}", "SchemaMismatch", "a row"))
             a.send(m.OpenPartition(i, f"j/{i}", 1))
         answers = [type(a.receive()) for _ in range(20)]
         node = coordinator.nodes["worker:0"]
         assert answers == [m.Opened] * 5 + [m.Refused] * 15
         assert (len(node.acks), len(node.demands)) == (0, 5)
+        assert list(coordinator.unfit) == [f"job{i}" for i in range(15, 20)]  # the newest
         for i in range(20):  # one after the other takes the place of the same node
             others.enter_context(agent(coordinator, "worker:1", f"token{i}"))
         assert len(coordinator._local) == 2

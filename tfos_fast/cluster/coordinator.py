@@ -38,6 +38,7 @@ log = logging.getLogger("tfos_fast.cluster")
 T = TypeVar("T")
 
 MOST_FEEDS = 256  # named ones that a node may ask for
+MOST_UNFIT = 64  # jobs whose rows could not be fed
 MOST_ACKS = 4096  # that are remembered of a node
 METRICS_TOLD = 2.0  # seconds; TensorBoard hears of the nodes so often
 BEATS_TOLD = 0.1  # seconds; counters wake the driver's threads so often at most
@@ -427,6 +428,8 @@ class Coordinator:
                 self.steps.done(message.key)
             case m.Unfit():
                 self.unfit.setdefault(message.job, (message.kind, message.text))
+                if len(self.unfit) > MOST_UNFIT:
+                    del self.unfit[next(iter(self.unfit))]  # the oldest: its job is over
                 self._news = True
             case m.Join():
                 self._progress.join(node, message)
