@@ -27,6 +27,8 @@ from tfos_fast.channel.layout import layout
 from tfos_fast.channel.remote import RemoteAddress
 from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.channel.vetting import vet
+from tfos_fast.cluster.entrance import Keys
+from tfos_fast.cluster.feeder import Feeder
 from tfos_fast.errors import (
     AddressError,
     BrokerDied,
@@ -44,6 +46,15 @@ def remote(**options: Any) -> Iterator[tuple[Channel, Channel]]:
     with Channel.create(**options) as channel, gateway(channel.address) as address:
         with Channel.attach(address) as far:
             yield channel, far
+
+
+def test_a_row_that_cannot_be_fed_fails_its_task_where_nobody_can_be_told():
+    feeder = Feeder((), Keys("", b"", b"", b""), "feed1/0", 1.0)
+    with remote(memory="1m", slot_bytes="64k") as (channel, far):
+        for one in (channel, far):
+            with pytest.raises(SchemaMismatch, match="row 0: no"):
+                feeder._unfit(one, 0, SchemaMismatch("row 0: no"))
+            assert one.status()["writers"] == 0  # the gateway goes on with this task
 
 
 def test_rows_and_batches_of_every_kind_come_as_they_were_written():

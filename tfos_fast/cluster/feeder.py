@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfos_fast.channel import Channel
 from tfos_fast.channel.kept import keep_connections
+from tfos_fast.channel.remote import RemoteAddress
 from tfos_fast.channel.spans import OPEN
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.choosing import choose
@@ -284,8 +285,8 @@ class Feeder:
             Nobody can be told.
         """
         kind, text = type(error).__name__, str(error)[: m.MAX_TEXT]
-        try:
-            channel.control("unfit", f"{self.job}\n{kind}\n{text}".encode(errors="replace"), 10.0)
-        except TfosError:
-            raise error.with_traceback(None) from None
-        return number, False, True, False, f"{kind}\n{text}"
+        if not isinstance(channel.address, RemoteAddress):  # a gateway relays rows only, and would drop who says more
+            with contextlib.suppress(TfosError):
+                channel.control("unfit", f"{self.job}\n{kind}\n{text}".encode(errors="replace"), 10.0)
+                return number, False, True, False, f"{kind}\n{text}"
+        raise error.with_traceback(None) from None
