@@ -1,8 +1,9 @@
-"""A spec that is a tuple goes by position where rows have names: Rows, dicts, pickled Rows, Arrow batches."""
+"""A spec that is a tuple goes by position where rows have names: Rows, dicts, pickled Rows, Arrow batches, files."""
 
 from __future__ import annotations
 
 import pickle
+import tempfile
 from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 
 from tests.unit.helpers import broker_here, in_thread
-from tfos_fast import MASK
+from tfos_fast import MASK, parquet
 from tfos_fast.channel import Channel
 from tfos_fast.errors import SchemaMismatch
 from tfos_fast.tensors import DataFeed
 
 pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 Point = namedtuple("Point", ["x", "y"])
 N = 40
 
@@ -35,6 +37,15 @@ def as_rows(i: int) -> Any:
 def put(kind: str, writer: Any) -> None:
     if kind == "arrow":
         writer.write_batch(pa.record_batch([pa.array([i / 2 for i in range(N)]), pa.array(range(N))], names=["x", "y"]))
+    elif kind == "files":
+        with tempfile.TemporaryDirectory() as folder:
+            for start, end in ((0, 15), (15, N)):
+                numbers = range(start, end)
+                table = pa.table({"z": pa.nulls(len(numbers)), "y": numbers, "x": [i / 2 for i in numbers]})
+                pq.write_table(table, f"{folder}/{start}.parquet", row_group_size=10)
+            splits, reader = parquet(folder, columns=["x", "y"], splits=1).plan(1)
+            for batch in reader.batches(splits[0], 2**16):
+                writer.write_batch(batch)
     elif kind == "pickled":
         writer.write_pickled([pickle.dumps(rows(as_rows), 5)])
     else:
@@ -47,7 +58,7 @@ MAKES = {
     "named": lambda i: Point(i / 2, i),
     "tuples": lambda i: (i / 2, i),
 }
-KINDS = ["rows", "dicts", "named", "pickled", "arrow", "tuples"]
+KINDS = ["rows", "dicts", "named", "pickled", "arrow", "files", "tuples"]
 SPEC = ("float32", "int32")
 WHOLE = (("float32", ()), ("int32", ()))
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from tfos_fast._pack import RowPacker
 from tfos_fast.channel.lattice import join
 from tfos_fast.channel.layout import Layout
+from tfos_fast.channel.messages import Form
 from tfos_fast.channel.proposals import Proposals
 from tfos_fast.channel.results import ResultReader
 from tfos_fast.channel.schema import Column, Schema, Unit
@@ -88,11 +89,13 @@ class BatchWriter:
         self._results = results
         self.has_more = False  # rows are left of the batch that was packed last
         self._units: dict[str, Unit] = {}
+        self._structs: tuple[str, ...] = ()
+        self._seen: tuple[Any, frozenset[str]] | None = None
 
     def pack(self, batch: Any) -> Iterator[None]:
         """Pack a batch; yields whenever a slot is needed and none is granted, and when results have come."""
         from tfos_fast.channel.arrow import is_fitting
-        from tfos_fast.channel.arrow_types import flatten_batch, is_flat, leave_out, units
+        from tfos_fast.channel.arrow_types import arranged, flatten_batch, is_flat, leave_out
 
         if batch.num_rows == 0:
             return
@@ -102,16 +105,21 @@ class BatchWriter:
         if form.only and not (form.positional and set(form.spec) - set(batch.schema.names)):  # by position all are wanted
             batch = leave_out(batch, form.spec)
         if not exact:
+            whole = _whole(form, batch.schema.names)
+            self._look(batch.schema, whole)
             try:
-                self._units = units(batch.schema)
-                batch = flatten_batch(batch)
+                batch = flatten_batch(batch, whole)
             except SchemaMismatch as error:
-                raise self._located(error, batch, 0, is_flat) from None
+                raise self._located(error, batch, 0, functools.partial(is_flat, whole=whole)) from None
         if isinstance(slots.packer, RowPacker):
             slots.publish(whole=True)
             slots.forget()
         found = self._found(batch)
         self._agree(batch, found)
+        agreed = self._columns.agreed
+        if not exact and agreed is not None and agreed.names != found.names:  # another writer's fields, or another order
+            batch = arranged(batch, agreed.names)
+            found = self._found(batch)
         if slots.packer is None:
             slots.packer = BatchPacker(self._columns)
         packer = slots.packer
@@ -133,6 +141,14 @@ class BatchWriter:
             if self._results.ready:
                 yield
         self.has_more = start < batch.num_rows
+
+    def _look(self, schema: Any, whole: frozenset[str]) -> None:
+        """What the columns of a batch are; most batches have those of the one before."""
+        from tfos_fast.channel.arrow_types import structs_of, units
+
+        if self._seen is None or self._seen[1] != whole or not self._seen[0].equals(schema, check_metadata=True):
+            self._seen = schema, whole
+            self._units, self._structs = units(schema), structs_of(schema, whole)
 
     def _agree(self, batch: Any, found: Schema) -> None:
         """Propose columns that take the batch, unless these do."""
@@ -166,11 +182,12 @@ class BatchWriter:
         """The schema of a batch, or of rows of it; dates and times have become numbers before."""
         from tfos_fast.channel.arrow import from_arrow
 
-        found = from_arrow(batch.schema, batch, exact=self._columns.form.exact)
-        if not self._units:
+        exact = self._columns.form.exact
+        found = from_arrow(batch.schema, batch, exact=exact)
+        if exact or not (self._units or self._structs):
             return found
         columns = tuple(_counted(c, self._units[c.name]) if c.name in self._units else c for c in found.columns)
-        return Schema(found.structure, columns, found.structs)
+        return Schema(found.structure, columns, self._structs)
 
     def _located(self, error: SchemaMismatch, batch: Any, start: int, fits: Callable[[Any], bool]) -> SchemaMismatch:
         """The error with the first row, from ``start`` on, that brings it; ``fits`` says whether some rows do not."""
@@ -186,6 +203,14 @@ def _row(batch: Any, at: int) -> tuple[Any, ...]:
         return tuple(batch.slice(at, 1).to_pylist())
     except (ValueError, OverflowError, TypeError, KeyError, NotImplementedError):
         return ()
+
+
+def _whole(form: Form, names: list[str]) -> frozenset[str]:
+    """Columns that the spec declares ``"object"``."""
+    spec = form.spec
+    if form.positional and not spec.keys() <= set(names):
+        spec = dict(zip(names, spec.values(), strict=True)) if len(spec) == len(names) else {}
+    return frozenset(name for name, (dtype, _) in spec.items() if dtype == "object")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -21,7 +21,8 @@ and calendar intervals are objects everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,14 @@ from tfos_fast.channel.structs import outer_names
 from tfos_fast.errors import SchemaMismatch
 
 
-def flatten_batch(batch: Any) -> Any:
+def flatten_batch(batch: Any, whole: Collection[str] = ()) -> Any:
     """The ``pyarrow.RecordBatch`` with plain columns only. Values are copied where their type changes.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+    whole : collection of str
+        Leave columns, and fields of structs, of these names as they are: a spec declares them ``"object"``.
 
     Raises
     ------
@@ -62,7 +69,7 @@ def flatten_batch(batch: Any) -> Any:
     columns: dict[str, Any] = {}
     nodes: list[Any] = []
     for i, (name, column) in enumerate(zip(batch.schema.names, batch.columns, strict=True)):
-        for path, array, node in _leaves(name, column, told[i] if told else None):
+        for path, array, node in _leaves(name, column, told[i] if told else None, whole):
             if path in columns:
                 raise SchemaMismatch(f"several columns would be called {path!r}; give each a name of its own")
             columns[path] = array
@@ -100,10 +107,43 @@ def _units(name: str, kind: Any) -> Iterator[tuple[str, Unit]]:
         yield name, "duration"
 
 
-def is_flat(batch: Any) -> bool:
+def structs_of(schema: Any, whole: Collection[str] = ()) -> tuple[str, ...]:
+    """Dotted names of the structs and maps that :func:`flatten_batch` takes apart, sorted."""
+    told = arrow_spark.nodes(schema)
+    found = (_structs(field.name, field.type, told[i] if told else None, whole) for i, field in enumerate(schema))
+    return tuple(sorted(set(itertools.chain.from_iterable(found))))
+
+
+def _structs(name: str, kind: Any, node: Any, whole: Collection[str]) -> Iterator[str]:
+    import pyarrow as pa
+
+    kind = bare_type(kind)
+    if name in whole or arrow_spark.is_value(node, kind) or arrow_spark.is_vector(node) or arrow_spark.is_matrix(node):
+        return
+    if arrow_spark.is_udt(node):
+        node = arrow_spark.part_of(node, "sqlType")
+    if pa.types.is_map(kind):
+        yield name
+    elif pa.types.is_struct(kind) and kind.num_fields:
+        yield name
+        for i in range(kind.num_fields):
+            field = kind.field(i)
+            yield from _structs(f"{name}.{field.name}", field.type, arrow_spark.field_of(node, i), whole)
+
+
+def arranged(batch: Any, names: Sequence[str]) -> Any:
+    """The ``pyarrow.RecordBatch`` with these columns in this order; null where it has none. Memory is not copied."""
+    import pyarrow as pa
+
+    at = {name: i for i, name in enumerate(batch.schema.names)}
+    columns = [batch.column(at[name]) if name in at else pa.nulls(batch.num_rows) for name in names]
+    return pa.RecordBatch.from_arrays(columns, names=list(names)).replace_schema_metadata(batch.schema.metadata)
+
+
+def is_flat(batch: Any, whole: Collection[str] = ()) -> bool:
     """Whether :func:`flatten_batch` takes the batch."""
     try:
-        flatten_batch(batch)
+        flatten_batch(batch, whole)
     except SchemaMismatch:
         return False
     return True
@@ -139,23 +179,25 @@ def _is_plain(kind: Any) -> bool:
     return not is_encoded(kind) and not any(is_type(kind) for is_type in changed)
 
 
-def _leaves(name: str, array: Any, node: Any) -> list[tuple[str, Any, Any]]:
+def _leaves(name: str, array: Any, node: Any, whole: Collection[str]) -> list[tuple[str, Any, Any]]:
     import pyarrow as pa
 
+    if name in whole:
+        return [(name, array, node)]
     array = bare(array)
     kind = array.type
     if arrow_spark.is_value(node, kind):
         return [(name, array, node)]
     if arrow_spark.is_udt(node):
         linear = _linear(array, node)
-        return _leaves(name, array, arrow_spark.part_of(node, "sqlType")) if linear is None else [(name, linear, None)]
+        return _leaves(name, array, arrow_spark.part_of(node, "sqlType"), whole) if linear is None else [(name, linear, None)]
     if pa.types.is_struct(kind):
         names = [kind.field(i).name for i in range(kind.num_fields)]
         fields = zip(names, array.flatten(), strict=True)  # with the struct's own nulls
         return [
             leaf
             for i, (field, values) in enumerate(fields)
-            for leaf in _leaves(f"{name}.{field}", values, arrow_spark.field_of(node, i))
+            for leaf in _leaves(f"{name}.{field}", values, arrow_spark.field_of(node, i), whole)
         ]
     if pa.types.is_map(kind):
         lists, items = entries(array)
