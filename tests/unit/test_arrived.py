@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from contextlib import contextmanager
 from typing import Any
@@ -9,21 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit import attack
 from tests.unit.helpers import wait_for
 from tests.unit.test_remote import client, hear, remote
 from tfos_fast.channel import agreement, wire
+from tfos_fast.channel import decode as decoder
 from tfos_fast.channel import messages as m
 from tfos_fast.channel.arrived import _covered, check_schema, check_slot
 from tfos_fast.channel.feed import Feed
 from tfos_fast.channel.gateway import Client, Gateway
+from tfos_fast.channel.kinds import check_mode
 from tfos_fast.channel.layout import MAX_ROWS, layout
 from tfos_fast.channel.remote import Buffers
 from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.channel.table import TableError
-from tfos_fast.errors import SchemaMismatch
+from tfos_fast.errors import RowTooLarge, SchemaMismatch
 
 SIZE = 4096
 
@@ -280,3 +284,56 @@ def test_values_without_bytes_may_lie_anywhere_in_the_slot():
     slot = bytearray(SIZE)
     np.frombuffer(slot, np.uint32, 4)[:] = 0, 0, SIZE, 0
     check_slot(where, slot, 2, [(0, SIZE)])
+
+
+class Silent:
+    """A segment of one slot that others have used, and a link to nobody."""
+
+    slot_bytes = SIZE
+
+    def __init__(self, before: bytes) -> None:
+        self.memory = bytearray(before)
+
+    def window(self, slot: int) -> bytearray:
+        return self.memory
+
+    def send(self, data: bytes) -> None:
+        pass
+
+
+VALUES = st.binary(max_size=12) | st.sampled_from([b"abc", b"\x80\x05N.", b"\xff", struct.pack("<III", 1, 1, 7) + bytes(7)])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_what_passes_is_what_its_reader_can_decode(data):
+    """Whatever a client sends for a slot: it is refused, or its rows can be made, and none depends on what was there before."""
+    schema, capacity = data.draw(attack._schemas()), data.draw(st.sampled_from([1, 2, 8, 50]))
+    rows = data.draw(st.integers(0, capacity))
+    slot = bytearray(SIZE)
+    with contextlib.suppress(RowTooLarge):
+        where = layout(schema, capacity, SIZE)
+        top = where.heap
+        for offset in (offset for offset, column in zip(where.offsets, schema.columns, strict=True) if column.in_heap):
+            for row, value in enumerate(data.draw(st.lists(VALUES, min_size=rows, max_size=rows))):
+                end = min(top + len(value), SIZE)
+                struct.pack_into("<II", slot, offset + 8 * row, top, end - top)
+                slot[top:end], top = value[: end - top], end
+    cut = data.draw(st.integers(0, SIZE) | st.just(0))
+    for _ in range(data.draw(st.integers(0, 2))):
+        slot[data.draw(st.integers(0, SIZE - 1))] ^= data.draw(st.integers(1, 255))
+    made = []
+    for before in (bytes(SIZE), b"\x07" * SIZE):
+        there, memory = Client.__new__(Client), Silent(before)
+        there.segment = there.link = memory  # type: ignore[assignment]
+        there._granted, there._open, there._schemas = {0}, True, {0: schema}
+        try:
+            there.up(m.Publish(0, 0, rows, capacity, 0), [m.encode([cut]), bytes(slot[cut:])])  # type: ignore[arg-type]
+        except (wire.WireError, SchemaMismatch):
+            made.append("refused")
+            continue
+        for exact, decode in ((True, decoder.rows), (False, decoder.columns)):
+            with contextlib.suppress(SchemaMismatch):
+                check_mode(schema, exact=exact)
+                made.append(repr(decode(where, memory.memory, 0, rows)))
+    assert made[: len(made) // 2] == made[len(made) // 2 :]
