@@ -19,9 +19,10 @@ from tfos_fast.channel import Channel
 from tfos_fast.channel.processes import runtime_base
 from tfos_fast.cli import DROPIN, with_dropin
 from tfos_fast.cluster.context import Context
-from tfos_fast.compat import TFManager, TFNode, gpu_info, marker, node, reservation, util
+from tfos_fast.cluster.entrance import Keys
+from tfos_fast.compat import TFManager, TFNode, TFSparkNode, gpu_info, marker, node, reservation, util
 from tfos_fast.compat.manager import NodeManager
-from tfos_fast.errors import ClusterError, ClusterTimeout, PortUnavailable, RoleError
+from tfos_fast.errors import ClusterError, ClusterTimeout, NotThere, PortUnavailable, RoleError
 
 
 @pytest.fixture
@@ -348,3 +349,11 @@ def test_a_forked_trainer_reads_although_the_feed_was_made_before():
 def channel_fed(channel: Channel) -> None:
     with channel.writer() as writer:
         writer.write_rows(range(1000))
+
+
+def test_who_wants_the_manager_of_a_node_learns_what_to_do():
+    keys = Keys("tcp://127.0.0.1:1", b"", b"", b"")
+    with pytest.raises(ClusterError, match=r"In map_fun use ctx\.mgr"):
+        TFManager.connect("/tmp/node", keys)
+    with pytest.raises(NotThere, match=r"call TFSparkNode\.train\(cluster_info, cluster_meta\)"):
+        TFSparkNode._get_manager([], "host", 0)

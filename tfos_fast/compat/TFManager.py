@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from multiprocessing.managers import BaseManager
 from typing import Any
 
+from tfos_fast.cluster.entrance import Keys
 from tfos_fast.compat.values import as_proxy
 from tfos_fast.errors import ClusterError
 
@@ -97,7 +98,18 @@ def start(authkey: bytes, queues: Iterable[str], mode: str = "local") -> TFManag
 
 
 def connect(address: Any, authkey: bytes) -> TFManager:
-    """A handle on a manager that was started elsewhere: its ``address``, and its authkey."""
+    """A handle on a manager that was started elsewhere: its ``address``, and its authkey.
+
+    Raises
+    ------
+    ClusterError
+        These are of ``cluster_info``: nodes of ``TFCluster.run`` have no such manager.
+    """
+    if isinstance(authkey, Keys):
+        raise ClusterError(
+            "a node of TFCluster.run has no manager to connect to. In map_fun use ctx.mgr; rows go there by cluster.train() or "
+            "cluster.inference(), and cluster.shutdown() stops every node, a ps too"
+        )
     key = authkey.encode() if isinstance(authkey, str) else bytes(authkey)
     manager = TFManager(address=tuple(address) if isinstance(address, list) else address, authkey=key)
     manager.connect()

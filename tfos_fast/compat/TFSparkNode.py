@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tfos_fast.compat import TFManager, TFNode, gpu_info, reservation, util
+from tfos_fast.compat import TFManager, TFNode, gone, gpu_info, reservation, util
 from tfos_fast.errors import ClusterError, NotEnoughGpus
 
 CHIEFS = ("chief", "master")
@@ -212,6 +212,12 @@ def _choose_gpus(num_gpus: int | None, spec: Mapping[str, list[str]], job_name: 
             "GPUs (spark.executor.resource.gpu.amount), or set num_gpus to 0"
         )
     return found
+
+
+_get_manager = gone.function(
+    "TFSparkNode._get_manager(cluster_info, host, executor_id)",
+    "TFSparkNode.train(cluster_info, cluster_meta) or TFSparkNode.inference(cluster_info) in tasks, and use ctx.mgr in map_fun",
+)
 
 
 def _nodes(cluster_info: list[dict[str, Any]]) -> tuple[tuple[Any, ...], Any]:
