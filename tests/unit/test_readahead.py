@@ -165,6 +165,40 @@ def test_one_thread_reads_and_asks():
         feed.reader.close()
 
 
+@pytest.mark.parametrize("trains", ["same", "third"])
+def test_the_first_batch_is_read_by_another_thread(trains: str):
+    """The program looks at a batch, then one thread reads the others into a queue: only that one is waited for."""
+    with Channel.create(memory="256k", slot_bytes="16k", form="rows") as channel:
+        feeder, _ = in_thread(lambda: fed(channel))
+        feed = DataFeed(channel.reader())
+        taken: queue.Queue[Any] = queue.Queue()
+        seen = [row[1] for row in feed.next_batch(BATCH)]
+
+        def read() -> None:
+            while not feed.should_stop():
+                rows = feed.next_batch(BATCH)
+                time.sleep(0.02)
+                taken.put([row[1] for row in rows])
+
+        def train() -> None:
+            while not (feed.should_stop() and taken.empty()):
+                try:
+                    seen.extend(taken.get(timeout=0.001))
+                except queue.Empty:
+                    continue
+
+        reading, _ = in_thread(read)
+        if trains == "same":
+            train()
+        else:
+            training, _ = in_thread(train)
+            ended(training)  # while this thread, which has read the first batch, waits
+        assert sorted(seen) == [*range(ROWS)]
+        ended(reading)
+        ended(feeder)
+        feed.reader.close()
+
+
 def test_workers_that_read_end_each_for_itself():
     with Channel.create(memory="256k", slot_bytes="16k", form="rows") as channel:
         feeder, _ = in_thread(lambda: fed(channel))

@@ -29,6 +29,9 @@ class ReadAhead:
         self._lock = threading.Lock()
         self._readers: dict[int, threading.Thread] = {}  # that have not learnt of the end
         self._knowing: set[int] = set()
+        self._turns = 0  # times that another thread went on reading
+        self._first: dict[int, int] = {}  # thread -> its first turn
+        self._latest: dict[int, int] = {}  # thread -> its last turn
         self._pipelines = Pipelines()
         self._asked = 0  # times that a thread was put off
         self._since = 0.0
@@ -37,7 +40,11 @@ class ReadAhead:
         """The calling thread was handed rows."""
         with self._lock:
             self.last = threading.get_ident()
-            self._readers[this_thread()] = threading.current_thread()
+            me = this_thread()
+            self._readers[me] = threading.current_thread()
+            self._turns += 1
+            self._first.setdefault(me, self._turns)
+            self._latest[me] = self._turns
 
     def learn(self) -> None:
         """The calling thread got the end of the feed in place of rows."""
@@ -48,7 +55,10 @@ class ReadAhead:
         """Whether the calling thread may stop, now that all rows were handed out.
 
         A thread that reads may stop at once. Another one may stop when each thread that reads has come back for more and learnt of
-        the end. Rows in a pipeline of tf.data do not come back: the program stops when the pipeline tells its own end, so a thread
+        the end. A thread that has not read since a new thread began to read counts as one that does not read: programs take a first
+        batch to learn its shapes, and leave the rest to another thread.
+
+        Rows in a pipeline of tf.data do not come back: the program stops when the pipeline tells its own end, so a thread
         that asks in every step gets False, until the program has dropped its iterators over pipelines. ``rows`` that were handed
         out bound the number of these steps.
         """
@@ -58,12 +68,14 @@ class ReadAhead:
                 return True
             piped = PIPELINE in self._readers
             if not piped:
-                if me in self._readers:
+                newest = max(self._first.values(), default=0)
+                reading = {each: thread for each, thread in self._readers.items() if self._latest[each] >= newest}
+                if me in reading:
                     self._learn(me)
                     return True
                 # The system gives the name of a thread that has ended to another one, which may read in its place.
                 lives = any(thread.ident == self.last for thread in threading.enumerate())
-                if not lives and not any(thread.is_alive() for thread in self._readers.values()):
+                if not lives and not any(thread.is_alive() for thread in reading.values()):
                     return True
             elif self._asked >= rows:
                 return True
