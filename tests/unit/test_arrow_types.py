@@ -27,6 +27,7 @@ mllib = pytest.importorskip("pyspark.mllib.linalg")
 
 UTC = datetime.timezone.utc
 MICROSECOND, SECOND = datetime.timedelta(microseconds=1), datetime.timedelta(seconds=1)
+DAY_1 = datetime.date(1970, 1, 2)
 MASK = {"*": Nulls(mask=True)}
 
 
@@ -202,6 +203,18 @@ def test_times_of_a_day_are_objects() -> None:
         for other, hold in nested(array):
             assert same(values(batch_of(other)), [hold(wanted)])
         assert columns(batch_of(array)) == {"a": [wanted]}
+
+
+def test_a_union_that_holds_times_is_refused() -> None:
+    other, texts = pa.array([5, 6]), pa.array(["a", "b"])
+    day, moment = pa.array([DAY_1, DAY_1]), pa.array([1, 2]).cast(pa.timestamp("ns", "UTC"))
+    for times in (day, moment, moment.dictionary_encode(), pa.StructArray.from_arrays([day], names=["d"])):
+        union = pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [times, other])
+        for array in (union, pa.ListArray.from_arrays(pa.array([0, 2], pa.int32()), union)):
+            with pytest.raises(SchemaMismatch, match=r"column 'a': values of type sparse_union.*, a union that holds times"):
+                values(batch_of(array))
+    for plain in (texts, texts.dictionary_encode()):
+        assert values(batch_of(pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [plain, other]))) == ["a", 6]
 
 
 def test_nulls_among_times() -> None:

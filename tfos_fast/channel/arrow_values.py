@@ -48,6 +48,13 @@ def _is_direct(kind: Any) -> bool:
     return all(_is_direct(kind.field(i).type) for i in range(kind.num_fields))
 
 
+def _has_times(kind: Any) -> bool:
+    import pyarrow as pa
+
+    kind = bare_type(kind)
+    return pa.types.is_temporal(kind) or any(_has_times(kind.field(i).type) for i in range(kind.num_fields))
+
+
 def _whole_numbers(array: Any, _: Any) -> Any:
     import pyarrow as pa
 
@@ -94,6 +101,8 @@ def converter(kind: Any, node: Any = None) -> Convert | None:
             f"values of type {kind} (Spark's INTERVAL of months, days and microseconds) are no values of Python; feed numbers "
             "(extract) or text (cast to string), or leave the column out"
         )
+    if pa.types.is_union(kind) and _has_times(kind):  # which of its types a whole number has would not be known
+        raise SchemaMismatch(f"values of type {kind}, a union that holds times, cannot be read; feed a column for each type")
     if is_list(kind):
         of = converter(kind.value_type, arrow_spark.part_of(node, "elementType"))
         return None if of is None else lambda value: [_apply(of, each) for each in value]

@@ -427,8 +427,7 @@ class Reader(Answering, InStep):
         self.trail.keep = answer.recovers
         self._form = form
         self._inbox.batch = form.batch
-        self._column_reader.spec = form.spec
-        self._column_reader.only, self._column_reader.positional = form.only, form.positional
+        self._column_reader.spec, self._column_reader.only, self._column_reader.positional = form.spec, form.only, form.positional
 
     def _handle(self, message: Any) -> None:
         if isinstance(message, m.Granted):
