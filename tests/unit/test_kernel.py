@@ -16,7 +16,7 @@ import pytest
 from tests.unit.refuse_calls import NUMBERS
 from tests.unit.test_preflight import DRIVER, NEED, executor
 from tfos_fast import errors
-from tfos_fast.channel import kernel, processes
+from tfos_fast.channel import Channel, kernel, processes
 from tfos_fast.cluster import preflight
 
 REFUSE = str(Path(__file__).with_name("refuse_calls.py"))
@@ -94,6 +94,8 @@ def test_a_runtime_folder_that_is_no_absolute_path_is_refused(setting, monkeypat
     assert re.fullmatch(words, said)
     with pytest.raises(errors.SegmentError, match=words):
         processes.runtime_base()
+    with pytest.raises(errors.SegmentError, match=words):
+        Channel.create(memory="64k")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ from tfos_fast.channel.address import Address
 from tfos_fast.channel.attach import connect
 from tfos_fast.channel.connection import Connection
 from tfos_fast.channel.kept import rests
-from tfos_fast.channel.processes import reap, started
+from tfos_fast.channel.processes import reap, runtime_base, started
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.remote import RemoteAddress
 from tfos_fast.channel.segment import Segment
@@ -73,6 +73,7 @@ class Channel:
         ------
         NotEnoughMemory, SegmentError
         """
+        runtime_base()  # a folder that cannot be is refused here, and not in the broker's log
         segment = Segment.create(memory, slot_bytes)
         ready, ready_in = os.pipe()
         try:
