@@ -57,8 +57,9 @@ def with_unit(dtype: str, unit: str) -> str:
 def meet(a: Form, b: Form) -> Form | None:
     """The form that holds both; None when they differ in depth or unit, or no type holds the numbers of both unchanged.
 
-    Lists without items may be of any type and unit, and hold lists of any depth.
+    Lists without items (the unit ``"?"`` says so, too) may be of any type and unit, and hold lists of any depth.
     """
+    nothing, nothing_either = _is_nothing(a), _is_nothing(b)
     unit = _unit_of_both(a, b)
     a, b = (a[0].partition("@")[0], a[1]), (b[0].partition("@")[0], b[1])
     a, b = _deepened(a, b), _deepened(b, a)
@@ -68,10 +69,10 @@ def meet(a: Form, b: Form) -> Form | None:
     dtype: str | None
     if a[0] == b[0]:
         dtype = a[0]
-    elif 0 in a[1] and 0 in b[1]:
+    elif nothing and nothing_either:
         dtype = _of_nothing(a[0], b[0])
-    elif 0 in a[1] or 0 in b[1]:
-        dtype = (b if 0 in a[1] else a)[0]  # nothing in it: the other one says the type
+    elif nothing or nothing_either:
+        dtype = (b if nothing else a)[0]  # nothing in it: the other one says the type
     else:
         dtype = None if a[0] in TEXTS or b[0] in TEXTS else promote(a[0], b[0])
     return None if dtype is None else (with_unit(dtype, unit) if dtype not in TEXTS else dtype, shape)
@@ -79,13 +80,15 @@ def meet(a: Form, b: Form) -> Form | None:
 
 def _unit_of_both(a: Form, b: Form) -> str | None:
     one, other = (form[0].partition("@")[2] for form in (a, b))
-    if 0 in a[1] and 0 in b[1]:
+    if _is_nothing(a) and _is_nothing(b):
         return max(one, other)
-    if 0 in a[1] or 0 in b[1]:
-        return one if 0 in b[1] else other
-    if one == other or other == "?":
-        return one
-    return other if one == "?" else None
+    if _is_nothing(a):
+        return other
+    return one if one == other or _is_nothing(b) else None
+
+
+def _is_nothing(form: Form) -> bool:
+    return 0 in form[1] or form[0].endswith("@?")
 
 
 def _of_nothing(a: str, b: str) -> str | None:
@@ -120,7 +123,7 @@ def encode(value: Any, dtype: str, shape: tuple[int, ...], *, cast: bool, unit: 
     cast : bool
         See :func:`tfos_fast._convert.can_cast`.
     unit : str
-        That of the numbers; see ``_special.py``.
+        That of the numbers; see ``_special.py``. ``"?"``: only lists without items are taken.
     """
     depth = shape.count(ANY_LENGTH)
     level: list[Any] = [value]

@@ -311,7 +311,7 @@ cdef int put_ragged(ColumnState* column, object value, Slot* slot, uint32_t* ent
             return OK
     definition = <object>column.definition
     try:
-        data = _encode(value, definition.dtype, definition.shape, cast=column.cast, unit=definition.unit.strip("?"))
+        data = _encode(value, definition.dtype, definition.shape, cast=column.cast, unit=definition.unit)
     except SchemaMismatch:  # beyond the range: the schema is asked for, and says so
         return UNFIT
     if data is None:

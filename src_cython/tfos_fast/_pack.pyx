@@ -390,7 +390,7 @@ cdef class RowPacker:
         if column.kind == "object":
             return len(dumps(value))
         if column.kind == "ragged":
-            data = _nested.encode(value, column.dtype, column.shape, cast=self.cast, unit=column.unit.strip("?"))
+            data = _nested.encode(value, column.dtype, column.shape, cast=self.cast, unit=column.unit)
             return 0 if data is None else 7 + len(data)  # it may begin at a multiple of 8
         if column.kind == "string":
             return len(value.encode(errors="replace")) if isinstance(value, str) else 0

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from tests.unit.helpers import broker_here, ended, in_thread, wait_for
 from tests.unit.test_kinds import unbatched
 from tfos_fast.channel import Channel
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.agreement import Agreement
 from tfos_fast.channel.lattice import Nulls
+from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.errors import SchemaMismatch
 
 Row = pytest.importorskip("pyspark.sql.types").Row
@@ -337,3 +340,35 @@ def test_structs_inside_lists_are_objects_with_their_names(make: Any, source: st
     for lists, structs in (([[1, 2]], [make(1, 2)]), ([["a"], ["a", "b"]], [make("a", "b")]), ([[1], [2, 3]], [[1], make(2, 3)])):
         got = read([[(0, lists), (1, structs)]], source=source)
         assert repr(got[1]["c1"]) == repr(structs)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("nulls", [{"c1.x": MASK}, {"c1.x": Nulls(fill=3.0), "*": MASK}, {"c1.p.q": Nulls(fill="-"), "c1.x": MASK}])
+def test_policies_for_fields_of_a_struct_that_was_none_up_to_the_first_batch(nulls: Any, source: str) -> None:
+    """Only the policies name the fields then; the broker failed over them."""
+    got = read([[(i, None) for i in range(9)]], source=source, n=4, nulls=nulls)
+    zero = nulls["c1.x"].fill or 0.0
+    assert [row["c1.x"] for row in by_first(got)] == [zero] * 9
+    more = [(i, None) for i in range(30)] + [(30, {"x": 7.0, "p": {"q": "a"}} if "c1.p.q" in nulls else {"x": 7.0})]
+    late = by_first(read([more], source=source, n=4, nulls=nulls))
+    assert late[30]["c1.x"] == 7.0
+    assert len(late) == 31
+
+
+def test_policies_that_come_late_for_fields_that_no_row_has_had_yet() -> None:
+    """A writer knows the structs of rows ahead before it proposes their fields."""
+    columns = tuple(Column(name, "fixed", "int64") for name in ("id", "d.a"))
+    for structs in (("d",), ("d", "d.b")):
+        agreement = Agreement()
+        agreement.propose(Schema("dict", columns, structs), m.Form("columns", 8))
+        agreement.rule(m.Form("columns", 8, nulls={"d.b.x": MASK}))
+    with pytest.raises(SchemaMismatch, match=r"nulls names 'e\.b'"):
+        agreement.rule(m.Form("columns", 8, nulls={"e.b": MASK}))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_field_that_only_a_policy_names_gives_way_to_those_that_rows_have(source: str) -> None:
+    """The batches before could not become ones without it."""
+    for parts in ([[(0, None), (1, {"x": 5})]], [[(0, None)], [(1, {"x": 5})]], [[(1, {"x": 5})], [(0, None)]]):
+        got = by_first(read(parts, source=source, nulls={"c1.x": MASK, "c1.y": MASK}))
+        assert [(row["c1.x"], row["c1.x_mask"]) for row in got] == [(0, False), (5, True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import itertools
 import math
 import os
 import time
@@ -17,9 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit import fed
+from tests.unit.helpers import broker_here, ended, in_thread
 from tests.unit.rows import same
 from tfos_fast import MASK
 from tfos_fast._special import as_number
+from tfos_fast.channel import Channel
+from tfos_fast.channel import messages as m
+from tfos_fast.channel.agreement import Agreement
+from tfos_fast.channel.infer import infer
+from tfos_fast.declarations import row_spec
 from tfos_fast.errors import SchemaMismatch
 
 UTC = dt.timezone.utc
@@ -292,3 +299,56 @@ def test_signalling_nans() -> None:
     assert math.isnan(fed.columns([[(decimal.Decimal("sNaN"),)]])["c0"][0])
     assert math.isnan(fed.columns([[([decimal.Decimal("sNaN"), decimal.Decimal("1")],)]])["c0"][0][0])
     assert str(fed.rows([[(decimal.Decimal("sNaN"),)]])[0][0]) == "sNaN"
+
+
+def types(writers: list[list[Any]], *, spec: Any = None, n: int = 64) -> set[str]:
+    """Element types of column c0 in all batches."""
+    with broker_here("1m", "16k", end_after=1) as broker, Channel.attach(broker.address) as channel:
+        thread, out = in_thread(lambda: fed.write(channel, writers))
+        with channel.reader() as reader:
+            reader.open_columns(n, row_spec(spec) if spec else None, wait=False)
+            found = {str(batch["c0"].values.dtype) for batch in reader.batches(n)}
+        ended(thread)
+        assert out == [None]
+        return found
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([[], [[]], [[1]]], "int64"),
+        ([[], [[]], [[dt.date(1970, 1, 2)]]], "int32"),
+        ([[[]], [[], [dt.date(1970, 1, 2)]]], "int32"),
+        ([[[], [[]]], [[[1]]]], "int64"),
+        ([[], [[]], [["a"]]], "object"),
+        ([[], [[]], [[np.float32(1)]]], "float32"),
+    ],
+    ids=repr,
+)
+def test_lists_without_items_leave_the_type_to_the_others_in_any_order(values: list[Any], dtype: str) -> None:
+    """They made whole numbers and dates float64, where two of several depths came first."""
+    for order in itertools.permutations(values):
+        rows = [(value,) for value in order]
+        assert types([rows]) == {dtype}
+        assert types([[row] for row in rows]) == {dtype}
+
+
+def test_lists_without_items_are_of_the_type_of_the_spec() -> None:
+    for dtype in ("int32", "uint8", "string"):
+        rows = [([],), ([[]],), ([[], []],), ([["a"]] if dtype == "string" else [[1]],)]
+        for order in itertools.permutations(rows):
+            for spec in [{"c0": (dtype, (None, None))}] + ([{"c0": dtype}] if dtype != "string" else []):
+                assert types([list(order)], spec=spec) == {"object" if dtype == "string" else dtype}
+
+
+def test_lists_without_items_up_to_the_first_batch_keep_its_type() -> None:
+    form, agreement = m.Form("columns", 8), Agreement()
+    for row in (([],), ([[]],)):
+        agreement.propose(infer(row, exact=False), form)
+    _, pinned = agreement.pin() or (0, None)
+    assert pinned is not None
+    assert (pinned.columns[0].dtype, pinned.columns[0].shape) == ("float64", (-1, -1))
+    _, schema = agreement.propose(infer(([[1]],), exact=False), form)
+    assert schema.columns[0].dtype == "float64"
+    with pytest.raises(SchemaMismatch, match=r"expected float64\[\?,\?\], found values that need object"):
+        agreement.propose(infer(([["a"]],), exact=False), form)

@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from tfos_fast._convert import DTYPES, promote
 from tfos_fast.channel.fields import lacking
 from tfos_fast.channel.kinds import check_mode
 from tfos_fast.channel.lattice import apply_nulls, apply_spec, by_position, has_policy, join, leave_out, settle
@@ -73,6 +74,8 @@ class Agreement:
         needed = _typed(schema, form)
         if self._needed is not None:
             needed = _joined(self._needed, needed)
+            if self._pinned:
+                needed = replace(needed, columns=tuple(map(_as_read, self._needed.columns, needed.columns)))
             self._check_kinds(needed, form)
             needed = _typed(needed, form)
         schema = self._rule(needed, form)
@@ -133,13 +136,16 @@ class Agreement:
         self._pinned = True
         pinned = settle(current)
         self._current = self.number(pinned)
-        # Columns that have had nothing but nulls have a type now, where no spec says it.
-        pairs = zip(self._needed.columns, current.columns, pinned.columns, strict=True)
-        settled = (
-            column if before == after or after.kind == "object" else replace(after, nulls="seen", fill=None)
-            for column, before, after in pairs
-        )
-        self._needed = replace(self._needed, columns=tuple(settled))
+        # Columns that have had nothing but nulls have a type now, where no spec says it. Fields that only a policy names are new.
+        known = {column.name: column for column in self._needed.columns}
+        settled: list[Column] = []
+        for before, after in zip(current.columns, pinned.columns, strict=True):
+            needed = known.get(before.name)
+            if needed is not None and (before == after or after.kind == "object"):
+                settled.append(needed)
+            else:
+                settled.append(Column(after.name, "object") if after.kind == "object" else replace(after, nulls="seen", fill=None))
+        self._needed = Schema(self._needed.structure, tuple(settled), current.structs)
         return self._current, pinned
 
 
@@ -195,6 +201,14 @@ def _joined(needed: Schema, more: Schema) -> Schema:
     objects = {column.name for column in needed.columns if column.kind == "object"}
     joined = join(needed, more, exact=False)
     return replace(joined, columns=tuple(Column(c.name, "object") if c.name in objects else c for c in joined.columns))
+
+
+def _as_read(before: Column, joined: Column) -> Column:
+    """Behind the first batch a column whose lists had no items keeps the type that it was read with, if that takes the values."""
+    kept = before.name == joined.name and before.kind == joined.kind == "ragged" and before.unit == "?" and before.dtype in DTYPES
+    if not kept or joined.dtype not in DTYPES or promote(before.dtype, joined.dtype) != before.dtype:
+        return joined
+    return replace(joined, dtype=before.dtype)
 
 
 def _forms(schema: Schema) -> list[Column]:

@@ -145,7 +145,9 @@ def convert(batch: dict[str, Values], src: Schema, dst: Schema, rows: int | None
     if rows is None:
         rows = len(next(iter(batch.values()))) if batch else 0
     older = {column.name: column for column in aligned(src, dst)[0].columns}
-    if sorted(older) != sorted(dst.names):
+    # A field that only a policy for nulls names is a column as long as rows have nothing but None in the struct's place.
+    gone = [name for name in older if name not in dst.names]
+    if any(older[name].kind != "null" for name in gone) or not older.keys() >= set(dst.names):
         raise SchemaMismatch(f"columns {', '.join(src.names)} cannot become {', '.join(dst.names)}")
     out: dict[str, Values] = {}
     for column in dst.columns:
@@ -201,8 +203,11 @@ def _widen(values: Values, mask: Any, src: Column, dst: Column) -> Values:
         elif src.shape == dst.shape:
             widened = numbers
     elif isinstance(values, Ragged) and dst.kind == "ragged" and comparable:
-        same = src.dtype == dst.dtype or values.values.size == 0
-        cast = values if same else values.cast(dst.dtype)
+        if values.values.size == 0:
+            kind = np.dtype(object) if dst.dtype in _nested.TEXTS else dtype_of(dst.dtype)
+            cast: Ragged | None = Ragged(values.values.astype(kind), values.splits)
+        else:
+            cast = values if src.dtype == dst.dtype else values.cast(dst.dtype)
         widened = None if cast is None else deepen(cast, dst.ragged_dims)
     if widened is None:
         raise SchemaMismatch(f"column {src.name!r} of {describe(src)} cannot become {describe(dst)}")

@@ -122,8 +122,11 @@ def lacking(schema: Schema, name: str) -> str:
     outer = sorted(outer_names([name]).intersection(schema.structs), key=len)
     if not outer:
         return ""
-    fields = [field for field in schema.names if field.startswith(f"{outer[-1]}.") and field != name]
-    return f"{outer[-1]!r} has the fields {', '.join(fields)}" if fields else ""
+    for struct in reversed(outer):  # of the innermost no row may have a field yet
+        fields = [field for field in schema.names if field.startswith(f"{struct}.") and field != name]
+        if fields:
+            return f"{struct!r} has the fields {', '.join(fields)}"
+    return f"{outer[-1]!r} has no field so far"
 
 
 def policy_names(name: str) -> list[str]:

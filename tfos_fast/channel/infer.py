@@ -163,5 +163,6 @@ def nested_column(name: str, dtype: str, shape: tuple[int, ...]) -> Column:
     if dtype in _nested.TEXTS:
         return Column(name, "ragged", dtype, (_nested.ANY_LENGTH,) * len(shape))
     if _nested.ANY_LENGTH in shape:
+        unit = unit or ("?" if 0 in shape else "")  # no list has an item
         return Column(name, "ragged", dtype, _nested.ragged(shape), unit=unit)  # type: ignore[arg-type]
     return Column(name, "fixed", dtype, shape, unit=unit)  # type: ignore[arg-type]

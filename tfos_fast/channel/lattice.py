@@ -108,8 +108,6 @@ def _join_values(a: Column, b: Column) -> Column:
         form = _nested.meet(*((_nested.with_unit(column.dtype, column.unit), column.shape) for column in (a, b)))
         if form is not None:
             joined = nested_column(a.name, *form)
-            if joined.kind == "ragged" and not joined.unit and 0 in a.shape and 0 in b.shape:
-                joined = msgspec.structs.replace(joined, unit="?")  # no list has an item
             # Bytes meet what has no tag, since that may have had nothing but nulls: lists are then refused by the packer.
             return msgspec.structs.replace(joined, python=a.python or b.python) if joined.kind == "fixed" else joined
     units = {a.unit, b.unit}
@@ -204,8 +202,9 @@ def _declare(column: Column, declared: Declared | None) -> Column:
     target = nested_column(column.name, dtype, column.shape if shape is None else tuple(shape))
     python = column.python if target.kind == column.kind else ""
     target = msgspec.structs.replace(target, nulls=column.nulls, fill=column.fill, python=python)
+    empty = 0 in column.shape or column.unit == "?"  # lists without items are of any type
     if dtype not in _nested.TEXTS:
-        target = msgspec.structs.replace(target, unit=column.unit or ("?" if 0 in column.shape else ""))
+        target = msgspec.structs.replace(target, unit=column.unit or ("?" if empty else ""))
     if column.kind == "null":
         return target
     if column.kind == "bytes" and shape and target.kind == "fixed" and dtype != "bool":
@@ -215,9 +214,9 @@ def _declare(column: Column, declared: Declared | None) -> Column:
         hint = " (of several kinds, or with None inside a list: replace it before it is fed)" if column.kind == "object" else hint
         hint = "; with a shape, byte strings are the memory of so many numbers" if column.kind == "bytes" else hint
         raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}{hint or _fitting(column)}")
-    if dtype != column.dtype and 0 not in column.shape and (dtype in _nested.TEXTS or column.dtype in _nested.TEXTS):
+    if dtype != column.dtype and not empty and (dtype in _nested.TEXTS or column.dtype in _nested.TEXTS):
         raise SchemaMismatch(f"{where} {describe(target)}, the rows have {describe(column)}{_fitting(column)}")
-    if 0 not in column.shape and dtype not in _nested.TEXTS and not can_cast(column.dtype, dtype, cast=True):
+    if not empty and dtype not in _nested.TEXTS and not can_cast(column.dtype, dtype, cast=True):
         raise SchemaMismatch(f"{where} {dtype}, the rows have {column.dtype}, which would lose values{_fitting(column)}")
     return target
 
