@@ -90,6 +90,10 @@ class Striker(threading.Thread):
         else:
             self.time = time.monotonic()
             os.kill(self.pid, SIGNALS[self.row.what])
+            if self.row.what == KILL and self.row.who in ("agent", "executor") and reporter(self.row) == "trainer":
+                # It dies with them. A main that goes on may have returned before anybody sees their end, which is no failure then.
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+                    psutil.Process(reached["pid"]).wait(10)
         (self.folder / points.STRUCK).touch()
 
     def _victim(self, reached: dict[str, Any]) -> tuple[int, str]:

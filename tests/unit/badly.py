@@ -175,6 +175,10 @@ def thread(args):
     threading.Thread(target=time.sleep, args=(600,), name="saver").start()
 
 
+def sleeps(args):
+    time.sleep(600)
+
+
 def exit_handler(args):
     signal.signal(signal.SIGTERM, lambda *_: None)  # it takes SIGKILL
     atexit.register(time.sleep, 600)

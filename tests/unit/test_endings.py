@@ -212,10 +212,9 @@ def test_whatever_ends_a_node_after_its_main_is_no_failure(whom, tmp_path, caplo
             executors[0].wait()
         nodes.wait(lambda: nodes.state(0).gone, "the end of the agent")
         assert nodes.coordinator.failures == []
-        if whom == "agent":
-            note = nodes.state(0).note
-            assert re.search(r"its agent \(process \d+\) was killed by signal 9.*what main has done counts", note)
-            assert note in caplog.text
+        how = {"agent": "was killed by signal 9 .*", "executor": "died after main had returned; "}[whom]
+        assert re.search(rf"its .*{whom} \(process \d+\) {how}.*what main has done counts", nodes.state(0).note)
+        assert nodes.state(0).note in caplog.text
     finally:
         nodes.close()
         for executor in executors:
@@ -402,6 +401,22 @@ def test_tensorboard_and_gateway_outlive_a_trainer(run, tmp_path):
         assert others() == before
         assert left(families[1]) == list(families[1])
     assert nodes.coordinator.failures == []
+
+
+def test_a_group_of_which_one_is_gone_is_not_started_again(run):
+    """It could not be: the failure that wants it is told, and nobody waits."""
+    nodes = run(badly.unread, kind=Restarting, how=["thread", "sleeps"])
+    nodes.coordinator.restarts = Restarts(1, "group")
+    nodes.wait(lambda: nodes.state(0).returned and nodes.state(1).trainer, "the first to return")
+    os.kill(nodes.infos[0].agent.pid, signal.SIGKILL)
+    nodes.wait(lambda: nodes.state(0).gone, "the end of its agent")
+    assert nodes.coordinator.failures == []
+    os.kill(nodes.state(1).trainer.pid, signal.SIGKILL)
+    nodes.wait(lambda: nodes.coordinator.failure is not None, "the failure")
+    assert re.search(
+        r"worker:1 .*SIGKILL.*all are started again together, and worker:0 cannot be: its agent is gone",
+        nodes.coordinator.failure.summary,
+    )
 
 
 class Surrounded(Nodes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import threading
 import types
@@ -121,6 +122,7 @@ ARGS = [
     (Slotted(), "args.guard"),
     ({"model": Recursive()}, "args['model'].lock"),
     (functools.partial(print, LOCK), "args's arguments[0]"),
+    (collections.deque([1, [LOCK]]), "args[1][0]"),
     ({LOCK: 1}, None),
 ]
 

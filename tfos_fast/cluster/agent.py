@@ -264,7 +264,7 @@ class Agent:
     def _executor_died(self) -> None:
         text = f"{self.name} on {self.host}: its Spark executor (process {self.config.executor.pid}) died"
         if self.trainer.returned and not self.trainer.ended:
-            self.trainer.end(None)  # its process may take a while to end; what main has done counts
+            self.trainer.end(None, f"{text} after main had returned; what main has done counts")
         elif not self.trainer.ended:
             self.trainer.end(m.Failure("NodeLost", text, self.name, self.host, "", 0, self.trainer.log_tail))
         self._stop("its executor died")

@@ -193,8 +193,8 @@ class Supervisor:
         if self.fallen is not None and not self.ended:
             self.end(msgspec.structs.replace(self.fallen, summary=m.clip(f"{self.fallen.summary}{text}", m.MAX_TEXT)))
 
-    def end(self, failure: m.Failure | None) -> None:
-        """Tell everybody that the trainer has ended, and why."""
+    def end(self, failure: m.Failure | None, note: str = "") -> None:
+        """Tell everybody that the trainer has ended, and why; a note tells of what is no failure."""
         self.ended = True
         if failure is not None:
             for broker in self._feeds().all():
@@ -204,7 +204,8 @@ class Supervisor:
         else:
             for broker in self._feeds().all():
                 broker.terminate()
-        note = self._child.note if self._child is not None and failure is None else ""
+        if self._child is not None and failure is None:
+            note = note or self._child.note
         self._state(m.Ended(failure, self.broker.feed.rows_taken, self._feeds().newest, m.clip(note, m.MAX_TEXT)))
 
     def explain_death(self, pid: int) -> channel_messages.Failed | None:

@@ -6,6 +6,7 @@ itself, and not a lock somewhere inside of it.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import types
@@ -103,7 +104,7 @@ def _parts(path: str, value: Any) -> Iterator[_Part]:
         for key, item in value.items():
             yield f"{path}[{_short(key)}]", item
             yield f"the key {_short(key)} of {path}", key
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, list | tuple | set | frozenset | collections.deque):
         for i, item in enumerate(value):
             yield (f"an element of {path}" if isinstance(value, set | frozenset) else f"{path}[{i}]"), item
     elif isinstance(value, type):
