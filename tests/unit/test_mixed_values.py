@@ -150,7 +150,9 @@ def leaves(value: Any) -> set[Any]:
 
 def kinds_of(cells: list[Cell]) -> set[str]:
     empties = [isinstance(cell.value, list) and not cell.value for cell in cells]
-    kinds = {cell.kind for cell, empty in zip(cells, empties, strict=True) if cell.kind and not empty}
+    # Numbers that are nothing but bools are a column of bools.
+    found = [Cell("bool" if isinstance(cell.value, bool) else cell.kind, None) for cell in cells]
+    kinds = {cell.kind for cell, empty in zip(found, empties, strict=True) if cell.kind and not empty}
     if any(empties) and not kinds & LISTS:
         kinds.add("numbers")  # a list without items says no more
     return kinds - {"bool"} if "number" in kinds else kinds
