@@ -192,7 +192,8 @@ def may_be_refused(cells: list[Cell], nulls: Any, own: bool) -> bool:
         return True
     if nulls is None or nulls is MASK:
         return False
-    return not kinds <= FILLS[nulls] and (own or any(not cell.kind for cell in cells))
+    bools = any(isinstance(cell.value, bool) for cell in cells)  # None may come when there are only these, and takes no number then
+    return (bools or not kinds <= FILLS[nulls]) and (own or any(not cell.kind for cell in cells))
 
 
 @given(
