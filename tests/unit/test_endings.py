@@ -192,24 +192,49 @@ def test_the_driver_hears_for_which_processes_it_waits(run):
     assert re.search(r"its process \(\d+\) waits for processes of multiprocessing \(loader\)", lingers(nodes.state(0)))
 
 
-@pytest.mark.parametrize("whom", ["agent", "executor"])
-def test_whatever_ends_a_node_after_its_main_is_no_failure(whom, tmp_path, caplog):
-    """Its process still runs. Resource managers take executors away that have nothing to do, and all of their processes."""
-    executors = [subprocess.Popen(badly.SLEEP) for _ in range(2)]
+@pytest.fixture
+def executors():
+    """Two processes, and ``Nodes`` of which each belongs to one."""
+    processes = [subprocess.Popen(badly.SLEEP) for _ in range(2)]
 
     class OfExecutors(Nodes):
         def _reserve(self, index):
-            return reserve_agent(self.coordinator, index, this_process(executors[index].pid)).node
+            return reserve_agent(self.coordinator, index, this_process(processes[index].pid)).node
 
-    nodes = OfExecutors(badly.main, {"out": str(tmp_path), "how": ["thread", "thread"]})
+    yield processes, OfExecutors
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("whom", ["agent", "executor"])
+def test_whatever_ends_a_node_whose_main_runs_is_a_failure(whom, tmp_path, executors):
+    processes, kind = executors
+    nodes = kind(badly.main, {"out": str(tmp_path), "how": ["sleeps", "sleeps"]})
+    try:
+        feed(nodes)
+        nodes.wait(lambda: len(noted(tmp_path)) == 2, "the end of the feed")
+        os.kill(nodes.infos[0].agent.pid if whom == "agent" else processes[0].pid, signal.SIGKILL)
+        nodes.wait(lambda: nodes.coordinator.failure is not None, "the failure")
+        assert nodes.coordinator.failure.kind == "NodeLost"
+        assert (nodes.state(0).note, nodes.state(0).failure) == ("", nodes.coordinator.failure)
+    finally:
+        nodes.close()
+
+
+@pytest.mark.parametrize("whom", ["agent", "executor"])
+def test_whatever_ends_a_node_after_its_main_is_no_failure(whom, tmp_path, caplog, executors):
+    """Its process still runs. Resource managers take executors away that have nothing to do, and all of their processes."""
+    processes, kind = executors
+    nodes = kind(badly.main, {"out": str(tmp_path), "how": ["thread", "thread"]})
     try:
         feed(nodes)
         nodes.wait(lambda: all(nodes.state(i).returned for i in range(2)), "both to return")
         if whom == "agent":
             os.kill(nodes.infos[0].agent.pid, signal.SIGKILL)
         else:
-            executors[0].kill()
-            executors[0].wait()
+            processes[0].kill()
+            processes[0].wait()
         nodes.wait(lambda: nodes.state(0).gone, "the end of the agent")
         assert nodes.coordinator.failures == []
         how = {"agent": "was killed by signal 9 .*", "executor": "died after main had returned; "}[whom]
@@ -217,9 +242,6 @@ def test_whatever_ends_a_node_after_its_main_is_no_failure(whom, tmp_path, caplo
         assert nodes.state(0).note in caplog.text
     finally:
         nodes.close()
-        for executor in executors:
-            executor.kill()
-            executor.wait()
     assert noted(tmp_path) == {0: [*range(20)], 1: [*range(20)]}
 
 

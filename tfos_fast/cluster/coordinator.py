@@ -407,14 +407,14 @@ class Coordinator:
                     text = f"{node.name} on {node.host}: its agent (process {node.agent.pid}) {message.why}"
                     self._members.failed(node, m.Failure("NodeFailed", text, node.name, node.host, message.remote_traceback))
             case m.Ended():
-                node.ended = True
-                node.stops(self.nodes.values())
-                node.rows_taken, node.newest = message.rows_taken, message.fed
                 if message.failure is not None:
                     self._members.failed(node, message.failure)
                 elif message.note and message.note != node.note and not self._members.stopping:
                     node.note = message.note
                     log.warning("%s", message.note)
+                node.ended = True  # not before: a node that has ended well has no failures
+                node.stops(self.nodes.values())
+                node.rows_taken, node.newest = message.rows_taken, message.fed
             case m.Returned():
                 node.returned = node.returned or node.connected
                 node.waits = message.waits
