@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 import tfos_fast
@@ -52,6 +55,23 @@ def test_calls_that_come_too_late(tmp_path):
         }
         refused(late, stopped)
     assert sorted(row for rows in mains.noted(tmp_path).values() for row in rows) == [*range(10)]
+
+
+def test_spark_is_stopped_in_the_middle_of_a_feed(tmp_path):
+    def slowly(rows):
+        for row in rows:
+            time.sleep(0.05)
+            yield row
+
+    with spark("local[4]") as sc:
+        cluster = tfos_fast.run(sc, mains.collect, {"out": str(tmp_path)}, 1, memory="1m")
+        stop = threading.Timer(2.0, sc.stop)
+        stop.start()
+        with pytest.raises(ClusterError, match=r"SparkContext was stopped.* call cluster.shutdown\(\) before sc.stop") as caught:
+            cluster.feed(sc.parallelize(range(10_000), 2).mapPartitions(slowly))
+        assert caught.value.spark_error is not None
+        stop.join()
+        cluster.abort()
 
 
 def test_shutdown_after_the_executors_have_ended(tmp_path):

@@ -208,6 +208,13 @@ class Watching:
     def _explain(self, error: Exception) -> Exception:
         """The error of a Spark job in our words, if it came from a task or node of ours; else as it is."""
         error = job_exception(error)
+        if not isinstance(error, errors.TfosError):
+            try:
+                self._engine.check()
+            except ClusterError as stopped:
+                told = ClusterError(f"{stopped}. A job of this cluster ran: call cluster.shutdown() before sc.stop()")
+                told.spark_error = error
+                return told
         if isinstance(error, errors.PeerDied | errors.NodeFailed | errors.NoNodeOnHost | errors.StallTimeout | errors.TaskLost):
             # The coordinator knows better what has happened, or will in a moment.
             with contextlib.suppress(ClusterTimeout):
