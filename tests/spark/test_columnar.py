@@ -74,7 +74,7 @@ def test_rows_of_files_with_filters(sc, folder, out):
     with tfos_fast.run(sc, mains.collect, {"out": out}, 2, **SMALL) as cluster:
         assert cluster.feed(data).rows == 200
         assert cluster.feed(tfos_fast.parquet(folder, filters=[("id", "<", 0)])).rows == 0
-        for wrong, message in ((f"{folder}/none", "none is not there"), ([folder, f"{folder}/*.pq"], "no file matches")):
+        for wrong, message in ((f"{folder}/none", "none is there"), ([folder, f"{folder}/*.pq"], "no file matches")):
             with pytest.raises(SourceError, match=message):
                 cluster.feed(tfos_fast.parquet(wrong))
         with pytest.raises(TypeError, match="not files"):

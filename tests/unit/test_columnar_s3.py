@@ -52,5 +52,5 @@ def test_files_of_a_bucket(bucket):
 def test_addresses_as_spark_writes_them(bucket, scheme):
     assert ids(read(parquet(f"{scheme}://rows/day=*/a.parquet"))) == list(range(600))
     assert ids(read(parquet(f"{scheme}://rows", filters=[("id", "<", 150)]), skip=0)) == list(range(150))
-    with pytest.raises(SourceError, match="is not there"):
+    with pytest.raises(SourceError, match="no file or directory rows/none is there"):
         parquet(f"{scheme}://rows/none").plan(1)
