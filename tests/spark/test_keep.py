@@ -121,7 +121,7 @@ def test_terminate_and_stall_in_a_replay(sc, out):
     args["then"] = "wait"
     with pytest.raises(StallTimeout, match=r"has \d+ rows of a replay that it does not take.*feed_timeout"):
         with tfos_fast.run(sc, pausing, args, 1, **SMALL) as cluster:
-            cluster.feed(rows, epochs=5, keep="memory", feed_timeout=5)
+            cluster.feed(rows, epochs=5, keep="memory", feed_timeout=10)  # longer than a trainer takes to start on a busy machine
 
 
 def test_what_does_not_fit_fails_the_feed_with_its_setting(sc, out):
