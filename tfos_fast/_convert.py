@@ -66,7 +66,7 @@ def row_names(row: Any) -> tuple[str, ...] | None:
 def holds_structs(value: Any) -> bool:
     """Whether a list or tuple is a Row or named tuple, or the first of its items is one: these are no lists, they have fields."""
     while isinstance(value, (list, tuple)):
-        if row_names(value) is not None:
+        if type(value) is not list and row_names(value) is not None:
             return True
         if not len(value):
             return False
