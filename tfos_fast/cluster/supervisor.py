@@ -143,14 +143,21 @@ class Supervisor:
             self._reported = True
             failure = child.failure(dead=False, fed=False)
             if failure is None:
-                report = child.report()
-                self._state(m.Returned(self.life, m.clip(report.waits if report else "", m.MAX_NAMES)))
-                for broker in self._feeds().all():
-                    broker.terminate()  # it may never have opened its feed, and its process may run on
+                # A terminate() of the program may still be in its socket, and is to be read first.
+                self.broker.after(LAST_WORDS, lambda: self._returned(child))
                 return
             if not self._asks:
                 self.end(failure)
             self.broker.after(DYING, lambda: child.kill() if child.status is None else None)
+
+    def _returned(self, child: Child) -> None:
+        """``main`` has returned."""
+        if not self._lives(child):
+            return
+        report = child.report()
+        self._state(m.Returned(self.life, m.clip(report.waits if report else "", m.MAX_NAMES)))
+        for broker in self._feeds().all():
+            broker.terminate()  # it may never have opened its feed, and its process may run on
 
     def look(self) -> None:
         """Take orphans away that have ended, and see whether there is a report of which nobody has told.
