@@ -250,8 +250,9 @@ def test_the_with_block_says_why_an_inference_failed(sc):
     text = "".join(traceback.format_exception(caught.value))
     assert text.count("ValueError: cannot label 7") <= 2  # the sentence, and the trainer's traceback below it
     assert "at org.apache.spark" not in text
-    with pytest.raises(ZeroDivisionError), tfos_fast.run(sc, mains.square, {}, 1, **SMALL):
+    with pytest.raises(ZeroDivisionError) as own, tfos_fast.run(sc, mains.square, {}, 1, **SMALL):
         raise ZeroDivisionError  # an error of the program's own stays as it is
+    assert own.value.__cause__ is None
 
 
 def test_an_inference_by_a_main_that_trains_fails_at_once(sc, out):

@@ -194,7 +194,7 @@ def child(args):
 
 
 def signals(args):
-    """Leave the signals that this process finds ignored or blocked."""
+    """Leave the signals that this process finds ignored or blocked, and those that a program of its own does."""
     ignored = [number.name for number in signal.Signals if signal.getsignal(number) is signal.SIG_IGN]
     blocked = [number.name for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
     out = subprocess.run(["grep", "SigIgn", "/proc/self/status"], capture_output=True, text=True).stdout
