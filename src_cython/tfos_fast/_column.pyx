@@ -272,15 +272,19 @@ cdef int put_value(ColumnState* column, object value, Slot* slot, Py_ssize_t row
             return UNFIT
         return put_bytes(<uint32_t*>out, PyByteArray_AS_STRING(value), PyByteArray_GET_SIZE(value), slot)
     if kind == OBJECT:
-        if column.counted:
-            value = as_object(value, <object>column.definition)
-            if value is _UNFIT:
-                return UNFIT
-        data = dumps(value)
-        return put_bytes(<uint32_t*>out, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), slot)
+        return put_object(column, value, slot, <uint32_t*>out)
     if kind == RAGGED:
         return put_ragged(column, value, slot, <uint32_t*>out)
     return OK if kind == UNUSED else UNFIT
+
+
+cdef int put_object(ColumnState* column, object value, Slot* slot, uint32_t* entry) except -1:
+    """Pickle a value. A function of its own: one that changes an argument counts references to it in all of its branches."""
+    kept = as_object(value, <object>column.definition) if column.counted else value
+    if kept is _UNFIT:
+        return UNFIT
+    data = dumps(kept)
+    return put_bytes(entry, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), slot)
 
 
 cdef int put_raw(ColumnState* column, object value, char* out) noexcept:
