@@ -93,11 +93,17 @@ def test_values_that_cannot_be_fed_are_told_in_a_sentence(sc, out, tmp_path):
     old = {b"org.apache.spark.legacyDateTime": b"", b"org.apache.spark.version": b"3.5.1"}
     day = pa.table({"x": pa.array([-200_000], pa.int32()).cast(pa.date32())})
     pq.write_table(day.replace_schema_metadata(old), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"x": np.random.default_rng(7).random(10_000)}), tmp_path / "c.parquet", use_dictionary=False)
+    with open(tmp_path / "c.parquet", "r+b") as file:
+        file.seek(2)
+        file.write(bytes(60_000))
+    wrong = {"a": ": column 'x' of timestamp", "b": ": column 'x' has a date before 1582-10-15", "c": " is damaged: "}
     with tfos_fast.run(sc, mains.collect, {"out": out}, 1, **SMALL) as cluster:
-        for name, message in (("a", "column 'x' of timestamp"), ("b", "column 'x' has a date before 1582-10-15")):
-            with pytest.raises(SourceError, match=rf"{name}\.parquet: {message}") as raised:
+        for name, message in wrong.items():
+            with pytest.raises(SourceError, match=rf"{name}\.parquet{message}") as raised:
                 cluster.feed(tfos_fast.parquet(tmp_path / f"{name}.parquet"))
             assert len(str(raised.value).splitlines()) == 1
+            assert raised.value.spark_error is None  # no task failed: Spark has logged nothing
 
 
 class Deadly(fs.FileSystemHandler):

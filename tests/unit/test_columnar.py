@@ -207,8 +207,13 @@ def test_a_file_that_changed_or_broke_after_its_footer_was_read(tmp_path):
     pq.write_table(other.set_column(0, "id", [np.arange(5000, dtype=np.int32)]), file)
     assert sum(batch.num_rows for batch in reader.batches(splits[0], SLOT)) == 5000
     file.write_bytes(whole[:100] + bytes(2000) + whole[2100:])
-    with pytest.raises(SourceError, match=r"a\.parquet cannot be read"):
+    with pytest.raises(SourceError, match=r"a\.parquet is damaged: .*; write it anew, or leave it out") as damaged:
         list(reader.batches(splits[0], SLOT))
+    assert not isinstance(damaged.value.__cause__, OSError)  # no other try can help
+    file.unlink()
+    with pytest.raises(SourceError, match=r"a\.parquet cannot be read: .*No such file") as gone:
+        list(reader.batches(splits[0], SLOT))
+    assert isinstance(gone.value.__cause__, FileNotFoundError)
 
 
 def test_files_are_fed_and_not_inferred(folder):

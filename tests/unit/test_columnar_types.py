@@ -128,6 +128,43 @@ def test_filters_on_int96(tmp_path):
     assert values(tmp_path, filters=[("x", "<", dt.datetime(100, 1, 1, tzinfo=UTC))], name="n") == [1]
 
 
+NAN = float("nan")
+FLOATS = [[1.0, NAN], [NAN, NAN], [1.0, 1.0, NAN, None], [1.0, 2.0, NAN], [0.0, -0.0], [0.0, 0.0], [-0.0]]
+FLOAT_FILTERS = {
+    "x != 1": [("x", "!=", 1.0)], "not x < 2": ~(pc.field("x") < 2), "not x < 3": ~(pc.field("x") < 3),
+    "nan": pc.is_nan(pc.field("x")),
+    "null or nan": pc.field("x").is_null(nan_is_null=True), "not in": [("x", "not in", [1.0])], "in nan": [("x", "in", [NAN])],
+    "x > 1 or x != 1": [[("x", ">", 1.0)], [("x", "!=", 1.0)]], "x = -0": [("x", "=", -0.0)], "isin": pc.field("x").isin([0.0]),
+    "x > 1.5": [("x", ">", 1.5)], "valid": pc.field("x").is_valid(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("filters", FLOAT_FILTERS.values(), ids=FLOAT_FILTERS)
+def test_filters_on_floats_find_nan_that_row_groups_do_not_tell_of(tmp_path, filters, kind):
+    expression = pq.filters_to_expression(filters) if isinstance(filters, list) else filters
+    for floats in FLOATS:
+        table = pa.table({"x": pa.array(floats, kind), "n": range(len(floats))})
+        write(tmp_path, table, row_group_size=4)
+        found = [n for split in read(parquet(tmp_path, filters=filters)) for batch in split for n in batch["n"].to_pylist()]
+        assert found == table.filter(expression)["n"].to_pylist()
+
+
+def test_filters_on_floats_in_structs_and_of_both_zeros(tmp_path):
+    write(tmp_path, {"s": [{"x": 1.0}, {"x": NAN}], "n": [0, 1]})
+    assert values(tmp_path, filters=~(pc.field("s", "x") < 2), name="n") == [1]
+    write(tmp_path, {"x": [0.0, -0.0, 1.0], "n": [0, 1, 2]}, row_group_size=1)
+    assert values(tmp_path, filters=[("x", "in", [0, 7])], name="n") == [0, 1]
+    assert values(tmp_path, filters=[("x", "not in", [-0.0])], name="n") == [2]
+
+
+def test_row_groups_are_left_out_by_floats_where_a_filter_wants_no_nan(tmp_path):
+    write(tmp_path, {"x": np.arange(8.0), "n": range(8)}, row_group_size=2)
+    for filters in ([("x", ">", 5.5)], [("x", "in", [6.0, 7.0])], pc.field("x") > 5.5, [("x", ">=", 6.0), ("n", ">", 0)]):
+        (split,), _ = parquet(tmp_path, filters=filters, splits=1).plan(1)
+        assert [piece.row_group for piece in split] == [3]
+
+
 # ---- the old calendar --------------------------------------------------------------------------------------------------------
 
 OLD = {

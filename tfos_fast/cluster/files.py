@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tfos_fast.channel.arrow_spark import KEY
-from tfos_fast.cluster.filters import to_expression
+from tfos_fast.cluster.filters import misleads, to_expression
 from tfos_fast.cluster.footers import TELLING, FileColumns, describe
 from tfos_fast.cluster.unify import Differ, Held, by_case, pairs, unify
 from tfos_fast.errors import SourceError
@@ -162,11 +162,12 @@ class Files:
         import pyarrow as pa
 
         schema = table.schema
+        sure = expression is None or not any(misleads(expression, schema.field(name), schema) for name in filtered)
         pieces = []
         for fragment in self._fragments if expression is None else self._left(expression, schema):
             found = self._describe(fragment)
             # The least and greatest values of a row group are those that the file has: of another type or calendar they mislead.
-            plain = all(
+            plain = sure and all(
                 name in self._kinds
                 or not pairs([name], list(found.stored), exact=table.exact)
                 or (found.stored.get(name) == schema.field(name).type and name not in found.old)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,50 @@ def names(expression: Expression | None, name: str, schema: Any) -> bool:
     return False
 
 
+def misleads(expression: Expression, column: Any, schema: Any) -> bool:
+    """Whether the least and greatest floats of a row group do not say that it has no row which the filter wants.
+
+    They leave out NaN, and take -0.0 and 0.0 for the same, which ``isin`` does not.
+
+    Parameters
+    ----------
+    expression : pyarrow.compute.Expression
+    column : pyarrow.Field
+    schema : pyarrow.Schema
+        Of all columns.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def may_hold(path: list[str], value: float, kind: Any) -> bool:
+        return _may_hold(expression, pc.field(*path) == pa.scalar(value, kind), schema)
+
+    for path, kind in _floats([column.name], column.type):
+        if pa.types.is_float16(kind) or may_hold(path, math.nan, kind) or may_hold(path, 0.0, kind) != may_hold(path, -0.0, kind):
+            return True
+    return False
+
+
+def _floats(path: list[str], kind: Any) -> Iterator[tuple[list[str], Any]]:
+    """The floats that an expression can name: their paths and types."""
+    import pyarrow as pa
+
+    if pa.types.is_floating(kind):
+        yield path, kind
+    elif pa.types.is_struct(kind):
+        for i in range(kind.num_fields):
+            yield from _floats([*path, kind.field(i).name], kind.field(i).type)
+
+
+def _may_hold(expression: Expression, guarantee: Expression, schema: Any) -> bool:
+    """Whether the filter can want a row for which the guarantee holds. pyarrow tells it of files only; this one is not opened."""
+    from pyarrow import dataset, fs
+
+    form, system = dataset.ParquetFileFormat(), fs.LocalFileSystem()
+    file = form.make_fragment("no file", system, guarantee)
+    return any(True for _ in dataset.FileSystemDataset([file], schema, form, system).get_fragments(expression))
+
+
 def _is_expression(filters: Any) -> bool:
     try:
         from pyarrow.dataset import Expression
@@ -151,13 +196,18 @@ def _check_term(term: Any) -> None:
 
 def _typed(term: Any, schema: Any) -> tuple[str, str, Any]:
     """The condition with a value of the column's type where Arrow does not convert it."""
+    import pyarrow as pa
+
     name, operator, value = term
     at = schema.get_field_index(name)
     if at < 0:
         return name, operator, value
     kind = schema.field(at).type
     if operator.endswith("in"):
-        return name, operator, [_value(each, kind) for each in value]
+        values = [_value(each, kind) for each in value]
+        if pa.types.is_floating(kind) and 0 in values:
+            values += [0.0, -0.0]  # equal for every operator but Arrow's ``isin``
+        return name, operator, values
     return name, operator, _value(value, kind)
 
 

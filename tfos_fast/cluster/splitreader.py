@@ -91,7 +91,7 @@ class SplitReader:
         Raises
         ------
         SourceError
-            Names the file that cannot be read.
+            Names the file that cannot be read. Where another try may read it, an ``OSError`` is the cause.
         """
         import pyarrow as pa
 
@@ -118,10 +118,22 @@ class SplitReader:
                         measured = batch.nbytes / batch.num_rows
                         yield batch.slice(dropped) if dropped else batch
         except (OSError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and self._is_damage(error):
+                why = " ".join(str(error).split()).rstrip(".")
+                raise SourceError(f"{path} is damaged: {why}; write it anew, or leave it out") from None
             raise SourceError(f"{path} cannot be read: {error}") from error
         finally:
             if opened is not None:
                 opened.file.close(force=True)
+
+    def _is_damage(self, error: OSError) -> bool:
+        """Whether this is what pyarrow says of a file's content: an error of the operating system has a number.
+
+        Other file systems than the local one have errors of the network without a number.
+        """
+        from pyarrow import fs
+
+        return isinstance(self.filesystem, fs.LocalFileSystem) and error.errno is None
 
     def _open(self, path: str, keys: Collection[str]) -> _Opened:
         from pyarrow import fs, parquet
