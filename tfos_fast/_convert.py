@@ -63,6 +63,13 @@ def row_names(row: Any) -> tuple[str, ...] | None:
     return tuple(fields)
 
 
+def named_fields(value: Any) -> dict[str, Any] | None:
+    """A row of a structured array as a dict of its fields; None for anything else."""
+    if isinstance(value, np.void) and value.dtype.names:
+        return {name: value[name] for name in value.dtype.names}
+    return None
+
+
 def holds_structs(value: Any) -> bool:
     """Whether a list or tuple is a Row or named tuple, or the first of its items is one: these are no lists, they have fields."""
     while isinstance(value, (list, tuple)):

@@ -101,6 +101,13 @@ def test_keys():
     assert keys_of("/data/a=1/b%20c=x%2Fy/f.parquet", "/data") == {"a": "1", "b c": "x%2Fy"}
     assert keys_of("/data/a=1/f=2.parquet", "") == {"a": "1"}
     assert keys_of("/x=1/data/a=b=c/f.parquet", "/x=1/data") == {"a": "b=c"}
-    for path, message in (("/=1/f", "no 'name=value'"), ("/a=/f", "no 'name=value'"), ("/a=1/a=2/f", "'a' twice")):
+    wrong = (("/=1/f", "no 'name=value'"), ("/a=/f", "no 'name=value'"), ("/a=1/a=2/f", "'a' twice"), ("/a=1/A=2/f", "'A' twice"))
+    for path, message in wrong:
         with pytest.raises(SourceError, match=message):
             keys_of(path, "")
+
+
+def test_names_that_differ_in_case_only_are_one_column():
+    kinds, values = typed([{"Day": "1", "b": "x"}, {"day": "2", "b": "y"}, {"DAY": "3000000000"}], Inference())
+    assert {name: str(kind) for name, kind in kinds.items()} == {"Day": "int64", "b": "string"}
+    assert values == [{"Day": 1, "b": "x"}, {"Day": 2, "b": "y"}, {"Day": 3_000_000_000, "b": None}]

@@ -192,6 +192,32 @@ def test_several_columns_by_name_and_by_position():
             as_batches([given] * 2, schema, 2)
 
 
+SWAPPED = np.array([("x", 1), ("y", 2)], [("b", "U1"), ("a", "i4")])  # a structured array, its fields in another order
+A_B = [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+
+
+@pytest.mark.parametrize("form", ["array", "rows", "recarray", "records", "masked"])
+def test_structured_arrays_go_by_the_names_of_their_fields(form: str):
+    given: Any = {
+        "array": SWAPPED, "rows": list(SWAPPED), "recarray": SWAPPED.view(np.recarray),
+        "records": pd.DataFrame({"b": ["x", "y"], "a": [1, 2]}).to_records(index=False), "masked": np.ma.masked_array(SWAPPED),
+    }[form]  # fmt: skip
+    assert as_batches(given, pa.schema([("a", pa.int32()), ("b", pa.string())]), 2).to_pylist() == A_B
+    assert through(given, STRUCT, 2) == A_B
+    with pytest.raises(SchemaMismatch, match="the results have 'a', and the schema has 'c' instead"):
+        as_batches(given, pa.schema([("c", pa.int32()), ("b", pa.string())]), 2)
+
+
+def test_structured_arrays_inside_results_go_by_names():
+    assert through({"x": SWAPPED}, STRUCT, 2) == A_B
+    assert through([{"x": row} for row in SWAPPED], STRUCT, 2) == A_B
+    assert through([SWAPPED, SWAPPED[:1], SWAPPED[:0]], pa.list_(STRUCT), 3) == [A_B, A_B[:1], []]
+    nested = np.array([((1, 2), 3)], [("s", [("q", "i4"), ("p", "i4")]), ("n", "i4")])
+    schema = pa.schema([("n", pa.int32()), ("s", pa.struct([("p", pa.int32()), ("q", pa.int32())]))])
+    for given in (nested, list(nested)):
+        assert as_batches(given, schema, 1).to_pylist() == [{"n": 3, "s": {"p": 2, "q": 1}}]
+
+
 def test_vectors_of_spark_and_arrays_are_vectors():
     dense = {"type": 1, "size": None, "indices": None, "values": [0.0, 2.0]}
     sparse = {"type": 0, "size": 2, "indices": [1], "values": [2.0]}
@@ -229,6 +255,8 @@ REFUSED: list[tuple[Any, Any]] = [
     (pa.list_(pa.string()), "bird"), (pa.list_(pa.binary()), b"bird"), (pa.list_(pa.string()), {"a"}), (pa.list_(pa.string()), 5),
     (pa.list_(pa.int32()), [1.5]), (pa.list_(pa.int32()), np.array([2**31])), (pa.list_(pa.int32()), [[1]]),
     (pa.list_(pa.bool_()), [1]),
+    (pa.map_(pa.string(), pa.int64()), [("k", 1), (np.str_("k"), 2)]), (pa.float64(), np.longdouble("1e4000")),
+    (pa.decimal128(4, 2), Decimal("1E+2")), (pa.decimal128(4, 2), Decimal("-Infinity")), (pa.decimal128(4, 2), 10**50),
     (pa.list_(pa.list_(pa.int32())), [1]), (STRUCT, 5), (STRUCT, {"a": "x", "b": "x"}), (pa.map_(pa.string(), pa.int64()), 5),
     (pa.map_(pa.string(), pa.int64()), [("k", 1.5)]), (pa.map_(pa.string(), pa.int64()), [(None, 1)]), (pa.null(), 5),
 ]  # fmt: skip
@@ -245,6 +273,7 @@ ARRAYS: list[tuple[Any, Any]] = [
     (pa.bool_(), [2]), (pa.bool_(), [1.0]), (pa.float32(), [1e300]), (pa.float64(), [2**53 + 1]), (pa.float32(), [2**24 + 1]),
     (pa.int64(), np.array([2**63], np.uint64)), (pa.string(), [1]), (pa.binary(), [1]), (pa.date32(), [1.5]),
     (pa.timestamp("us"), [1.5]), (pa.time64("ns"), [1]), (pa.decimal128(4, 2), [1.5]), (pa.decimal128(4, 2), [1000]),
+    (pa.float64(), np.array(["1e4000"], np.longdouble)), (pa.decimal128(4, 2), np.array([0.5], ">f8")),
     (pa.float64(), [1j]), (pa.int8(), np.array([1], "M8[ns]")), (pa.float64(), np.array(["1"])),
     (pa.timestamp("us"), np.array([1], "m8[us]")),
 ]  # fmt: skip
@@ -268,6 +297,8 @@ HELD: list[tuple[Any, Any, Any]] = [
     (pa.string(), np.str_("x"), "x"),
     (pa.binary(), bytearray(b"x"), b"x"), (pa.binary(), np.bytes_(b"x"), b"x"), (pa.decimal128(6, 2), 5, Decimal("5.00")),
     (pa.decimal128(38, 0), Decimal(10**38 - 1), Decimal(10**38 - 1)),
+    (pa.decimal128(4, 2), Decimal("1.50" + "0" * 60), Decimal("1.50")), (pa.decimal128(4, 2), Decimal("0E+60"), Decimal("0.00")),
+    (pa.decimal128(4, 0), Decimal("1E+3"), Decimal(1000)),
     (pa.time64("ns"), dt.time(23, 59, 59, 999999), dt.time(23, 59, 59, 999999)),
     (pa.duration("us"), dt.timedelta(-1, 0, 1), dt.timedelta(-1, 0, 1)), (pa.date32(), dt.date(1, 1, 1), dt.date(1, 1, 1)),
     (pa.date32(), dt.datetime(1969, 12, 31, 23), dt.date(1969, 12, 31)), (pa.string(), pd.NA, None),
@@ -410,6 +441,27 @@ def test_series_and_frames_of_pandas():
     assert through(frame["t"], pa.timestamp("us"), 2) == [time_, None]
     with pytest.raises(ValueError, match="name twice"):
         to_results(pd.DataFrame([[1, 2]], columns=["a", "a"]))
+
+
+def test_what_pandas_counts_as_missing_is_null():
+    nan = float("nan")
+    category = pd.Series(["x", None], dtype="category")
+    for given in (pd.Series(["x", nan]), category, category.array, pd.Index(["x", nan])):
+        assert through(given, pa.string(), 2) == ["x", None]
+        assert through({"x": given}, pa.string(), 2) == ["x", None]
+    assert through(pd.DataFrame({"x": [[1], nan]}), pa.list_(pa.int8()), 2) == [[1], None]
+    for given in (pd.array([1, None], "Int64"), pd.Series([1, None], dtype="category"), pd.Index([1, None], dtype="Int64")):
+        assert through(given, pa.int64(), 2) == [1, None]
+    found = through(pd.Series([1.5, nan, None], dtype=object), pa.float64(), 3)
+    assert (found[0], found[1] != found[1], found[2]) == (1.5, True, None)  # among numbers, NaN is one
+    moments = pd.DatetimeIndex(["2020-01-01", None], tz="Europe/Berlin")
+    assert through(moments, pa.timestamp("us", "UTC"), 2) == [dt.datetime(2019, 12, 31, 23, tzinfo=UTC), None]
+
+
+def test_errors_in_lists_of_arrays_name_the_column():
+    for given in ([np.array([0.5]), np.array([1.0, 2.0])], np.array([[0.5]] * 2), [[0.5], [0.5, None]]):
+        with pytest.raises(SchemaMismatch, match=r"^column 'x' of the results, declared as list<item: int32>: "):
+            through(given, pa.list_(pa.int32()), 2)
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float16", "int4", "uint4"])

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from tfos_fast._convert import row_names
+from tfos_fast._convert import named_fields, row_names
 from tfos_fast.channel import moments
 from tfos_fast.errors import SchemaMismatch
 
@@ -108,6 +108,8 @@ def _python(value: Any) -> Any:
         value = value[()]
     if value is np.ma.masked:
         return None
+    if isinstance(value, np.longdouble) and np.isfinite(value) and not np.isfinite(float(value)):
+        return value  # no number of Python
     if isinstance(value, np.generic) and value.dtype.kind not in "MmV":
         return float(value) if value.dtype.kind == "f" else value.item()
     if isinstance(value, np.generic) and value.dtype.kind == "V" and type(value).__module__ == "ml_dtypes":
@@ -142,6 +144,7 @@ def _scalars(values: Sequence[Any], kinds: set[type], kind: Any, where: str) -> 
         only("byte strings; give .encode() of text, .tobytes() of an array", *_BYTES)
     elif pa.types.is_decimal(kind):
         only("decimals and whole numbers; give decimal.Decimal(str(...)), or declare double", decimal.Decimal, int)
+        return _decimals(values, kind, where)
     elif pa.types.is_null(kind):
         only("nothing but None; declare the type of the column", type(None))
     else:
@@ -167,6 +170,25 @@ def _floats(values: Sequence[Any], kind: Any, where: str) -> Any:
             if values[i] is not None and abs(values[i]) != float("inf"):
                 raise _Refused(f"{where}: {values[i]!r} is out of the range of {kind}; declare double")
     return array
+
+
+def _decimals(values: Sequence[Any], kind: Any, where: str) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, OverflowError):  # zeros at the end that the type has no room for, or a value that is not of the type
+        return pa.array([None if value is None else _in_scale(value, kind, where) for value in values], kind)
+
+
+def _in_scale(value: Any, kind: Any, where: str) -> decimal.Decimal:
+    """The number with as many digits behind the point as the type has."""
+    exact = decimal.Decimal(value)
+    if exact.is_finite() and (not exact or exact.adjusted() < kind.precision - kind.scale):
+        scaled = exact.quantize(decimal.Decimal((0, (1,), -kind.scale)), context=decimal.Context(prec=kind.precision))
+        if scaled == exact:
+            return scaled
+    raise _Refused(f"{where}: {value!r:.200} has digits that {kind} does not hold; round it (.quantize), or declare a wider one")
 
 
 def _times(values: Sequence[Any], kind: Any, where: str) -> Any:
@@ -221,7 +243,7 @@ def _stacked(values: Sequence[Any], kind: Any, where: str) -> Any:
     first = values[0]
     if first.dtype.kind not in "biuf" or len({(value.dtype, value.shape[1:]) for value in values}) > 1:
         return None
-    child = from_numbers(np.concatenate(values), kind.value_field, f"{where}.element")
+    child = _numbers(np.concatenate(values), kind.value_field, f"{where}.element")
     return _assemble(kind, len(values), None, [len(value) for value in values], [child])
 
 
@@ -256,6 +278,8 @@ def _pairs(value: Any, kind: Any, where: str) -> list[tuple[Any, Any]]:
     if isinstance(value, dict):
         return list(value.items())
     if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+        if len({repr(_python(key)) for key, _ in value}) < len(value):
+            raise _Refused(f"{where}: {value!r:.200} has a key twice, of which a map keeps one; give each key once")
         return [(key, item) for key, item in value]
     raise _Refused(f"{where}: {value!r:.200} is of type {type(value).__name__}, and {kind} takes dicts")
 
@@ -278,6 +302,7 @@ def _parts(value: Any, names: list[str], kind: Any, where: str) -> Sequence[Any]
         value = value.__UDT__.serialize(value)
     elif type(value).__module__.startswith("pyspark.sql"):
         value = _own_parts(value, names)
+    value = named_fields(value) or value
     found = row_names(value)
     if found is not None:
         if len(set(found)) < len(found):
@@ -290,8 +315,6 @@ def _parts(value: Any, names: list[str], kind: Any, where: str) -> Sequence[Any]
         return [value.get(name) for name in names]
     if isinstance(value, np.ndarray) and names == _VECTOR:
         return 1, None, None, value
-    if isinstance(value, np.void) and value.dtype.names:
-        value = value.item()
     if isinstance(value, list | tuple):
         if len(value) != len(names):
             raise _Refused(f"{where}: the result has {len(value)} values, and {kind} has {len(names)}: {value!r:.200}")
@@ -335,7 +358,7 @@ def _assemble(kind: Any, count: int, valid: np.ndarray | None, lengths: list[int
 # ---- arrays of numbers ----
 
 
-def from_numbers(values: np.ndarray, field: Any, where: str = "") -> Any:
+def from_numbers(values: np.ndarray, field: Any) -> Any:
     """An array of numbers, its first dimension that of the rows, as one column on memory of its own.
 
     Raises
@@ -345,30 +368,34 @@ def from_numbers(values: np.ndarray, field: Any, where: str = "") -> Any:
     """
     import pyarrow as pa
 
+    try:
+        return _numbers(values, field, field.name)
+    except (_Refused, pa.ArrowException) as error:
+        raise refused(field, str(error)) from error
+
+
+def _numbers(values: np.ndarray, field: Any, where: str) -> Any:
+    import pyarrow as pa
+
     kind = field.type
     levels = []
     for length in values.shape[1:]:
         if pa.types.is_struct(kind) or pa.types.is_map(kind):
             break
+        shape = list(values.shape[1:])
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-            shape = list(values.shape[1:])
             hint = f"; give results[{', '.join([':'] + ['0'] * len(shape))}]" if set(shape) == {1} else ""
-            raise SchemaMismatch(
-                f"column {where or field.name!r}: the results are arrays of shape {shape}, the schema says {field.type}{hint}"
-            )
+            raise _Refused(f"{where}: the results are arrays of shape {shape}, the schema says {field.type}{hint}")
         if pa.types.is_fixed_size_list(kind) and kind.list_size != length:
-            raise refused(field, f"the results are arrays of shape {list(values.shape[1:])}")
+            raise _Refused(f"{where}: the results are arrays of shape {shape}")
         levels.append((kind, length))
         kind = kind.value_type
     if values.dtype.kind == "V":  # bfloat16; float32 holds all its values
         values = values.astype(np.float32)
     if values.dtype.kind not in "biuf" or pa.types.is_nested(kind) or pa.types.is_decimal(kind):
         vector = pa.types.is_struct(kind) and values.ndim > 1 and [each.name for each in kind] == _VECTOR
-        return to_array(list(values) if vector else values.tolist(), field)
-    try:
-        flat = _cast(values.reshape(-1), kind)
-    except (_Refused, pa.ArrowException) as error:
-        raise refused(field, str(error)) from error
+        return _build(list(values) if vector else values.tolist(), field, where)
+    flat = _cast(values.reshape(-1), kind)
     for depth, (level, length) in reversed(list(enumerate(levels))):
         lists = int(np.prod(values.shape[: depth + 1], dtype=np.int64))
         lengths = None if pa.types.is_fixed_size_list(level) else length

@@ -65,8 +65,8 @@ def to_results(results: Any) -> Block | list[Any]:
     ----------
     results : array, tensor, dict, tuple, sequence, or Series or DataFrame of pandas
         An array or tensor (anything with ``numpy()``): each ``results[i]`` is the result of a row. A dict of columns, or a tuple
-        of arrays: the result of a row is a dict, or tuple, of the columns' values. A Series counts as an array, a DataFrame as a
-        dict of its columns. Any other sequence: its items are the results.
+        of arrays: the result of a row is a dict, or tuple, of the columns' values. A Series counts as an array, a DataFrame and a
+        structured array as a dict of their columns. Any other sequence: its items are the results.
         A number of an array becomes a Python number, what has dimensions stays an array, and text is ``str`` or ``bytes`` as the
         array has it (string tensors have bytes). Days become dates, other times stay numpy's.
 
@@ -76,6 +76,8 @@ def to_results(results: Any) -> Block | list[Any]:
         The columns differ in length, an array has no dimension, or the results are no sequence.
     """
     single = _array(results)
+    if single is not None and single.dtype.names:  # a structured array
+        return _pack("dict", list(single.dtype.names), [single[name] for name in single.dtype.names])
     if single is not None:
         return _pack("bare", ["c0"], [single])
     if _is_series(results):
@@ -119,7 +121,7 @@ def _array(value: Any) -> np.ndarray | None:
         found = value
     elif hasattr(value, "numpy") and hasattr(value, "shape"):  # an eager tensor; TensorFlow is not imported here
         found = np.asarray(value.numpy())
-    elif hasattr(value, "__array__") and hasattr(value, "dtype") and hasattr(value, "ndim") and not hasattr(value, "iloc"):
+    elif hasattr(value, "__array__") and hasattr(value, "dtype") and hasattr(value, "ndim") and not hasattr(value, "isna"):
         found = np.asarray(value)  # of JAX, say
     else:
         return None
@@ -129,7 +131,8 @@ def _array(value: Any) -> np.ndarray | None:
 
 
 def _is_series(value: Any) -> bool:
-    return hasattr(value, "iloc") and hasattr(value, "to_numpy") and not hasattr(value, "columns")
+    """Whether it is a Series, Index or array of pandas."""
+    return hasattr(value, "isna") and hasattr(value, "to_numpy") and not hasattr(value, "columns")
 
 
 def _series(series: Any) -> Sequence[Any] | np.ndarray:
@@ -137,7 +140,8 @@ def _series(series: Any) -> Sequence[Any] | np.ndarray:
     if isinstance(series.dtype, np.dtype) and series.dtype.kind != "O":
         return _values(series.to_numpy())
     values: list[Any] = [None if is_missing(type(value)) else value for value in series.tolist()]
-    if series.dtype.kind != "O" or not isinstance(series.dtype, np.dtype):
+    objects = isinstance(series.dtype, np.dtype)
+    if not objects or not any(isinstance(value, int | float) and value == value for value in values):  # NaN is missing text, say
         values = [None if missing else value for value, missing in zip(values, series.isna(), strict=True)]
     return [value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value for value in values]
 
@@ -184,12 +188,13 @@ def _values(column: Any) -> Sequence[Any]:
     """One value for each row, of the types that a block's rows have."""
     if not isinstance(column, np.ndarray):
         return column
-    if column.ndim > 1:
+    if column.ndim > 1 or column.dtype.names:
         return list(column)
     if column.dtype.kind in "Mm":
         return _times(column)
     if column.dtype.kind in "fc" and column.dtype.itemsize > 8 * (1 + (column.dtype.kind == "c")):
-        return [value.item() if column.dtype.kind == "c" else float(value) for value in column]  # long double has no Python number
+        numbers = [value.item() if column.dtype.kind == "c" else float(value) for value in column]  # Python has no long double
+        return numbers if np.array_equal(np.isfinite(column), np.isfinite(numbers)) else list(column)
     return column.tolist()
 
 

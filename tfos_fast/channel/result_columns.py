@@ -1,6 +1,6 @@
 """The one rule by which a row's result becomes values of declared columns. The schema decides, and no value.
 
-1. A dict, a Row or a named tuple goes to the columns by names. What it leaves out is null.
+1. A dict, a Row, a named tuple or a row of a structured array goes to the columns by names. What it leaves out is null.
 2. Of several columns, a tuple or list has one value for each, by position.
 3. A single column whose type has several values (array, map, struct) takes any other result as its value, also a tuple or list.
    A single map or struct takes dicts, Rows and named tuples in the same way, unless the column's name is their only name.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Literal
 
-from tfos_fast._convert import row_names
+from tfos_fast._convert import named_fields, row_names
 from tfos_fast.channel.nearest import quoted
 from tfos_fast.channel.schema import Schema
 from tfos_fast.errors import SchemaMismatch
@@ -88,6 +88,7 @@ def to_fields(result: Any, names: list[str], *, whole: Takes) -> list[Any]:
     """
     if type(result) is dict and result.keys() == set(names):
         return [result[name] for name in names]
+    result = named_fields(result) or result
     found = row_names(result)
     if whole == "names" and list(found or (result if isinstance(result, dict) else ())) != names:
         return [result]

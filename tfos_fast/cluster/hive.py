@@ -72,7 +72,7 @@ def keys_of(path: str, base: str) -> dict[str, str]:
         name = unquote(name)
         if not name or not value:
             raise SourceError(f"the directory {part!r} of {path} is no 'name=value'; rename the directory")
-        if name in keys:
+        if name.lower() in map(str.lower, keys):
             raise SourceError(f"the directories of {path} name the column {name!r} twice; rename one of the directories")
         keys[name] = value
     return keys
@@ -84,7 +84,8 @@ def typed(rows: Sequence[Mapping[str, str]], how: Inference) -> tuple[dict[str, 
     Parameters
     ----------
     rows : sequence of mapping
-        What :func:`keys_of` says of each file. A file that lacks a column has null there.
+        What :func:`keys_of` says of each file. A file that lacks a column has null there. Names that differ in upper and lower case
+        only are one column, under its first name, as in Spark.
     how : Inference
 
     Returns
@@ -94,6 +95,8 @@ def typed(rows: Sequence[Mapping[str, str]], how: Inference) -> tuple[dict[str, 
     """
     import pyarrow as pa
 
+    spelt: dict[str, str] = {}
+    rows = [{spelt.setdefault(name.lower(), name): raw for name, raw in row.items()} for row in rows]
     kinds: dict[str, tuple[str, int]] = {}
     for row in rows:
         for name, raw in row.items():

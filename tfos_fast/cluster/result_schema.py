@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfos_fast._convert import row_names
+from tfos_fast._convert import named_fields, row_names
 from tfos_fast.channel.moments import is_missing
 from tfos_fast.errors import ClusterError
 
@@ -61,6 +61,7 @@ def _arrow_type(kind: Any, name: str) -> pa.DataType:
 
 def by_names(result: Any) -> dict[str, Any]:
     """A result by column names, to learn their types: its own; ``_1``, ``_2``, ... of a tuple; ``result`` of a single value."""
+    result = named_fields(result) or result
     names = row_names(result)
     if names is not None:
         named = dict(zip(names, result, strict=True))
@@ -84,6 +85,13 @@ def _typical(value: Any) -> Any:
         return None
     if hasattr(value, "numpy") and hasattr(value, "shape"):
         value = np.asarray(value.numpy())
+    fields = named_fields(value)
+    if fields is not None:
+        from pyspark.sql import Row
+
+        return Row(**{name: _typical(field) for name, field in fields.items()})
+    if isinstance(value, np.ndarray) and value.dtype.names:
+        return [_typical(item) for item in value]
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "Mm":
         if not value.ndim:
             return None if np.isnat(value) else _A_TIME if value.dtype.kind == "M" else datetime.timedelta(1)
