@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import struct
@@ -42,6 +43,54 @@ BOMB = text("touch /tmp/never") + b"\x85R"
 def tower(levels: int, base: bytes) -> bytes:
     """A tuple of pairs, each of which holds the one before twice."""
     return b"(" + base + b"\x94" + b"".join((b"h" + bytes([i])) * 2 + b"\x86\x94" for i in range(levels)) + b"t"
+
+
+def number(value: int) -> bytes:
+    digits = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8b" + len(digits).to_bytes(4, "little") + digits
+
+
+def arrays_in_arrays(levels: int) -> bytes:
+    """Arrays of one object each, which is the next array."""
+    begin = b"(" + OBJECTS + b"\x94" + named(CORE, "_reconstruct") + b"\x94" + named("numpy", "ndarray") + b"\x94"
+    return begin + b"h\x01h\x02K\x00\x85C\x01b\x87R(K\x01K\x01\x85h\x00\x89]" * levels + b"N" + b"atb" * levels + b"t"
+
+
+def deques_in_deques(levels: int) -> bytes:
+    """Long enough to pay for them."""
+    paid = b"X" + (12 * levels).to_bytes(4, "little") + b"x" * (12 * levels)
+    return b"(" + paid + named("collections", "deque") + b"\x94)R" + b"h\x00)R" * (levels - 1) + b"a" * (levels - 1) + b"t"
+
+
+def overlapping_fields(values: int) -> bytes:
+    """Scalars of one byte and of two thousand fields."""
+    names = [text(f"f{i:04}") for i in range(2000)]
+    fields = b"(" + b"".join(names) + b"t}(" + b"".join(name + b"h\x00K\x00\x86" for name in names)
+    kind = named("numpy", "dtype") + text("V1") + b"\x89\x88\x87R(K\x03" + text("|") + b"N" + fields + b"uK\x01K\x01K\x10tb"
+    return b"(" + dtype("u1", "|") + b"\x94" + kind + b"\x94" + SCALAR + b"\x94" + b"h\x02h\x01C\x01a\x86R" * values + b"t"
+
+
+@functools.cache
+def chosen_keys(bits: int) -> list[int]:
+    """Keys for a dict of ``2**bits`` places: half of them in the order of Python's search, then some that follow it."""
+    size = 1 << bits
+    taken, at = {}, 0
+    for i in range(size // 2):
+        taken[at] = i
+        at = (5 * at + 1) % size
+    places = np.full(size, size)
+    places[list(taken)] = range(size // 2)
+    late = np.random.default_rng(1).integers(0, 1 << 31, 40 * size)
+    where, rest = late % size, late
+    sound = places[where] < size
+    for _ in range(7):
+        where, rest = np.where(rest, (where * 5 + (rest >> 5) + 1) % size, where), rest >> 5
+        sound &= places[where] < size // (1 if rest.any() else 8)
+    return [*taken, *late[sound].tolist()[: size // 6 - 10]]
+
+
+def as_keys(keys: list[int], value: bytes = b"N") -> bytes:
+    return b"(" + b"".join(b"J" + struct.pack("<i", key) + value for key in keys)
 
 
 class Called:
@@ -185,6 +234,28 @@ HOSTILE: dict[str, bytes] = {
         + b"h\x01h\x00R" * 2000
         + b"e"
     ),
+    # time that costs nothing to send
+    "a range of many digits": whole(
+        named("builtins", "range") + number(1) + number(1 << 400_000) + number((1 << 200_000) + 1) + b"\x87R"
+    ),
+    "fractions of many digits": whole(
+        b"("
+        + named("fractions", "Fraction")
+        + b"\x94"
+        + number(3**40_000)
+        + number(2**63_000)
+        + b"\x86\x94"
+        + b"h\x00h\x01R" * 200
+        + b"t"
+    ),
+    "values of many fields": whole(overlapping_fields(1000)),
+    "keys of a dict that look for their places": whole(b"}" + as_keys(chosen_keys(16)) + b"u"),
+    "keys of a set that look for their places": whole(b"\x8f" + as_keys(chosen_keys(16), b"") + b"\x90"),
+    "keys of a frozenset that look for their places": whole(as_keys(chosen_keys(16), b"") + b"\x91"),
+    # what overflows the stack of a process when it is freed
+    "arrays in arrays": whole(arrays_in_arrays(20_000)),
+    "deques in deques": whole(deques_in_deques(100_000)),
+    "slices in slices": whole(named("builtins", "slice") + b"\x94" + b"h\x00" * 200_000 + b"N" + b"NN\x87R" * 200_000 + b"R"),
     # growth wherever the value goes
     "a tower of pairs": whole(tower(40, b"]")),
     "a tower of lists": whole(b"(]\x94" + b"".join(b"](" + (b"h" + bytes([i])) * 10 + b"e\x94" for i in range(9)) + b"t"),

@@ -370,8 +370,69 @@ def test_mutated_streams_are_data_or_refused():
     assert target.read > 50
 
 
-def test_a_process_survives_the_array_of_addresses():
-    """The allow-list unpickler of old made an object of any address: the process died."""
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("a range of many digits", "a range with arguments"),
+        ("fractions of many digits", "many times more memory"),
+        ("values of many fields", "many times more memory"),
+        ("keys of a dict that look for their places", "keys that were chosen to take long"),
+        ("keys of a set that look for their places", "keys that were chosen to take long"),
+        ("keys of a frozenset that look for their places", "keys that were chosen to take long"),
+        ("arrays in arrays", "nested too deep"),
+        ("deques in deques", "nested too deep"),
+        ("slices in slices", "nested too deep"),
+    ],
+)
+def test_what_would_take_long_is_refused_for_that(name: str, why: str):
+    """Each would be refused in the end, or is data; before that it took time that grows with the square of its length."""
+    with pytest.raises(Refused, match=why):
+        read(HOSTILE[name])
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        list(range(50_000)),
+        [i << 40 for i in range(50_000)],
+        [i / 2**20 for i in range(50_000)],
+        [(i, f"{i}") for i in range(20_000)],
+        [tuple(range(i, i + 200)) for i in range(3000)],
+        [3**12_000 + i for i in range(2500)],
+        [decimal.Decimal(i) for i in range(20_000)],
+        [f"{i}" for i in range(50_000)],
+    ],
+    ids=["ints", "steps", "fractions", "tuples", "long tuples", "long ints", "decimals", "texts"],
+)
+def test_many_keys_that_nobody_has_chosen(keys: list[Any]):
+    as_dict = dict.fromkeys(keys)
+    assert list(read(pickle.dumps(as_dict, 5))) == keys
+    assert read(pickle.dumps(set(keys), 5)) == set(keys)
+    assert read(pickle.dumps(frozenset(keys), 5)) == frozenset(keys)
+
+
+def test_deques_and_arrays_within_each_other():
+    value: Any = None
+    for _ in range(40):
+        array = np.empty(1, object)
+        array[0] = collections.deque([value])
+        value = array
+    found = read(pickle.dumps(value, 5))
+    for _ in range(40):
+        assert type(found) is np.ndarray
+        (found,) = found[0]
+    assert found is None
+
+
+def test_a_deque_that_is_part_of_something_gets_no_more_items():
+    """The depth of what holds it was counted before."""
+    deques = named("collections", "deque") + b"\x94" + b"h\x00)R\x94" * 2
+    with pytest.raises(Refused, match="part of something"):
+        read(whole(b"](" + deques + b"h\x02ah\x02NaeN\x86"))
+
+
+def test_a_process_survives():
+    """It once made an object of any address, and freed arrays in arrays by a call within a call: the process died."""
     program = (
         "import sys; from tfos_fast.channel.plain import build; from tfos_fast.channel.plaintypes import *\n"
         "try: print(build(sys.stdin.buffer.read(), Budget(1 << 20)))\n"
@@ -383,6 +444,8 @@ def test_a_process_survives_the_array_of_addresses():
         "a scalar of an address",
         "a state of addresses",
         "a struct with an address",
+        "arrays in arrays",
+        "deques in deques",
     ):
         done = subprocess.run([sys.executable, "-c", program], input=HOSTILE[name], capture_output=True, timeout=120)
         assert done.returncode == 0

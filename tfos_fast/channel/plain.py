@@ -13,26 +13,25 @@ repeat a large value in two bytes            what the memo holds is shared when 
                                              makers that copy an argument are charged for it
 lists of lists of one list                   :func:`_weigh` counts a shared container as often as it can be reached
 hold itself                                  the same function finds that
-keys that take long to hash or to compare    :meth:`_Machine.keys` charges each part of a key, bounds their depth, and refuses many
-                                             keys of one hash
+keys that take long to hash or to find       ``plainkeys.py`` charges each part of a key, bounds their depth, refuses many keys of
+                                             one hash, and keys whose places in the table were chosen to take long
 digits as text                               numbers are binary; Decimal reads text in one pass, a Fraction's text is short
-nest without end                             nothing here recurses; pickling it again refuses it
+nest without end                             nothing here recurses; pickling it again refuses it; what Python itself frees by
+                                             recursion (:data:`_FREED_BY_RECURSION`) has a bound for its depth
 ===========================================  =====================================================================================
 """
 
 from __future__ import annotations
 
 import collections
-import datetime
 import decimal
-import fractions
 import struct
-import uuid
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from tfos_fast.channel.plainkeys import Keys
 from tfos_fast.channel.plaintypes import NAMES, Budget, Name, Pending, Refused
 
 _float = struct.Struct(">d").unpack_from
@@ -43,15 +42,11 @@ _count8 = struct.Struct("<Q").unpack_from
 # What pickle never puts into its memo. If a stream did, two bytes would stand for any number of digits.
 _NUMBERS = frozenset([int, float, bool, type(None)])
 _SIMPLE = frozenset([str, bytes, bytearray, Name])
-_TEXTS = frozenset([str, bytes])
 _LIST, _DICT, _SET, _TUPLE = 88, 232, 216, 56  # bytes of each, with the first items
 _SET_ITEM, _DICT_ITEM = 64, 100
-_KEYS = (
-    str, bytes, float, complex, type(None), range, uuid.UUID, np.generic,
-    datetime.date, datetime.time, datetime.timedelta, datetime.timezone,
-)  # fmt: skip
-_KEY_DEPTH = 32
-_SAME_HASH = 32  # keys of one container
+#: Python frees one that holds another of these by a call within a call: without a bound the stack of the process overflows.
+_FREED_BY_RECURSION = (collections.deque, np.ndarray, slice)
+_DEPTH = 100
 #: A value may be reached so many times for each byte of the stream, and so many times beside.
 _WEIGHT, _WEIGHT_ALLOWED = 64, 1 << 16
 
@@ -87,7 +82,9 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: list[Any] = []
         self.shared = False  # a container is reached in more than one way
-        self._hashes: dict[int, dict[int, int]] = {}
+        self._keys: dict[int, Keys] = {}  # of containers, by their ids
+        self._depths: dict[int, int] = {}  # of values that are freed by recursion, by their ids
+        self._closed: set[int] = set()  # deques that are part of something
 
     def run(self) -> Any:
         stream, stack, memo, marks, rest = self.stream, self.stack, self.memo, self.marks, self._REST
@@ -173,6 +170,8 @@ class _Machine:
             if isinstance(value, Pending):
                 raise Refused("a value that holds itself")
             self.shared = True
+            if type(value) is collections.deque:
+                self._closed.add(id(value))
         self.stack.append(value)
 
     def _long_get(self) -> None:
@@ -260,7 +259,18 @@ class _Machine:
         top = self.stack[-1]
         if type(top) is not list and type(top) is not collections.deque:
             raise Refused("items for what is no list")
+        if type(top) is not list:
+            if id(top) in self._closed:
+                raise Refused("items for a deque that is part of something")
+            self._nest(top, values)
         top.extend(values)
+
+    def _nest(self, holder: Any, values: Iterable[Any]) -> None:
+        """Refuse what would be freed by too many calls within each other."""
+        depth = max((self._depths.get(id(value), 1) for value in values if isinstance(value, _FREED_BY_RECURSION)), default=0) + 1
+        if depth > _DEPTH:
+            raise Refused("it is nested too deep")
+        self._depths[id(holder)] = max(depth, self._depths.get(id(holder), 1))
 
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -274,57 +284,30 @@ class _Machine:
         top = self.stack[-1]
         if type(top) is not dict and type(top) is not collections.OrderedDict:
             raise Refused("items for what is no dict")
+        if len(keys) != len(values):
+            raise Refused("a key without a value")
         self.budget.spend(_DICT_ITEM * len(keys))
-        self.keys(keys, self._hashes.setdefault(id(top), {}))
-        top.update(zip(keys, values, strict=True))
+        self._keys_of(top).add(keys, lambda start, stop: top.update(zip(keys[start:stop], values[start:stop], strict=True)))
+
+    def _keys_of(self, container: Any) -> Keys:
+        found = self._keys.get(id(container))
+        if found is None:
+            found = self._keys[id(container)] = Keys(self.budget)
+        return found
 
     def _add_items(self) -> None:
         items, top = self._pop_mark(), self.stack[-1]
         if type(top) is not set:
             raise Refused("items for what is no set")
         self.budget.spend(_SET_ITEM * len(items))
-        self.keys(items, self._hashes.setdefault(id(top), {}))
-        top.update(items)
+        self._keys_of(top).add(items, lambda start, stop: top.update(items[start:stop]))
 
     def _frozenset(self) -> None:
         items = self._pop_mark()
         self.budget.spend(_SET + _SET_ITEM * len(items))
-        self.keys(items, {})
-        self.stack.append(frozenset(items))
-
-    def keys(self, keys: list[Any], hashes: dict[int, int]) -> None:
-        """Refuse keys of one container that take long to hash or to compare, before anybody does.
-
-        ``hashes``: how many keys of each hash the container has.
-        """
-        for key in keys:
-            kind = type(key)
-            if kind in _TEXTS:  # computed once, and nobody finds many of one hash
-                continue
-            if kind is not int:
-                self._check_key(key)
-            found = hash(key)
-            count = hashes[found] = hashes.get(found, 0) + 1
-            if count > _SAME_HASH:
-                raise Refused(f"more than {_SAME_HASH} keys of one hash")
-
-    def _check_key(self, key: Any) -> None:
-        left: list[tuple[Any, int]] = [(key, 0)]
-        while left:
-            value, depth = left.pop()
-            if depth > _KEY_DEPTH:
-                raise Refused("a key that is nested too deep")
-            if isinstance(value, tuple | frozenset):
-                self.budget.spend(_TUPLE + 8 * len(value))
-                left += [(item, depth + 1) for item in value]
-            elif isinstance(value, int):
-                self.budget.spend(value.bit_length() >> 3)
-            elif isinstance(value, decimal.Decimal):
-                self.budget.spend(value.__sizeof__())
-            elif isinstance(value, fractions.Fraction):
-                self.budget.spend(value.numerator.bit_length() + value.denominator.bit_length())
-            elif not isinstance(value, _KEYS) or isinstance(value, np.void):
-                raise Refused(f"a {type(value).__name__} as a key")
+        unfrozen: set[Any] = set()
+        Keys(self.budget).add(items, lambda start, stop: unfrozen.update(items[start:stop]))
+        self.stack.append(frozenset(unfrozen))
 
     # ---- names ---------------------------------------------------------------------------------------------------------------
 
@@ -341,7 +324,10 @@ class _Machine:
         args, name = self.stack.pop(), self.stack.pop()
         if type(name) is not Name or name.make is None or type(args) is not tuple:
             raise Refused("a call of what is no name")
-        self.stack.append(name.make(args, self.budget))
+        value = name.make(args, self.budget)
+        if type(value) is slice:
+            self._nest(value, args)
+        self.stack.append(value)
 
     def _new(self) -> None:
         args, name = self.stack.pop(), self.stack.pop()
@@ -354,6 +340,9 @@ class _Machine:
         if not isinstance(pending, Pending):
             raise Refused("a state for what has none")
         value = pending.build(state, self.budget)
+        self._keys.pop(id(state), None)  # it goes, and its id to another value
+        if type(value) is np.ndarray and value.dtype == object:
+            self._nest(value, state[-1])
         if pending.place >= 0:
             self.memo[pending.place] = value
         self.stack.append(value)

@@ -112,8 +112,12 @@ def _complex(args: tuple[Any, ...], budget: Budget) -> complex:
     return complex(*args)
 
 
+_RANGE_BITS = 1024
+
+
 def _range(args: tuple[Any, ...], budget: Budget) -> range:
-    check(_types(args, int, int, int) and args[2], "a range")
+    # Their length is a quotient, which takes long for numbers of many digits.
+    check(_types(args, int, int, int) and args[2] and all(arg.bit_length() <= _RANGE_BITS for arg in args), "a range")
     budget.spend(80)
     return range(*args)
 
@@ -188,10 +192,12 @@ _FRACTION_BITS = 1 << 16
 def _fraction(args: tuple[Any, ...], budget: Budget) -> fractions.Fraction:
     if _types(args, str):  # Fraction("1e999999999") would have as many digits
         check(_FRACTION.fullmatch(args[0]), "a Fraction")
-        budget.spend(120 + len(args[0]))
-        return fractions.Fraction(args[0])
-    check(_types(args, int, int) and all(arg.bit_length() <= _FRACTION_BITS for arg in args), "a Fraction")
-    budget.spend(120 + sum(arg.bit_length() // 4 for arg in args))
+        args = tuple(int(part) for part in f"{args[0]}/1".split("/")[:2])
+    check(_types(args, int, int), "a Fraction")
+    bits = [arg.bit_length() for arg in args]
+    check(max(bits) <= _FRACTION_BITS, "a Fraction")
+    # It is reduced, which takes as long as both are long. The same arguments may come over and over.
+    budget.spend(120 + sum(bits) // 4 + (math.prod(bits) >> 11))
     return fractions.Fraction(*args)
 
 
@@ -211,6 +217,7 @@ _PLAIN = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SUV][0-9]{1,9}
 _UNITS = frozenset([b"Y", b"M", b"W", b"D", b"h", b"m", b"s", b"ms", b"us", b"ns", b"ps", b"fs", b"as"])
 _ALIGNED = 0x80  # NPY_ALIGNED_STRUCT
 _MOST_DIMS = 64
+_FIELD = 64  # bytes of the budget: a field is looked at in each value of its type, and fields may lie upon each other
 
 
 class _Dtype(Pending):
@@ -299,15 +306,17 @@ def _scalar(args: tuple[Any, ...], budget: Budget) -> Any:
         check(dtype.kind in "SU", what)
         return dtype.type()
     values = np.frombuffer(data, dtype)
-    _check_text(values)
+    _check_text(values, budget)
     return values[0]
 
 
-def _check_text(values: np.ndarray) -> None:
+def _check_text(values: np.ndarray, budget: Budget) -> None:
     """Refuse text with what is no character: whoever reads it gets numpy's SystemError."""
     dtype = values.dtype
-    for name in dtype.names or ():
-        _check_text(values[name])
+    names = dtype.names or ()
+    budget.spend(_FIELD * len(names))
+    for name in names:
+        _check_text(values[name], budget)
     if dtype.kind == "U" and values.size:
         codes = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
         check(codes.max() <= sys.maxunicode, "an array of text")
@@ -321,7 +330,7 @@ def _from_buffer(args: tuple[Any, ...], budget: Budget) -> np.ndarray:
     check(len(data) == dtype.itemsize * math.prod(shape), what)
     budget.spend(200 + len(data))
     flat = np.frombuffer(data, dtype) if data else np.empty(0, dtype)
-    _check_text(flat)
+    _check_text(flat, budget)
     if order == "K":
         check(len(axes) == 1 and _is_shape(axes[0]) and sorted(axes[0]) == list(range(len(shape))), what)
         return flat.reshape(shape).transpose(axes[0])
@@ -350,7 +359,7 @@ class _Array(Pending):
         if not data:
             return np.empty(shape, dtype)
         made: np.ndarray = np.ndarray(shape, dtype, bytearray(data), order="F" if fortran else "C")
-        _check_text(made)
+        _check_text(made, budget)
         return made
 
 
