@@ -25,6 +25,7 @@ DTYPES = frozenset(
 #: What a Python number is taken for.
 LEAVES: dict[type, str] = {float: "float64", int: "int64", bool: "bool"}
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+_SINGLE = (bool, int, float, complex, str, bytes, np.generic)
 
 
 @functools.cache
@@ -71,14 +72,14 @@ def named_fields(value: Any) -> dict[str, Any] | None:
 
 
 def holds_structs(value: Any) -> bool:
-    """Whether a list or tuple is a Row or named tuple, or the first of its items is one: these are no lists, they have fields."""
-    while isinstance(value, (list, tuple)):
-        if type(value) is not list and row_names(value) is not None:
-            return True
-        if not len(value):
-            return False
-        value = value[0]
-    return False
+    """Whether a list or tuple is a Row or named tuple, or some item at any depth is one: these are no lists, they have fields."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    if type(value) is not list and row_names(value) is not None:
+        return True
+    if not len(value) or isinstance(value[0], _SINGLE):  # behind a single value, a list or Row makes no array anyway
+        return False
+    return any(map(holds_structs, value))
 
 
 def are_names(names: Any) -> bool:
@@ -231,12 +232,18 @@ def deepened(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     return array.reshape(shape) if fits else None
 
 
+def plain_fill(fill: Any) -> Any:
+    """The Python value that stands for None; see ``channel/schema.py`` for byte strings."""
+    return getattr(fill, "data", fill)
+
+
 def fill_bytes(kind: str, dtype: str, shape: tuple[int, ...], fill: Any) -> bytes:
     """What is written for None into a column of this kind; see ``channel/schema.py``."""
+    fill = plain_fill(fill)
     if kind == "string":
-        return (fill or "").encode()
+        return fill if isinstance(fill, bytes) else (fill or "").encode()
     if kind == "bytes":
-        return (fill or "").encode("latin-1")
+        return fill if isinstance(fill, bytes) else (fill or "").encode("latin-1")
     if kind == "object":
         return pickle.dumps(fill, 5)
     if kind == "fixed":

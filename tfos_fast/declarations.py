@@ -15,9 +15,9 @@ from tfos_fast import specs
 from tfos_fast._convert import encodable
 from tfos_fast._nested import ANY_LENGTH, TEXTS
 from tfos_fast._special import as_number
+from tfos_fast.channel.entries import one_entry
 from tfos_fast.channel.lattice import EVERY, Declared, Nulls
-from tfos_fast.channel.schema import Column
-from tfos_fast.channel.typenames import type_name
+from tfos_fast.channel.schema import Column, Octets
 from tfos_fast.errors import FormError, SchemaMismatch
 
 
@@ -56,43 +56,7 @@ def row_spec(spec: Any) -> dict[str, Declared]:
     ------
     FormError
     """
-    return {name: _one_spec(name, part) for name, part in specs.leaves(spec).items()}
-
-
-def _one_spec(name: str, part: Any) -> tuple[str, tuple[int, ...] | None]:
-    shape: Any = None
-    dtype = part
-    if hasattr(part, "ragged_rank"):  # a tf.RaggedTensorSpec
-        dtype, shape = part.dtype, _ragged_shape(name, part)
-    elif type(part).__name__ == "SparseTensorSpec":
-        raise FormError(f"column {name!r}: the spec says {part!r}, and batches have no sparse tensors; say (dtype, shape) of a row")
-    elif hasattr(part, "dtype") and hasattr(part, "shape") and not isinstance(part, np.generic | type):  # a tf.TensorSpec
-        dtype, shape = part.dtype, part.shape
-        shape = None if getattr(shape, "rank", 0) is None else tuple(shape)
-        if shape is not None and None in shape:
-            raise FormError(
-                f"column {name!r}: the spec says {part!r}, and rows of different lengths make no tensor: give one row's shape, "
-                "or a tf.RaggedTensorSpec"
-            )
-    elif isinstance(part, tuple):
-        dtype, shape = part
-    kind = type_name(name, dtype)
-    if shape is None:
-        return kind, None
-    lengths = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
-    if any(length is not None and int(length) < ANY_LENGTH for length in lengths):
-        raise FormError(f"column {name!r}: the spec says the shape {lengths!r}; a length is a number from 0, or None for any")
-    return kind, tuple(ANY_LENGTH if length is None else int(length) for length in lengths)
-
-
-def _ragged_shape(name: str, spec: Any) -> tuple[int | None, ...]:
-    lengths = spec.shape
-    if lengths.rank is None or lengths.rank < 2 or spec.ragged_rank < 1:
-        raise FormError(f"column {name!r}: the spec says {spec!r}; it is that of a batch: give it a shape of [None, None] or more")
-    inner = tuple(lengths)[1 + spec.ragged_rank :]
-    if None in inner:
-        raise FormError(f"column {name!r}: the spec says {spec!r}, whose last dimensions have no length")
-    return (None,) * spec.ragged_rank + inner
+    return {name: one_entry(name, part) for name, part in specs.leaves(spec).items()}
 
 
 def null_policies(nulls: Any) -> dict[str, Nulls]:
@@ -129,8 +93,8 @@ def _policy(name: str, value: Any) -> Nulls:
         write = "nulls=tfos_fast.MASK" if name == EVERY else f"nulls={{{name!r}: tfos_fast.MASK}}"
         text = f"for a column of bools write {write}, for the text itself {value.encode()!r}"
         raise FormError(f"{where} says the text {value!r}; {text}")
-    if isinstance(value, bytes):
-        return Nulls(fill=value.decode("latin-1"))
+    if isinstance(value, bytes | bytearray):
+        return Nulls(fill=Octets(bytes(value)))
     if isinstance(value, datetime.date | datetime.timedelta | np.datetime64 | np.timedelta64):
         raise _of_time(where, value)
     if isinstance(value, np.generic):

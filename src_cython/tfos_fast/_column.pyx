@@ -88,7 +88,17 @@ def as_object(value, column):
     own = _nested.with_unit(column.dtype, column.unit if column.unit != "number" else ""), column.shape
     if form is None or _nested.meet(form, own) != own:
         return _UNFIT
-    return _numbers(value) if column.unit != "number" or _has_special(value) else value
+    if column.dtype in _nested.TEXTS and not column.shape:
+        return str(value) if column.dtype == "string" else bytes(value)
+    if column.unit == "number" and form[0] != column.dtype and column.dtype in _convert.DTYPES:
+        return _numbers(value, column.dtype)  # as in a column without None
+    return _numbers(value, "") if column.unit != "number" or _has_special(value) else value
+
+
+def with_type(value, column):
+    """As `as_object`; a value that such a column would not take as it is."""
+    found = as_object(value, column)
+    return value if found is _UNFIT else found
 
 
 cdef bint _has_special(object value) except -1:
@@ -101,14 +111,15 @@ cdef bint _has_special(object value) except -1:
     return isinstance(value, decimal.Decimal) or _special.is_linalg(value)
 
 
-cdef object _numbers(object value):
-    """Numbers as they are, and what has a number's meaning as numbers, inside lists, too."""
-    if type(value) in _convert.LEAVES:
+cdef object _numbers(object value, str dtype):
+    """Numbers as they are, or of a type, and what has a number's meaning as numbers, inside lists, too."""
+    if not dtype and type(value) in _convert.LEAVES:
         return value
     tagged = _as_tagged(value)
     if tagged is not None:
-        return tagged[0].tolist() if tagged[0].ndim == 0 else tagged[0]
-    return [_numbers(item) for item in value]
+        array = tagged[0].astype(_convert.dtype_of(dtype)) if dtype else tagged[0]
+        return array.tolist() if array.ndim == 0 else array
+    return [_numbers(item, dtype) for item in value]
 
 
 cdef int prepare(ColumnState* state, column, bint exact, bint cast, list keep) except -1:

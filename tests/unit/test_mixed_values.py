@@ -45,7 +45,7 @@ KINDS: dict[str, st.SearchStrategy[Any]] = {
 COUNTED = {"date", "timestamp", "duration", "dates"}
 LISTS = {"numbers", "lists", "texts", "dates"}
 FILLS: dict[Any, set[str]] = {
-    0: {"number"},
+    0: {"number", "bool"},
     0.5: set(),  # no whole number takes it
     -1: {"number", "date"},
     "-": {"text", "bytes"},
@@ -192,8 +192,9 @@ def may_be_refused(cells: list[Cell], nulls: Any, own: bool) -> bool:
         return True
     if nulls is None or nulls is MASK:
         return False
-    bools = any(isinstance(cell.value, bool) for cell in cells)  # None may come when there are only these, and takes no number then
-    return (bools or not kinds <= FILLS[nulls]) and (own or any(not cell.kind for cell in cells))
+    bools = any(isinstance(cell.value, bool) for cell in cells) and nulls == -1  # None may come when there are only these
+    texts = {"text", "bytes"} <= kinds  # what stands for None among the one is another value among both
+    return (bools or texts or not kinds <= FILLS[nulls]) and (own or any(not cell.kind for cell in cells))
 
 
 @given(

@@ -96,6 +96,8 @@ def test_fills_of_a_late_reader() -> None:
         ([None, {1: 2}, None], 7, [7, {1: 2}, 7]),
         ([2**70, None], -1, [2**70, -1]),
         ([None, None, 2**70], True, [True, True, 2**70]),
+        ([{1: 2}, None], b"\xff", [{1: 2}, b"\xff"]),
+        ([None, {1: 2}, None], b"a", [b"a", {1: 2}, b"a"]),
     ],
     ids=repr,
 )
@@ -156,8 +158,14 @@ def in_turns(parts: list[Any], nulls: Any) -> dict[str, list[Any]]:
         ([None, 1.5], np.float32(2), [2.0, 1.5]),
         ([1, None], True, [1, 1]),
         ([True, None], False, [True, False]),
+        ([True, None], 0, [True, False]),
+        ([None, False], 1.0, [True, False]),
+        ([1, None], 2.0, [1, 2]),
         ([b"a", None], b"\xff\x00", [b"a", b"\xff\x00"]),
         ([b"a", None], "é", [b"a", b"\xe9"]),
+        (["a", None], "é".encode(), ["a", "é"]),
+        ([None], b"\xff", [b"\xff"]),
+        ([None, None], bytearray(b"x"), [b"x", b"x"]),
         (["a", None], "日本", ["a", "日本"]),
         ([[1, 2], None], 7, [[1, 2], [7, 7]]),
         ([[0.5, 2.5], None], math.inf, [[0.5, 2.5], [math.inf, math.inf]]),
@@ -186,7 +194,11 @@ def test_fills_of_every_type(values: list[Any], fill: Any, expected: list[Any], 
         ([None, ["a"]], "x"),
         ([1, None], 0.5),
         ([None, 1], "x"),
-        ([True, None], 0),
+        ([True, None], 2),
+        ([1, None], math.nan),
+        ([1, None], 1e300),
+        ([np.float32(0.5), None], 1e300),
+        (["a", None], b"\xff"),
     ],
     ids=repr,
 )
@@ -296,3 +308,54 @@ def test_integers_of_arrow_share_no_column_with_dates_and_times_of_rows() -> Non
     batches = [pa.RecordBatch.from_arrays([pa.array([value], kind)], ["a"]) for value, kind in two]
     with pytest.raises(SchemaMismatch, match="values of several kinds"):
         in_turns(batches, None)
+
+
+@way
+@pytest.mark.parametrize(
+    ("values", "fill", "changes"),
+    [
+        ([np.float32(0.5), None, 2.5], 0.1, True),
+        ([np.float32(0.5), None, 2.5], 0.25, False),
+        ([b"a", None, "x"], b"-", True),
+        (["a", None, b"x"], "-", True),
+        ([[1, 2], None, "x"], 7, True),
+        ([1, None, {5}], 2.0, False),
+        ([False, None, 5], 0, False),
+    ],
+    ids=repr,
+)
+def test_what_stands_for_none_is_the_same_in_any_order_or_refused(
+    values: list[Any], fill: Any, changes: bool, pickled: bool
+) -> None:
+    """It was the older column's value where None came before a column widened, and the wider one's behind that."""
+    expected = [fill if value is None else value for value in values]
+    refused = 0
+    for order in itertools.permutations(range(len(values))):
+        rows = [(i, values[i]) for i in order]
+        for writers in ([rows], [[row] for row in rows]):
+            try:
+                got = fed.columns(writers, nulls={"c1": fill}, pickled=pickled)
+            except SchemaMismatch as error:
+                refused += "stood for None" in str(error) or "its nulls are to become" in str(error)
+                continue
+            assert [value for _, value in sorted(zip(got["c0"], got["c1"], strict=True))] == expected
+    assert changes == (refused > 0)
+    assert refused < 12
+
+
+@way
+def test_values_beside_none_are_those_of_a_column_without_it(pickled: bool) -> None:
+    """2**53 + 1 among floats was itself or rounded, as the rows' order was."""
+    for values in ([2**53 + 1, 0.5, None], [[2**53 + 1], [0.5, 1.5], None], [[2**53 + 1], [0.5], None], [True, 3, None]):
+        dtype = bool if values[0] is True else float
+        for order in itertools.permutations(range(3)):
+            rows = [(i, values[i]) for i in order]
+            for writers in ([rows], [[row] for row in rows]):
+                got = fed.columns(writers, pickled=pickled)
+                found = dict(zip(got["c0"], got["c1"], strict=True))
+                assert found[2] is None
+                first = found[0].tolist() if isinstance(found[0], np.ndarray) else found[0]
+                if dtype is float:
+                    assert same(first, 2.0**53 if values[0] == 2**53 + 1 else [2.0**53])
+                else:
+                    assert same(first, 1)

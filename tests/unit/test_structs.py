@@ -6,9 +6,11 @@ import collections
 import contextlib
 import itertools
 import pickle
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -283,6 +285,9 @@ LISTS = [
     ("string", [None, [], ["a", "b"], ["c"]]),
     ("string", [[], ["a"], None, []]),
     ("string", [None, "a", "b"]),
+    ("string", [[], [["a"]], None]),
+    ("string", [[], [["a"], []], [["b", "c"]]]),
+    ("bytes", [[[]], [[b"a"]], []]),
     ("bytes", [[], [b"a"], None]),
     ("float32", [None, [1.0, 2.0], [3.0, 4.0]]),
     ("float32", [[], [1.0], None]),
@@ -372,3 +377,80 @@ def test_a_field_that_only_a_policy_names_gives_way_to_those_that_rows_have(sour
     for parts in ([[(0, None), (1, {"x": 5})]], [[(0, None)], [(1, {"x": 5})]], [[(1, {"x": 5})], [(0, None)]]):
         got = by_first(read(parts, source=source, nulls={"c1.x": MASK, "c1.y": MASK}))
         assert [(row["c1.x"], row["c1.x_mask"]) for row in got] == [(0, False), (5, True)]
+
+
+# ---- fields that no row has, and structs behind nothing but None --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("nulls", [{"*": MASK}, {"*": Nulls(fill=0)}, {"c1": MASK}])
+@pytest.mark.parametrize("tensors", [False, True])
+def test_a_field_of_the_spec_that_no_row_has_is_refused(nulls: Any, tensors: bool, source: str) -> None:
+    """It was a column of nothing but what stands for None."""
+    spec = {"c1.age": ("float32", ()), "c1.agee": ("float32", ())}
+    found = r"the spec names 'c1.agee'; the rows' struct 'c1' has the fields c1.age; did you mean 'c1.age'\?.*nulls=\{'c1.agee': 0"
+    some = [(i, {"age": i}) for i in range(9)]
+    for parts in ([some], [[(9, None)], some], [some, [(9, None)]]):
+        with pytest.raises(SchemaMismatch, match=found):
+            read(parts, spec=spec, nulls=nulls, source=source, tensors=tensors)
+
+
+def behind_the_first_batch(first: list[Any], then: list[Any], source: str, **form: Any) -> list[dict[str, Any]]:
+    """A writer goes on when the reader has read a batch of four."""
+    with broker_here("2m", "16k") as broker, Channel.attach(broker.address) as channel:
+        read_one = threading.Event()
+
+        def write() -> None:
+            with ending(broker), channel.writer() as writer:
+                for part in (first, then):
+                    writer.write_pickled([pickle.dumps(part)]) if source == "pickled" else writer.write_rows(part)
+                    writer.end_partition()
+                    assert read_one.wait(10)
+
+        thread, out = in_thread(write)
+        got: list[dict[str, Any]] = []
+        with channel.reader() as reader:
+            reader.open_columns(4, form.pop("spec", None), wait=False, **form)
+            for batch in reader.batches(4):
+                got += unbatched(batch)
+                read_one.set()
+        ended(thread)
+        if isinstance(out[0], BaseException):
+            raise out[0]
+        return got
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_field_of_the_spec_may_come_in_any_row_up_to_the_first_batch(source: str) -> None:
+    spec = {"c1.x": ("float32", ()), "c1.p.q": ("int64", ())}
+    values = [None, {"x": 1.0}, {"x": 2.0, "p": None}, {"p": {"q": 7}}, {}]
+    for order in itertools.permutations(range(5)):
+        for parts in ([order], [[i] for i in order]):
+            got = by_first(read([[(i, values[i]) for i in part] for part in parts], spec=spec, nulls={"*": MASK}, source=source))
+            assert [(row["c1.x"], row["c1.p.q"]) for row in got] == [(0, 0), (1, 0), (2, 0), (0, 7), (0, 0)]
+    explicit = [(i, {"x": 1.0, "p": {"q": None}}) for i in range(5)]
+    assert [row["c1.p.q_mask"] for row in read([explicit], spec=spec, nulls={"*": MASK}, source=source)] == [False] * 5
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("nulls", [{}, {"*": MASK}, {"*": Nulls(fill=0)}])
+def test_a_struct_behind_a_first_batch_of_nothing_but_none_says_what_helps(nulls: Any, source: str) -> None:
+    first, then = [(i, None) for i in range(9)], [(9, {"x": 1, "y": 2})]
+    found = r"row 0: column 'c1': up to the first batch rows had only None .*, now a struct \(its fields: c1.x, c1.y\).*'c1.x'"
+    with pytest.raises(SchemaMismatch, match=found):
+        behind_the_first_batch(first, then, source, nulls=nulls)
+    spec = {"c1.x": ("int64", ()), "c1.y": ("int64", ())}
+    got = by_first(behind_the_first_batch(first, then, source, nulls={"*": MASK}, spec=spec))
+    assert [row["c1.y"] for row in got] == [0] * 9 + [2]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("make", [Point, lambda x, y: Row(x=x, y=y), lambda x, y: {"x": x, "y": y}], ids=["named", "Row", "dict"])
+def test_a_struct_among_lists_is_one_wherever_it_stands(make: Any, source: str) -> None:
+    """A list was judged by its first item: the names of the others were lost."""
+    one = make(3, 4)
+    for value in ([(1, 2), one], [[1, 2], one], [np.array([1, 2]), one], [[[1, 2]], [one]], ([1, 2], one)):
+        (row,) = read([[(0, value)]], source=source)
+        assert repr(row["c1"]) == repr(value)
+        (row,) = read([[(0, value)]], source=source, nulls={"c1": MASK})
+        assert repr(row["c1"]) == repr(value)

@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.unit.helpers import broker_here
+from tests.unit import fed
+from tests.unit.helpers import broker_here, ended, in_thread
 from tfos_fast import MASK
 from tfos_fast.channel import Channel
 from tfos_fast.channel.lattice import Nulls
+from tfos_fast.channel.schema import Octets
 from tfos_fast.channel.typenames import type_name
 from tfos_fast.declarations import null_policies, row_spec
 from tfos_fast.errors import FormError
@@ -36,7 +38,7 @@ MEANINGS = {
     "date": "int32",
     "timestamp": "int64", "timestamp_ntz": "int64", "decimal(10,2)": "float64", "array<float>": "float32", "array<int>": "int32",
     "array<array<bigint>>": "int64", "array<string>": "string", "array<decimal(4,1)>": "float64", "varchar(10)": "string",
-    "interval day to second": "int64", "BIGINT": "int64", " Double ": "float64",
+    "interval day to second": "int64", "BIGINT": "int64", " Double ": "float64", "vector": "float64", "Matrix": "float64",
     sql.FloatType(): "float32", sql.DoubleType(): "float64", sql.IntegerType(): "int32", sql.LongType(): "int64",
     sql.ShortType(): "int16", sql.ByteType(): "int8", sql.BooleanType(): "bool", sql.StringType(): "string",
     sql.BinaryType(): "bytes", sql.DateType(): "int32", sql.TimestampType(): "int64", sql.DecimalType(10, 2): "float64",
@@ -90,6 +92,7 @@ REFUSED = [
     ("strng", "did you mean 'string'"),
     ("float33", "did you mean 'float32'"),
     ("torch.float32", "did you mean 'float32'"),
+    ("zzz", "which is no type of a column; types are bfloat16, bool, .*, or those of numpy, TensorFlow or Spark$"),
     ("longdouble", "which is no type"),
     (np.longdouble, "which is no type"),
     ("datetime64[us]", "dates become 'int32' .days., times and intervals 'int64' .microseconds."),
@@ -130,11 +133,47 @@ def test_a_plain_channel_knows_the_same_spellings() -> None:
         assert [batch.columns[name].dtype for name in ("c0", "c1", "c2")] == [np.float32, np.int16, object]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("how", ["batches", "next_batch", "open_columns"])
+def test_a_plain_channel_takes_a_spec_as_programs_write_it(how: str) -> None:
+    spec = {"c0": "float32", "c1": (np.int16, None), "c2": ("int64", (None,)), "c3": ("uint8", 2), "c4": str}
+    rows = [(0.5, 7, [1] * (i + 1), [1, 2], "a") for i in range(8)]
+    with broker_here(end_after=1) as broker, Channel.attach(broker.address) as channel:
+        thread, out = in_thread(lambda: fed.write(channel, [rows]))
+        with channel.reader() as reader:
+            if how == "open_columns":
+                reader.open_columns(8, spec, wait=False)
+            first = reader.next_batch(8, spec=spec) if how == "next_batch" else None
+            batch = next(reader.batches(8, spec=spec)) if first is None else first.columns
+        ended(thread)
+        assert out == [None]
+    assert [batch[name].dtype for name in ("c0", "c1", "c3", "c4")] == [np.float32, np.int16, np.uint8, object]
+    assert batch["c2"].tolist() == [[1] * (i + 1) for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        (("float32", "int32"), r"a spec is a dict of column names, such as .*, not \('float32', 'int32'\)"),
+        ("float32", "a spec is a dict of column names"),
+        ({0: "float32"}, "a spec is a dict of column names"),
+        ({"x": "float"}, "say 'float64' or 'float32'"),
+        ({"x": ("float32",)}, "column 'x': the spec says .*, which is no type of a column"),
+        ({"x": ("float32", 1, 2)}, "column 'x': the spec says .*, which is no type of a column"),
+        ({"x": ("float32", "3")}, "column 'x': the spec says the shape .*; a length is a number from 0, or None for any"),
+        ({"x": ("float32", (2.5,))}, "column 'x': the spec says the shape"),
+    ],
+)
+def test_a_plain_channel_says_how_a_spec_is_written(spec: Any, text: str) -> None:
+    with broker_here() as broker, Channel.attach(broker.address) as channel, channel.reader() as reader:
+        with pytest.raises(FormError, match=text):
+            next(reader.batches(8, spec=spec))
+
+
 def test_what_stands_for_none() -> None:
     given = {"a": 1, "b": 2.5, "c": "text", "d": b"\xff", "e": True, "f": MASK, "g": np.float32(0.5), "h": decimal.Decimal("1.5")}
-    filled = [1, 2.5, "text", "\xff", True, None, 0.5, 1.5]
+    filled = [1, 2.5, "text", Octets(b"\xff"), True, None, 0.5, 1.5]
     assert null_policies(given) == {name: Nulls(fill, mask=name == "f") for name, fill in zip(given, filled, strict=True)}
-    assert null_policies({"x": b"mask"}) == {"x": Nulls("mask")}
+    assert null_policies({"x": b"mask"}) == {"x": Nulls(Octets(b"mask"))}
     assert math.isnan(null_policies(np.nan)["*"].fill)  # type: ignore[arg-type]
 
 

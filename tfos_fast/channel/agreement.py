@@ -7,9 +7,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from tfos_fast._convert import DTYPES, promote
+from tfos_fast._nested import TEXTS
+from tfos_fast.channel.awaited import Awaited, no_field
 from tfos_fast.channel.fields import lacking
 from tfos_fast.channel.kinds import check_mode
-from tfos_fast.channel.lattice import apply_nulls, apply_spec, by_position, has_policy, join, leave_out, settle
+from tfos_fast.channel.lattice import apply_nulls, apply_spec, by_position, has_policy, is_empty, join, leave_out, settle
 from tfos_fast.channel.messages import Form
 from tfos_fast.channel.schema import BEYOND, OBJECTS, SEVERAL, WHY_OBJECTS, Column, Schema, describe
 from tfos_fast.channel.typenames import type_name
@@ -28,6 +30,11 @@ class Agreement:
 
     In column mode there is one for everybody. It widens until it is pinned, at the reader's first batch. In row mode every slot may
     have its own.
+
+    Attributes
+    ----------
+    awaited : Awaited
+        The spec's fields that no row may have.
     """
 
     def __init__(self) -> None:
@@ -37,6 +44,8 @@ class Agreement:
         self._current: int | None = None
         self._needed: Schema | None = None  # what rows need, before anything is done about nulls
         self._pinned = False
+        self.awaited = Awaited()
+        self._nothing: frozenset[str] = frozenset()  # columns that had only None up to the first batch
 
     def __getitem__(self, number: int) -> Schema:
         return self._schemas[number]
@@ -70,7 +79,9 @@ class Agreement:
         if form.exact:
             return self.number(schema), schema
         form, schema = _placed(form, schema)
+        self.awaited.note(schema, form)
         self._check_kinds(schema, form)
+        self._check_late(schema)
         needed = _typed(schema, form)
         if self._needed is not None:
             needed = _joined(self._needed, needed)
@@ -114,6 +125,16 @@ class Agreement:
             expected = "" if old is None else f"expected {describe(old)}, found "
             raise SchemaMismatch(f"column {column.name!r}: {expected}{SEVERAL if column.unit == 'mixed' else BEYOND}")
 
+    def _check_late(self, found: Schema) -> None:
+        """Refuse a struct in a column that had only None up to the first batch, and whose fields nobody has declared."""
+        for name in sorted(self._nothing.intersection(found.structs).difference(found.names)):
+            fields = [field for field in found.names if field.startswith(f"{name}.")]
+            assert self._in_force is not None
+            raise SchemaMismatch(
+                f"column {name!r}: up to the first batch rows had only None there, now a struct (its fields: {', '.join(fields)}); "
+                f"{_FIXED}. Declare its fields, in the spec such as {{{fields[0]!r}: 'float32'}} or in nulls={{{fields[0]!r}: ...}}"
+            )
+
     def _rule(self, needed: Schema, form: Form) -> Schema:
         current = self._in_force
         schema = apply_nulls(_declared(needed, form), form.nulls, form.spec)
@@ -128,12 +149,20 @@ class Agreement:
         return schema
 
     def pin(self) -> tuple[int, Schema] | None:
-        """Nothing wider from here on; None when nobody has proposed anything."""
+        """Nothing wider from here on; None when nobody has proposed anything.
+
+        Raises
+        ------
+        SchemaMismatch
+            The spec names a field that no row has.
+        """
         current = self._in_force
         if current is None:
             return None
         assert self._needed is not None
+        self.awaited.check(self._needed)
         self._pinned = True
+        self._nothing = frozenset(column.name for column in current.columns if column.kind == "null")
         pinned = settle(current)
         self._current = self.number(pinned)
         # Columns that have had nothing but nulls have a type now, where no spec says it. Fields that only a policy names are new.
@@ -168,11 +197,21 @@ def charge(memory: int, schema: Schema, most: int, who: str) -> int:
 
 
 def _typed(schema: Schema, form: Form) -> Schema:
-    """The columns as declared, but for those that have had nothing but nulls: whether values or lists of them will come is open."""
+    """The columns as declared, but for those that have had nothing but nulls or lists without items: what will come is open."""
     declared = _declared(schema, form)
-    known = {column.name for column in schema.columns if column.kind != "null"}
-    open_ = (Column(c.name, "null", nulls="seen") if c.name not in known and c.kind not in _LOOSE else c for c in declared.columns)
-    return replace(declared, columns=tuple(open_))
+    known = {column.name: column for column in schema.columns if column.kind != "null"}
+    columns: list[Column] = []
+    for column in declared.columns:
+        found = known.get(column.name)
+        if column.kind in _LOOSE:
+            columns.append(column)
+        elif found is None:
+            columns.append(Column(column.name, "null", nulls="seen"))
+        elif column.dtype in TEXTS and is_empty(found) and form.spec.get(column.name, ("", ()))[1] is None:
+            columns.append(found)
+        else:
+            columns.append(column)
+    return replace(declared, columns=tuple(columns))
 
 
 def _placed(form: Form, schema: Schema) -> tuple[Form, Schema]:
@@ -185,10 +224,7 @@ def _placed(form: Form, schema: Schema) -> tuple[Form, Schema]:
 def _declared(schema: Schema, form: Form) -> Schema:
     for name in form.spec:
         if name not in schema.names and (fields := lacking(schema, name)) and not has_policy(name, form.nulls):
-            raise SchemaMismatch(
-                f"the spec names {name!r}; the rows' struct {fields}. Where only some rows have it, say what stands for it: "
-                f"nulls={{{name!r}: 0}}"
-            )
+            raise no_field(name, fields, schema)
     schema = apply_spec(schema, form.spec) if form.spec else schema
     schema = leave_out(schema, form.spec) if form.only else schema
     if form.tensors:  # a struct without fields is no tensor, and loses nothing

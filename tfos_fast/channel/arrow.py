@@ -14,7 +14,7 @@ import numpy as np
 
 from tfos_fast import _nested
 from tfos_fast._column import dumps
-from tfos_fast._convert import DTYPES, dtype_of, fill_bytes, values_fit
+from tfos_fast._convert import DTYPES, dtype_of, fill_bytes, plain_fill, values_fit
 from tfos_fast._copy import copy
 from tfos_fast.channel import arrow_spark
 from tfos_fast.channel.arrow_plain import bare_type, by_type, decoded, is_list
@@ -356,7 +356,7 @@ def _heap_values(column: Column, array: Any, room: int, node: Any = None) -> tup
     if column.kind == "object":
         try:
             array, convert = python_values(array, node)
-            none = column.fill if column.nulls == "fill" else None
+            none = plain_fill(column.fill) if column.nulls == "fill" else None
             if convert is None and none is None:
                 return _encoded(array, room, dumps)
             convert = convert or (lambda value: value)

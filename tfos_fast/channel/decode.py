@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from tfos_fast import _nested, _ragged, _unpack
-from tfos_fast._convert import cast_values, dtype_of, fill_bytes
+from tfos_fast._column import with_type
+from tfos_fast._convert import cast_values, dtype_of, fill_bytes, plain_fill
 from tfos_fast._pack import FULL, MISFIT, RowPacker
 from tfos_fast.channel.aligned import ALIGNMENT, Values, aligned_empty
 from tfos_fast.channel.fields import aligned
@@ -178,6 +179,7 @@ def _widen(values: Values, mask: Any, src: Column, dst: Column) -> Values:
         return _filled(dst, len(values))
     if src.nulls in ("fill", "mask") and not src.shape and dst.shape and dst.python != "bytes":
         return _filled(dst, len(values))  # single values never become lists: these were all None, and a spec had told no shape
+    _check_fill(values, src, dst)
     if dst.kind == "object":
         if src.kind == "fixed":
             objects = _objects(values.tolist() if src.shape == () else [value.copy() for value in values])
@@ -185,6 +187,8 @@ def _widen(values: Values, mask: Any, src: Column, dst: Column) -> Values:
             objects = _objects(values.tolist()) if isinstance(values, Ragged) else values.copy()
         if mask is not None:
             objects[~mask] = None
+        if dst.unit == "number" and src.dtype != dst.dtype:  # an integer among floats is one, beside None as well
+            objects[:] = [with_type(value, dst) for value in objects]
         return objects
     if isinstance(values, np.ndarray) and dst.kind == "ragged" and values.size == 0 and len(src.shape) <= len(dst.shape):
         # Lists without items: of any type and depth.
@@ -202,16 +206,42 @@ def _widen(values: Values, mask: Any, src: Column, dst: Column) -> Values:
             widened = _lists_of(numbers, mask, dst)
         elif src.shape == dst.shape:
             widened = numbers
-    elif isinstance(values, Ragged) and dst.kind == "ragged" and comparable:
-        if values.values.size == 0:
+    elif isinstance(values, Ragged) and dst.kind == "ragged" and (comparable or values.values.size == 0):
+        if values.values.size == 0:  # lists without items may be of deeper ones
             kind = np.dtype(object) if dst.dtype in _nested.TEXTS else dtype_of(dst.dtype)
-            cast: Ragged | None = Ragged(values.values.astype(kind), values.splits)
+            deeper = [np.zeros(1, np.int64)] * max(0, dst.ragged_dims - len(values.splits))
+            inner = dst.shape[max(dst.ragged_dims, len(values.splits)) :]
+            cast: Ragged | None = Ragged(np.empty((0, *inner), kind), [*values.splits, *deeper])
         else:
             cast = values if src.dtype == dst.dtype else values.cast(dst.dtype)
         widened = None if cast is None else deepen(cast, dst.ragged_dims)
     if widened is None:
         raise SchemaMismatch(f"column {src.name!r} of {describe(src)} cannot become {describe(dst)}")
     return widened
+
+
+def _check_fill(values: Values, src: Column, dst: Column) -> None:
+    """Refuse rows that may have been None, where the wider column has another value for it: one that was fed looks the same."""
+    if src.nulls != "fill" or dst.nulls != "fill" or not len(values):
+        return
+    before, after = _filled(src, 1), _filled(dst, 1)
+    if not (isinstance(values, np.ndarray) and isinstance(before, np.ndarray) and isinstance(after, np.ndarray)):
+        return
+    (was,), (will,) = before.tolist(), after.tolist()
+    if dst.kind == "object":
+        unchanged = not src.shape and (was == will or was != was)
+    else:
+        unchanged = before.shape != after.shape or bool(_equal(before.astype(after.dtype), after).all())
+    if not unchanged and _equal(values, before[0]).reshape(len(values), -1).all(1).any():
+        raise SchemaMismatch(
+            f"column {src.name!r}: {was!r} stood for None while the rows had {describe(src)}, and {will!r} does now that they need "
+            f"{describe(dst)}; declare the column in the spec, or feed values of one kind"
+        )
+
+
+def _equal(values: Any, one: Any) -> Any:
+    """As ``==``, and a NaN equals a NaN."""
+    return np.asarray((values == one) | ((values != values) & (one != one)))
 
 
 def _packed(values: Any, column: Column) -> dict[str, Values]:
@@ -250,7 +280,7 @@ def _lists_of(array: np.ndarray, mask: Any, column: Column) -> Ragged:
 def _filled(column: Column, rows: int) -> Values:
     """Rows of nothing but nulls."""
     if column.kind == "object":
-        return np.full(rows, column.fill if column.nulls == "fill" else None, object)
+        return np.full(rows, plain_fill(column.fill) if column.nulls == "fill" else None, object)
     fill = fill_bytes(column.kind, column.dtype, column.shape, column.fill)
     if column.kind == "fixed":
         one = np.frombuffer(fill, dtype_of(column.dtype)).reshape(column.shape)

@@ -183,7 +183,11 @@ class Feed(Partitions):
         self._maybe_end()
 
     def _pin(self, peer: bytes, message: m.Pin) -> None:
-        pinned = self._agreement.pin()
+        try:
+            pinned = self._agreement.pin()
+        except TfosError as error:
+            self._send(peer, m.Refused(type(error).__name__, str(error)))
+            return
         if pinned is None:
             raise TableError("nothing to pin")
         self._send(peer, m.Pinned(*pinned))
@@ -357,6 +361,7 @@ class Feed(Partitions):
     _HANDLERS: dict[type, tuple[str, Callable[[Any, bytes, Any], None]]] = {  # noqa: RUF012
         m.OpenPartition: ("writer", Partitions._open_partition),
         m.Propose: ("writer", Partitions._propose),
+        m.Met: ("writer", Partitions._met),
         m.Register: ("reader", Partitions._register),
         m.Want: ("writer reader", SlotQueue._want),
         m.Publish: ("writer reader", SlotQueue._publish),

@@ -26,13 +26,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
+import numpy as np
 
 from tfos_fast import _nested
-from tfos_fast._convert import DTYPES, as_array, can_cast, cast_values, dtype_of
+from tfos_fast._convert import DTYPES, as_array, can_cast, cast_values, dtype_of, plain_fill
 from tfos_fast.channel.fields import aligned, lacking, policy_names, with_fields
 from tfos_fast.channel.infer import infer, nested_column
 from tfos_fast.channel.nearest import meant, quoted
-from tfos_fast.channel.schema import OBJECT_ROWS, Column, Fill, Schema, describe, no_policy
+from tfos_fast.channel.schema import OBJECT_ROWS, Column, Fill, Octets, Schema, describe, no_policy
 from tfos_fast.errors import SchemaMismatch
 
 #: What a row's value is declared to be: element type and shape (None: any).
@@ -202,7 +203,7 @@ def _declare(column: Column, declared: Declared | None) -> Column:
     target = nested_column(column.name, dtype, column.shape if shape is None else tuple(shape))
     python = column.python if target.kind == column.kind else ""
     target = msgspec.structs.replace(target, nulls=column.nulls, fill=column.fill, python=python)
-    empty = 0 in column.shape or column.unit == "?"  # lists without items are of any type
+    empty = is_empty(column)
     if dtype not in _nested.TEXTS:
         target = msgspec.structs.replace(target, unit=column.unit or ("?" if empty else ""))
     if column.kind == "null":
@@ -219,6 +220,11 @@ def _declare(column: Column, declared: Declared | None) -> Column:
     if not empty and dtype not in _nested.TEXTS and not can_cast(column.dtype, dtype, cast=True):
         raise SchemaMismatch(f"{where} {dtype}, the rows have {column.dtype}, which would lose values{_fitting(column)}")
     return target
+
+
+def is_empty(column: Column) -> bool:
+    """Whether it has had nothing but lists without items, which are of any type."""
+    return 0 in column.shape or column.unit == "?"
 
 
 def _fitting(column: Column) -> str:
@@ -309,9 +315,37 @@ def fits(column: Column) -> bool:
     if column.kind == "ragged":
         return False  # a null is a list without items there
     if column.kind in ("string", "bytes"):
-        return isinstance(column.fill, str) and (column.kind == "string" or max(column.fill, default="") <= "\xff")
-    value = as_array(column.fill)
-    return value is not None and cast_values(value, column.dtype, cast=True) is not None
+        return _is_text(column.fill, column.kind)
+    return isinstance(column.fill, bool | int | float) and _is_number(column.fill, column.dtype)
+
+
+def _is_text(fill: Fill, kind: str) -> bool:
+    """Byte strings stand for text in UTF-8, text for byte strings in Latin-1."""
+    if isinstance(fill, Octets):
+        return kind == "bytes" or _is_utf8(fill.data)
+    return isinstance(fill, str) and (kind == "string" or max(fill, default="") <= "\xff")
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_number(fill: float, dtype: str) -> bool:
+    """Whether a column of numbers has the value; floats are rounded to its type. 0 and 1 are bools, and 2.0 is whole."""
+    kind = dtype_of(dtype).kind
+    if kind == "b":
+        return fill in (0, 1)
+    if isinstance(fill, float) and kind in "iu":
+        if not fill.is_integer():
+            return False
+        fill = int(fill)
+    value = as_array(fill)
+    cast = None if value is None else cast_values(value, dtype, cast=True)
+    return cast is not None and (not np.isfinite(fill) or bool(np.isfinite(cast)))
 
 
 def settle(schema: Schema) -> Schema:
@@ -324,5 +358,5 @@ def _settled(column: Column) -> Column:
         return column
     if column.nulls == "seen":
         return Column(column.name, "object")
-    like = infer(0.0 if column.fill is None else column.fill, exact=False).columns[0]
+    like = infer(0.0 if column.fill is None else plain_fill(column.fill), exact=False).columns[0]
     return msgspec.structs.replace(like, name=column.name, nulls=column.nulls, fill=column.fill)

@@ -124,6 +124,12 @@ class Propose(Message):
     schema: Schema
 
 
+class Met(Message):
+    """A writer's rows have these fields of the spec, which others may lack. There is no answer."""
+
+    names: Annotated[list[Text], msgspec.Meta(max_length=1 << 16)]
+
+
 class Want(Message):
     """Ask for a slot; it holds until one is granted."""
 
@@ -434,7 +440,7 @@ class ControlAnswer(Message):
 
 
 Request = (
-    Hello | Bye | AskStatus | Stalled | Control | OpenPartition | Propose | Want | Publish | GiveBack | ClosePartition
+    Hello | Bye | AskStatus | Stalled | Control | OpenPartition | Propose | Met | Want | Publish | GiveBack | ClosePartition
     | OpenReader | Pin | Done | Replayed | Starving | Terminate | Register | SetPace | StepsEnd | Commit | AskPosition
 )  # fmt: skip
 Answer = (

@@ -152,6 +152,9 @@ class Partitions(SlotQueue):
             return
         self._send(peer, m.Agreed(number, schema))
 
+    def _met(self, peer: bytes, message: m.Met) -> None:
+        self._agreement.awaited.meet(message.names)
+
     def _register(self, peer: bytes, message: m.Register) -> None:
         try:
             check_mode(message.schema, exact=True)

@@ -51,6 +51,12 @@ class Proposals:
         if answer.schema != self.agreed:
             self.agreed, self.schema_id = answer.schema, answer.schema_id
 
+    def tell_met(self) -> None:
+        """Tell of the spec's fields that our rows have had since. To be called before their slot is published."""
+        if self.flat is not None and self.flat.met:
+            self._conn.send(m.Met(sorted(self.flat.met)))
+            self.flat.met.clear()
+
     def forget(self) -> None:
         """Rows of another kind are to come."""
         self.inferred = self.agreed = self.flat = None

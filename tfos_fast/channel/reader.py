@@ -19,6 +19,7 @@ from tfos_fast.channel.batch import AnyBatch, Columns
 from tfos_fast.channel.checkpoints import Checkpoints
 from tfos_fast.channel.columnreader import ColumnReader, Spec
 from tfos_fast.channel.connection import to_exception
+from tfos_fast.channel.entries import entries
 from tfos_fast.channel.inbox import Inbox
 from tfos_fast.channel.instep import InStep
 from tfos_fast.channel.lattice import Nulls
@@ -30,7 +31,6 @@ from tfos_fast.channel.rowbuffer import RowBuffer
 from tfos_fast.channel.rowreader import RowReader
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.trail import Trail
-from tfos_fast.channel.typenames import named
 from tfos_fast.errors import FormError
 
 
@@ -171,7 +171,7 @@ class Reader(Answering, InStep):
         n : int
             Rows in a batch. Multiples of 64 keep every batch aligned.
         spec : dict, optional
-            Column name -> (dtype name, shape of one row's value or None).
+            Column name -> a dtype, or (dtype, shape of one row's value), where None is a length that differs from row to row.
         drop_remainder : bool
             Leave out the last short batch.
 
@@ -228,7 +228,7 @@ class Reader(Answering, InStep):
         with self._lock:
             if self._terminated:
                 return self.schema
-            self._declare(m.Form("columns", n, named(spec or {}), nulls or {}, tensors, only, positional))
+            self._declare(m.Form("columns", n, entries(spec or {}), nulls or {}, tensors, only, positional))
             if wait and self.schema is None:
                 self._column_reader.pin(n)
         self._take_results()
@@ -285,7 +285,7 @@ class Reader(Answering, InStep):
                     return None
                 columns = self._column_reader
                 if self._form is None or self._form.mode != "columns":
-                    self._declare(m.Form("columns", n, named(spec or {})))
+                    self._declare(m.Form("columns", n, entries(spec or {})))
                 deadline = None if timeout is None else time.monotonic() + timeout
                 if columns.schema is None and not columns.pin(n, deadline):
                     return columns.late(epoch_ends)

@@ -81,6 +81,7 @@ class RowWriter:
             packer = slots.packer
             try:
                 stopped = self._source.pack(packer, _TICK_S)
+                columns.tell_met()
                 if stopped == FULL:
                     slots.publish()
                 elif stopped == MISFIT:
@@ -118,7 +119,8 @@ class RowWriter:
             whole.update(column.name for column in agreed.columns if column.kind == "object" and column.name not in agreed.structs)
         by_position = form.positional and not spec.keys() <= {name for name, _ in pairs_of(row) or ()}  # then all are wanted
         only = form.only and not by_position
-        return Flattener(outer_names(spec) if only else None, whole)
+        awaited = spec if form.nulls and not by_position else ()
+        return Flattener(outer_names(spec) if only else None, whole, awaited)
 
     def _infer(self, row: Any) -> Schema:
         """The columns that a row needs, which was taken apart if need be."""

@@ -39,8 +39,19 @@ Kind = Literal["fixed", "ragged", "string", "bytes", "object", "null", "unused"]
 NO_PLACE = ("null", "unused")
 Unit = Literal["", "?", "date", "timestamp", "duration", "number", "mixed", "beyond"]
 Structure = Literal["tuple", "list", "dict", "row", "bare"]
-#: A value that stands for None. Of byte strings the text that has these bytes in Latin-1: messages know one kind of text only.
-Fill = bool | int | float | str | None
+
+
+class Octets(msgspec.Struct, frozen=True, array_like=True):
+    """A byte string that stands for None. Messages know one kind of text only, so it is a list of its own there."""
+
+    data: bytes
+
+    def __repr__(self) -> str:
+        return repr(self.data)
+
+
+#: A value that stands for None.
+Fill = bool | int | float | str | Octets | None
 
 #: Bytes of one (offset, length) pair, which a column of the heap has for each row.
 ENTRY_BYTES = 8
@@ -77,7 +88,7 @@ class Column(msgspec.Struct, frozen=True):
     nulls : {"", "seen", "fill", "mask"}
         Column mode: whether a row's value may be None. ``"seen"``: rows have it, and no policy says what becomes of it yet.
         ``"fill"``: `fill` is written instead. ``"mask"``: so it is, and a column of bools says which rows have a value.
-    fill : bool, int, float, str or None
+    fill : bool, int, float, str, Octets or None
         None: zeros, an empty text, an empty list.
     unit : str
         Column mode: what numbers count, see ``_special.py``; empty for plain ones, ``"?"`` where that is not known. Of objects

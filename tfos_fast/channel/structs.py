@@ -31,6 +31,8 @@ class Flattener:
         Take these structs apart and no others.
     whole : collection of str
         Leave these structs as they are: a spec declares them ``"object"``.
+    awaited : iterable of str
+        Names of columns; those with a dot go to ``met`` when a row has the field.
 
     Attributes
     ----------
@@ -38,10 +40,14 @@ class Flattener:
         Dotted names of the structs that rows have, or that the feed's columns say they have.
     refused : list
         The row that raised an error, as its only item.
+    met : set of str
+        See ``awaited``; whoever reads it empties it.
     """
 
-    def __init__(self, outer: Outer = None, whole: Collection[str] = ()) -> None:
+    def __init__(self, outer: Outer = None, whole: Collection[str] = (), awaited: Iterable[str] = ()) -> None:
         self.structs: set[str] = set()
+        self.met: set[str] = set()
+        self._awaited = {name for name in awaited if "." in name}
         self.refused: list[Any] = []
         self._outer = outer
         self._whole = whole
@@ -78,6 +84,9 @@ class Flattener:
         except Exception:
             self.refused = [row]
             raise
+        if self._awaited and not self._awaited.isdisjoint(found):
+            self.met |= self._awaited.intersection(found)
+            self._awaited -= self.met
         return self.conform(found)
 
     def conform(self, found: Any) -> Any:

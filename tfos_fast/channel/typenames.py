@@ -8,7 +8,7 @@ spelling                                                name
 ``bool``, ``int``, ``float``, ``complex`` of Python     ``"bool"``, ``"int64"``, ``"float64"``, ``"complex128"``
 ``str``, ``bytes``, ``object``                          ``"string"``, ``"bytes"``, ``"object"``
 Spark's ``DataType`` objects and classes                as their columns come: ``DateType`` is ``"int32"``; of an array its items'
-``"bigint"``, ``"smallint"``, ``"array<float>"``, ...   as Spark's type
+``"bigint"``, ``"smallint"``, ``"array<float>"``, ...   as Spark's type; ``"vector"`` and ``"matrix"`` are ``"float64"``
 ``pyarrow`` types                                       their numpy type
 ``"float"``, ``"int"``, ``"integer"``, ``"uint"``       refused: numpy and Python mean 64 bits by them, Spark and others 32
 ======================================================  ==========================================================================
@@ -44,6 +44,8 @@ _NAMES = {
     "bigint": "int64",
     "real": "float32",
     "double": "float64",
+    "vector": "float64",
+    "matrix": "float64",
     "date": "int32",
     "timestamp": "int64",
     "timestamp_ntz": "int64",
@@ -87,17 +89,6 @@ def type_name(column: str, spelling: Any) -> str:
     return name
 
 
-def named(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return a spec of (dtype name, shape) with each type under its one name.
-
-    Raises
-    ------
-    FormError
-        As for :func:`type_name`.
-    """
-    return {column: (type_name(column, dtype), shape) for column, (dtype, shape) in spec.items()}
-
-
 def _of_text(column: str, text: str) -> str | None:
     plain = " ".join(text.split()).lower()
     if plain in _UNCLEAR:
@@ -136,7 +127,7 @@ def _of_spark(kind: Any) -> str | None:
     if isinstance(kind, type):
         kind = kind.typeName()  # type: ignore[attr-defined]
     plain = kind.lower()
-    return "float64" if plain == "vector" else _SPARK.get(plain) or _of_composed(plain)
+    return _SPARK.get(plain) or _of_composed(plain)
 
 
 def _of_object(spelling: Any) -> str | None:
@@ -184,4 +175,4 @@ def _unknown(column: str, spelling: Any) -> FormError:
     close = difflib.get_close_matches(plain, [*_LIKELY, *_NAMES], n=1)
     if close:
         text += f"; did you mean {_NAMES.get(close[0], close[0])!r}?"
-    return FormError(f"{text} Types are {', '.join(_LIKELY)}, or those of numpy, TensorFlow or Spark" if not close else text)
+    return FormError(text if close else f"{text}; types are {', '.join(_LIKELY)}, or those of numpy, TensorFlow or Spark")

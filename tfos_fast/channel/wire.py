@@ -56,7 +56,7 @@ class Still(m.Message):
 
 #: What a remote writer may say. The gateway relays nothing else.
 Relayed = (
-    m.Hello | m.Bye | m.AskStatus | m.Stalled | m.OpenPartition | m.Propose | m.Want | m.Publish | m.GiveBack
+    m.Hello | m.Bye | m.AskStatus | m.Stalled | m.OpenPartition | m.Propose | m.Met | m.Want | m.Publish | m.GiveBack
     | m.ClosePartition | m.Done
 )  # fmt: skip
 
