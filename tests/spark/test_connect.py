@@ -15,7 +15,8 @@ import pytest
 
 import tfos_fast
 from tests.conftest import our_processes
-from tests.spark import mains
+from tests.spark import mains, test_differential
+from tests.spark.alltypes import FEW, frame_of
 from tests.spark.mains import noted
 from tests.spark.test_frame_types import check_names
 from tfos_fast.errors import (
@@ -104,6 +105,17 @@ def test_results_of_times_and_lists_are_as_they_were(connect):
     with tfos_fast.run(connect, give_back, {}, 2, memory="4m") as cluster:
         results = cluster.infer(frame, schema=schema).collect()
     assert list(map(tuple, results)) == [tuple(row[1:]) for row in frame.collect()]
+
+
+def test_values_of_some_types_are_those_of_collect(connect, tmp_path):
+    # Its collect() fails where a moment is outside of the years 1 to 9999 in UTC.
+    frame, labels = frame_of(connect, [name for name in FEW if name not in ("timestamp", "array<timestamp>")])
+    made = frame, labels, frame.collect()
+    noted_rows = tmp_path / "noted"
+    with tfos_fast.run(connect, test_differential.serve, {"out": str(noted_rows)}, 1, **SMALL) as cluster:
+        for name in ("arrow_rows", "parquet_rows", "replayed_rows", "named_results", "results_by_position", "kept_columns"):
+            path = getattr(test_differential, name)
+            test_differential.compare(path, (cluster, noted_rows), made, tmp_path / name)
 
 
 def test_inference_of_a_frame(connect):

@@ -16,8 +16,9 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql.types import StructType
 
 import tfos_fast
-from tests.spark import sparks
+from tests.spark import inprocess, sparks
 from tests.spark.alltypes import FEW, canonical, frame_of
+from tfos_fast.cluster.source import _session_settings, engine_of
 
 MASTER = "local[2]"
 HERE = "America/New_York"  # of the driver and the executors: ``collect()`` and rows have local time
@@ -149,6 +150,37 @@ def parquet_rows(cluster, frame, tmp_path):
     return [row[1:] for row in rows]
 
 
+def replayed_rows(cluster, frame, tmp_path):
+    """Rows that a node keeps for another epoch."""
+    cluster[1].unlink(missing_ok=True)
+    count = frame.count()
+    assert cluster[0].feed(told("note", frame), epochs=2, keep="memory").rows == 2 * count
+    deadline = time.monotonic() + 30
+    while len(rows := noted(cluster[1])) < 2 * count:
+        assert time.monotonic() < deadline, "the program did not note its rows"
+        time.sleep(0.05)
+    return [row[1:] for row in rows[count:]]
+
+
+def remote_rows(cluster, frame, tmp_path):
+    """Rows of a DataFrame that come over the network."""
+    batches = inprocess.batches_of(told("note", frame))
+    return [row[1:] for row in inprocess.rows_read(lambda writer: writer.write_batches(batches), remote=True)]
+
+
+def remote_python_rows(cluster, frame, tmp_path):
+    """Rows that Python made and that come over the network."""
+    rows = told("note", frame).collect()
+    return [row[1:] for row in inprocess.rows_read(lambda writer: writer.write_rows(rows), remote=True)]
+
+
+def remote_results(cluster, frame, tmp_path):
+    """Results that go back over the network."""
+    columns = frame.drop("row")
+    table = inprocess.results_read(inprocess.batches_of(columns), columns.schema, remote=True)
+    return [tuple(row) for row in frame.sparkSession.createDataFrame(table, columns.schema).collect()]
+
+
 def noted(path: Path):
     rows = []
     if path.exists():
@@ -193,8 +225,69 @@ def kept_columns(cluster, frame, tmp_path):
 
 
 PATHS = [
-    rows_of_rdd, stored_rows, jvm_rows, arrow_rows, parquet_rows, named_results, results_by_position, single_results, kept_columns
+    rows_of_rdd, stored_rows, jvm_rows, arrow_rows, parquet_rows, named_results, results_by_position, single_results, kept_columns,
+    replayed_rows, remote_rows, remote_python_rows, remote_results,
 ]  # fmt: skip
+
+
+# ---- the ways into columns: each gives what writes one column of a frame ----
+
+
+def columns_of_frame(frame, rows, tmp_path):
+    batches = inprocess.batches_of(frame)
+    return lambda writer, name: writer.write_batches([batch.select([name]) for batch in batches])
+
+
+def columns_of_files(frame, rows, tmp_path):
+    folder = str(tmp_path / "files")
+    frame.write.parquet(folder)
+    splits, reader = tfos_fast.parquet(folder, splits=1).plan(1, _session_settings(engine_of(frame.sparkSession)))
+    batches = [batch for split in splits for batch in reader.batches(split, 2**20)]
+    return lambda writer, name: writer.write_batches([batch.select([name]) for batch in batches])
+
+
+def columns_of_rows(frame, rows, tmp_path):
+    return lambda writer, name: writer.write_rows([Row(**{name: row[name]}) for row in rows])
+
+
+def columns_of_pickled_rows(frame, rows, tmp_path):
+    return lambda writer, name: writer.write_pickled([pickle.dumps([Row(**{name: row[name]}) for row in rows])])
+
+
+WAYS = [columns_of_frame, columns_of_files, columns_of_rows, columns_of_pickled_rows]
+
+
+def is_other_in_rows(label):
+    """Rows of Python are other columns here: dicts are structs, times without a zone local, lists with None hold what they held."""
+    return "map" in label or "timestamp_ntz" in label or label.startswith("array")
+
+
+def compare_columns(way, made, tmp_path, *, remote=False):
+    frame, labels, expected = made
+    write = way(frame, expected, tmp_path)
+    failed = {}
+    for name, label in labels.items():
+        if "rows" in way.__name__ and is_other_in_rows(label):
+            continue
+        wanted = inprocess.columns_by_rows(frame.select(name).schema, [Row(row[name]) for row in expected])
+        try:
+            found = inprocess.columns_read(lambda writer, name=name: write(writer, name), remote=remote)
+        except Exception as error:
+            failed[label] = f"{type(error).__name__}: {error!s:.300}"
+            continue
+        if list(found) != list(wanted):
+            failed[label] = f"columns {list(found)} in place of {list(wanted)}"
+            continue
+        for want, got in ((want, got) for part in wanted for want, got in zip(wanted[part], found[part], strict=True)):
+            if sides(label, want) != sides(label, got):
+                failed.setdefault(label, f"{got!r:.150} in place of {want!r:.150}")
+    assert not failed, f"{way.__name__}: " + "\n".join(f"{label}: {text}" for label, text in failed.items())
+
+
+def sides(label, value):
+    """What is compared: a map of the JVM has no order."""
+    value = canonical(value)
+    return sorted(value[1]) if label.startswith("map") and value[0] == "list" else value
 
 
 def compare(path, cluster, made, tmp_path):
@@ -239,3 +332,16 @@ def test_some_types_in_one_time_zone(cluster, few, tmp_path, path):
 @pytest.mark.parametrize("zone", ZONES)
 def test_every_type_in_every_time_zone(cluster, all_types, tmp_path, path, zone):
     compare(path, cluster, all_types[zone], tmp_path)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_columns_of_some_types(few, tmp_path, way):
+    compare_columns(way, few["Asia/Kolkata"], tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("remote", [False, True], ids=["here", "remote"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_columns_of_every_type(all_types, tmp_path, way, remote):
+    compare_columns(way, all_types["America/New_York"], tmp_path, remote=remote)

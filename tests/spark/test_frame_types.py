@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 from pyspark.ml.linalg import Matrices, Vectors
@@ -11,8 +14,9 @@ from pyspark.mllib.linalg import Vectors as OldVectors
 from pyspark.sql import Row, SparkSession
 
 import tfos_fast
-from tests.spark import mains
+from tests.spark import mains, own_type
 from tests.spark.mains import kept
+from tests.spark.sparks import ROOT
 from tests.unit.test_arrow_types import Point, PointType
 from tfos_fast.errors import ClusterError, SchemaMismatch
 
@@ -111,6 +115,55 @@ def repr_of(value):
     return f"{type(value).__module__} {value!r}"
 
 
+WHOLE = """
+parse_json('{"a": [1, null]}')
+array(parse_json('2'), null)
+named_struct('v', map('k', parse_json('null')))
+st_geomfromwkb(X'0101000000000000000000F03F0000000000000040')
+st_geogfromwkb(X'0101000000000000000000F03F0000000000000040')
+st_setsrid(st_geomfromwkb(X'0101000000000000000000F03F0000000000000040'), 3857)
+array(st_geomfromwkb(X'0101000000000000000000F03F0000000000000040'), null)
+named_struct('f', st_geogfromwkb(X'0101000000000000000000F03F0000000000000040'))
+time'12:34:56.789012'
+""".strip().splitlines()
+
+
+def give_back(args, ctx):
+    """Rows without their first value, as tuples or dicts."""
+    feed = ctx.get_data_feed(train_mode=False)
+    while not feed.should_stop():
+        rows = [(row.__fields__[1:], row[1:]) for row in feed.next_batch(7)]
+        if rows:
+            feed.batch_results([values if args == "tuple" else dict(zip(names, values, strict=True)) for names, values in rows])
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict"])
+def test_values_that_are_structs_in_arrow_are_kept_and_given_back(sc, session, form):
+    for name in ("spark.sql.timeType.enabled", "spark.sql.geospatial.enabled"):
+        session.conf.set(name, "true")
+    known = those_that_it_knows(session, WHOLE)
+    if not known:
+        pytest.skip("this Spark has no such types")
+    columns = ", ".join(f"if(id = 1, null, {text}) as c{i}" for i, text in enumerate(known))
+    frame = session.sql(f"select id, {columns} from range(0, 3, 1, 1)")
+    expected = [repr_of(row) for row in frame.drop("id").collect()]
+    with tfos_fast.run(sc, give_back, form, 1, **SMALL) as cluster:
+        given = cluster.infer(frame, schema=frame.drop("id").schema)
+        assert [repr_of(row) for row in given.collect()] == expected
+        told = frame.select("id", frame["id"].alias("n"), *frame.columns[1:])
+        kept_ones = cluster.infer(told, schema="n bigint", columns=["id", "n"], keep=frame.columns[1:])
+        assert [repr_of(row) for row in kept_ones.drop("n").collect()] == expected
+
+
+def test_a_program_with_a_type_of_its_own(tmp_path):
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
+    environ.pop("SPARK_HOME", None)
+    command, pipe = [sys.executable, own_type.__file__, str(tmp_path)], subprocess.PIPE
+    done = subprocess.run(command, env=environ, timeout=110, text=True, stdout=pipe, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "as collect() has it"
+
+
 def test_types_that_cannot_be_fed_are_named_before_spark_runs(sc, session, out):
     refused = {
         "interval '1-2' year to month": "column 'c' is, or holds, INTERVAL YEAR TO MONTH, which pyarrow cannot read",
@@ -122,6 +175,8 @@ def test_types_that_cannot_be_fed_are_named_before_spark_runs(sc, session, out):
         for text, message in refused.items():
             with pytest.raises(SchemaMismatch, match=message):
                 cluster.feed(session.sql(f"select 1 as x, {text} as c"))
+            with pytest.raises(SchemaMismatch, match=message):
+                cluster.infer(session.sql(f"select 1 as x, {text} as c"), schema="y int", columns=["x"], keep=["c"])
         cluster.feed(session.sql(f"select 1 as x, {next(iter(refused))} as c").drop("c"))
     assert kept(out) == [Row(x=1)]
 

@@ -126,3 +126,32 @@ def test_types_that_no_result_reaches_are_refused_at_once(session, sc):
         ):
             with pytest.raises(ClusterError, match=found):
                 cluster.infer(frame, schema=schema)
+
+
+def answer_by_kind(args, ctx):
+    """Results of the kind that a row asks for."""
+    fields = np.array([(1, 2.5)], [("b", "i4"), ("a", "f8")])
+    results = {
+        "none": [None], "empty": [[], [], None], "mixed": [1, 1.5], "parts of none": [(1, None)], "set": [{1}],
+        "numpy in tuples": [{"x": (1, np.float32(2.5))}], "fields": [fields[0]], "fields in lists": [{"x": fields}],
+    }  # fmt: skip
+    feed = ctx.get_data_feed(train_mode=False)
+    while not feed.should_stop():
+        rows = feed.next_batch(8)
+        if rows:
+            feed.batch_results([results[kind][i % len(results[kind])] for i, kind in rows])
+
+
+def test_columns_that_the_results_do_not_tell(session, sc):
+    def frame(kind):
+        return session.range(6, numPartitions=1).selectExpr("id", f"'{kind}' as kind")
+
+    with tfos_fast.run(sc, answer_by_kind, {}, 1, memory="4m") as cluster:
+        for kind in ("none", "empty", "mixed", "parts of none", "set"):
+            with pytest.raises(ClusterError, match=r"cannot be learned from the first 6 results .*give infer\(\) a schema"):
+                cluster.infer(frame(kind))
+        learned = {kind: cluster.infer(frame(kind)) for kind in ("numpy in tuples", "fields", "fields in lists")}
+        assert [found.schema.simpleString() for found in learned.values()] == [
+            "struct<x:struct<_1:bigint,_2:double>>", "struct<b:bigint,a:double>", "struct<x:array<struct<b:bigint,a:double>>>"
+        ]  # fmt: skip
+        assert [found.first() for found in learned.values()] == [((1, 2.5),), (1, 2.5), ([(1, 2.5)],)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import decimal
 import json
+import pickle
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ import pytest
 from tests.unit.helpers import broker_here, ended, in_thread
 from tests.unit.rows import same
 from tests.unit.test_arrow import as_collected, column_of, feed, one, rows_of
-from tfos_fast.channel import Channel
+from tfos_fast.channel import Channel, arrow_spark
+from tfos_fast.channel.arrow_build import to_array
 from tfos_fast.channel.arrow_spark import KEY
 from tfos_fast.channel.arrow_types import flatten_batch
 from tfos_fast.channel.lattice import Nulls
@@ -682,3 +685,30 @@ def test_tensors_inside_lists() -> None:
     tensors = pa.ExtensionArray.from_storage(kind, pa.array([[1, 2, 3, 4]], pa.list_(pa.int32(), 4)))
     lists = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), tensors)
     assert values(batch_of(lists)) == columns(batch_of(lists))["a"] == [[[[1, 3], [2, 4]]]]
+
+
+class Harmful:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("name", ["__main__.Nothing", f"{__name__}.Nothing", "os.getpid", "builtins.open"])
+def test_a_schema_brings_no_code_along(tmp_path: Any, name: str) -> None:
+    pickled = base64.b64encode(pickle.dumps(Harmful(str(tmp_path / "harm")))).decode()
+    node = {"type": "udt", "pyClass": name, "serializedClass": pickled, "sqlType": "long"}
+    with pytest.raises(SchemaMismatch, match=rf"values of Spark's type {name} cannot be made here"):
+        arrow_spark.maker(node, pa.int64())
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_of_users_types_are_results() -> None:
+    lists, field = [Point(1.0, 2.0), None], pa.field("x", pa.list_(pa.float64()))
+    assert to_array(lists, field).to_pylist() == [[1.0, 2.0], None]
+    assert to_array([lists], pa.field("x", pa.list_(field.type))).to_pylist() == [[[1.0, 2.0], None]]
+    with pytest.raises(SchemaMismatch, match="takes whole numbers"):
+        to_array(lists, pa.field("x", pa.int64()))

@@ -98,10 +98,12 @@ def _build(values: Sequence[Any], field: Any, where: str, dead: int = 0) -> Any:
 
 
 def _python(value: Any) -> Any:
-    """What stands for a value of numpy, pandas or TensorFlow. Times and arrays with dimensions stay as they are."""
+    """What stands for a value of numpy, pandas, TensorFlow or a user's type. Times and arrays with dimensions stay as they are."""
     kind = type(value)
     if moments.is_missing(kind):
         return None
+    if hasattr(value, "__UDT__") and not hasattr(value, "toArray"):  # a type of users; vectors and matrices may become lists
+        return _python(value.__UDT__.serialize(value))
     if hasattr(value, "numpy") and hasattr(value, "shape"):  # an eager tensor
         value = np.asarray(value.numpy())
     if isinstance(value, np.ndarray) and not value.ndim:
@@ -302,7 +304,8 @@ def _parts(value: Any, names: list[str], kind: Any, where: str) -> Sequence[Any]
         value = value.__UDT__.serialize(value)
     elif type(value).__module__.startswith("pyspark.sql"):
         value = _own_parts(value, names)
-    value = named_fields(value) or value
+    if isinstance(value, np.void):
+        value = named_fields(value) or value
     found = row_names(value)
     if found is not None:
         if len(set(found)) < len(found):

@@ -172,8 +172,7 @@ def maker(node: Any, kind: Any) -> Any:
         types: Any = importlib.import_module("pyspark.sql.types")
 
         if is_udt(node):
-            known = _users.get(str(node.get("pyClass")))
-            return (known or types._parse_datatype_json_value(node)).deserialize
+            return _user_type(str(node["pyClass"]), types.UserDefinedType).deserialize
         if name == "variant":
             make = types.VariantVal
             return lambda value: make(*map(bytearray, value))
@@ -185,3 +184,17 @@ def maker(node: Any, kind: Any) -> Any:
             f"values of Spark's type {called} cannot be made here ({error}); give the executors its Python module "
             "(spark.submit.pyFiles, SparkContext.addPyFile), or leave the column out (DataFrame.drop)"
         ) from error
+
+
+def _user_type(name: str, base: type) -> Any:
+    """A type of users by the name of its class.
+
+    pyspark would unpickle the class itself, too, where the schema has it. A schema may be that of anybody's Parquet file.
+    """
+    if name in _users:
+        return _users[name]
+    module, _, attribute = name.rpartition(".")
+    kind = getattr(importlib.import_module(module), attribute)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise TypeError(f"{name} is no UserDefinedType")
+    return kind()

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Literal
 
+import numpy as np
+
 from tfos_fast._convert import named_fields, row_names
 from tfos_fast.channel.nearest import quoted
 from tfos_fast.channel.schema import Schema
@@ -88,7 +90,8 @@ def to_fields(result: Any, names: list[str], *, whole: Takes) -> list[Any]:
     """
     if type(result) is dict and result.keys() == set(names):
         return [result[name] for name in names]
-    result = named_fields(result) or result
+    if isinstance(result, np.void):
+        result = named_fields(result) or result
     found = row_names(result)
     if whole == "names" and list(found or (result if isinstance(result, dict) else ())) != names:
         return [result]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfos_fast.channel.arrow_spark import KEY
 from tfos_fast.channel.nearest import meant, quoted
 from tfos_fast.cluster.files import Files, Piece
 from tfos_fast.cluster.filters import check_filters, names, to_expression
@@ -17,11 +19,13 @@ from tfos_fast.cluster.splits import count_of, group
 from tfos_fast.errors import MissingDependency, SourceError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyarrow.fs import FileSystem
 
     from tfos_fast.cluster.splitreader import SplitReader
 
 _WILD = re.compile(r"[*?\[]")
+_OF_MAIN = re.compile(r'"pyClass": "__main__\.(\w+)"')
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Parquet:
         pieces = files.pieces(table, expression, filtered)
         sizes = [piece.size for piece in pieces]
         splits = [[pieces[i] for i in part] for part in group(sizes, self.splits or count_of(sizes, cores))]
-        return splits, SplitReader(filesystem, table.part(needed), columns, expression, table.exact)
+        schema = table.part(needed)
+        return splits, SplitReader(filesystem, schema, columns, expression, table.exact, _users(schema))
 
     def _chosen(self, there: list[str]) -> list[str]:
         """The columns to feed."""
@@ -174,6 +179,13 @@ def parquet(
         raise ValueError(f"columns must name one column or more, each once: {list(chosen)}")
     check_filters(filters)
     return Parquet(tuple(os.fspath(p) for p in paths), chosen, filters, filesystem, splits)
+
+
+def _users(schema: pa.Schema) -> tuple[Any, ...]:
+    """The types of users that the columns have and the driver's ``__main__`` defines."""
+    names = _OF_MAIN.findall((schema.metadata or {}).get(KEY, b"").decode())
+    found = [getattr(sys.modules["__main__"], name, None) for name in dict.fromkeys(names)]
+    return tuple(kind() for kind in found if isinstance(kind, type) and hasattr(kind, "deserialize"))
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -104,7 +104,7 @@ def with_safe_names(frame: Any, names: Sequence[str]) -> tuple[Any, list[str]]:
     return frame.toDF(*others), others
 
 
-def check_type(name: str, node: Any, *, arrives: bool = False) -> None:
+def check_type(name: str, node: Any) -> None:
     """Refuse a type that cannot be fed, before Spark or pyarrow fails on it in a task.
 
     Parameters
@@ -113,8 +113,6 @@ def check_type(name: str, node: Any, *, arrives: bool = False) -> None:
         Of the column.
     node : str or dict
         Its type as ``DataType.jsonValue()`` gives it.
-    arrives : bool
-        It only has to come through Spark's Arrow batches: nobody makes Python values of it.
 
     Raises
     ------
@@ -126,10 +124,10 @@ def check_type(name: str, node: Any, *, arrives: bool = False) -> None:
                 f"column {name!r} is, or holds, {node.upper()}, which pyarrow cannot read; cast it to int (months) or string, or "
                 "leave it out (DataFrame.drop)"
             )
-        if node == "interval" and not arrives:
+        if node == "interval":
             raise SchemaMismatch(
                 f"column {name!r} is, or holds, INTERVAL of months, days and microseconds, which is no value of Python (collect() "
-                "fails, too); cast it to string, or leave it out (DataFrame.drop)"
+                "fails, too) and comes back from no task; cast it to string, or leave it out (DataFrame.drop)"
             )
         return
     if node.get("type") == "struct":
@@ -141,7 +139,7 @@ def check_type(name: str, node: Any, *, arrives: bool = False) -> None:
                 "task; give each a name of its own (cast it to a struct of other names)"
             )
         for field in node["fields"]:
-            check_type(name, field["type"], arrives=arrives)
+            check_type(name, field["type"])
     for key in ("elementType", "keyType", "valueType", "sqlType"):
         if key in node:
-            check_type(name, node[key], arrives=arrives)
+            check_type(name, node[key])

@@ -99,7 +99,7 @@ def infer_frame(
         raise ClusterError("infer(columns=[]): main needs at least one column of the DataFrame")
     told = columns_of(frame, [fields[place] for place in given])
     for place in kept:
-        check_type(there[place], fields[place]["type"], arrives=True)
+        check_type(there[place], fields[place]["type"])
     frame, safe = with_safe_names(frame, there)
     tuples = False
     if schema is None:
@@ -153,7 +153,7 @@ def sample_schema(frame: Any, columns: FrameColumns, inferrer: Inferrer) -> tupl
     Raises
     ------
     ClusterError
-        There are no rows to learn from.
+        There are no rows to learn from, or their results do not tell the types.
     """
     from pyspark.sql import Row
 
@@ -162,7 +162,15 @@ def sample_schema(frame: Any, columns: FrameColumns, inferrer: Inferrer) -> tupl
     results = [result for piece in pieces for result in pickle.loads(piece["results"])]
     if not results:
         raise ClusterError("the columns of the results cannot be learned from an empty DataFrame; give infer() a schema")
-    return frame.sparkSession.createDataFrame([Row(**by_names(result)) for result in results]).schema, are_columns(results)
+    try:
+        learned = frame.sparkSession.createDataFrame([Row(**by_names(result)) for result in results]).schema
+    except (TypeError, ValueError) as error:  # pyspark's, whose words are about its own functions
+        why = " ".join(str(error).split())
+        raise ClusterError(
+            f"the columns of the results cannot be learned from the first {len(results)} results ({why}); give infer() a "
+            f"schema, such as 'result double'; the first result is {results[0]!r:.200}"
+        ) from None
+    return learned, are_columns(results)
 
 
 def _parse(text: str, session: Any) -> Any:

@@ -81,14 +81,14 @@ def are_columns(results: Sequence[Any]) -> bool:
 
 def _typical(value: Any) -> Any:
     """A Python value for which Spark finds the type that this value has."""
+    from pyspark.sql import Row
+
     if is_missing(type(value)):
         return None
     if hasattr(value, "numpy") and hasattr(value, "shape"):
         value = np.asarray(value.numpy())
     fields = named_fields(value)
     if fields is not None:
-        from pyspark.sql import Row
-
         return Row(**{name: _typical(field) for name, field in fields.items()})
     if isinstance(value, np.ndarray) and value.dtype.names:
         return [_typical(item) for item in value]
@@ -100,8 +100,11 @@ def _typical(value: Any) -> Any:
         return _A_TIME if isinstance(value, datetime.datetime) else datetime.timedelta(1)
     if hasattr(value, "tolist"):
         return _typical(value.tolist())
-    if type(value) is list:
-        return [_typical(item) for item in value]
+    names = row_names(value)
+    if names is not None and len(set(names)) == len(names):
+        return Row(**{name: _typical(item) for name, item in zip(names, value, strict=True)})
+    if type(value) in (list, tuple):
+        return type(value)(map(_typical, value))
     if type(value) is dict:
         return {key: _typical(item) for key, item in value.items()}
     return value

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tfos_fast.channel.arrow_spark import nodes
+from tfos_fast.channel.arrow_spark import know, nodes
 from tfos_fast.cluster.conform import conform, refuse_old
 from tfos_fast.cluster.files import INT96_UNIT
 from tfos_fast.cluster.footers import FileColumns, describe
@@ -64,6 +64,8 @@ class SplitReader:
         Rows to feed.
     exact : bool
         Names of columns that differ in upper and lower case only are different columns.
+    users : tuple of UserDefinedType
+        Those of the columns that are defined in the driver's ``__main__``: no task can import them.
     """
 
     filesystem: FileSystem
@@ -71,6 +73,7 @@ class SplitReader:
     columns: list[str]
     filter: Expression | None
     exact: bool = False
+    users: tuple[Any, ...] = ()
 
     def batches(self, split: Sequence[Piece], slot_bytes: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
         """The rows of a split.
@@ -95,6 +98,7 @@ class SplitReader:
         """
         import pyarrow as pa
 
+        know(self.users)
         wanted = min(slot_bytes, BATCH_BYTES)
         measured = 0.0  # bytes of a row in memory, as the batches so far had it
         opened: _Opened | None = None
