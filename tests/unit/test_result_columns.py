@@ -373,6 +373,17 @@ def test_naive_datetimes_are_local_time_with_their_fold(zone: str):
     ]
 
 
+def test_naive_times_of_pandas_are_local_time(zone: str):
+    walls = [*WALL[2:3], dt.datetime(2023, 7, 1, 12, 30, 0, 5), None]
+    moments = [wall and wall.replace(tzinfo=zoneinfo.ZoneInfo(zone)).astimezone(UTC) for wall in walls]
+    series = pd.Series(walls, dtype="M8[ns]")
+    index = pd.Index(series)
+    for given in (series, series.astype("M8[us]"), index, series.to_frame("x"), {"x": series}, {"x": index}, (series,)):
+        assert through(given, pa.timestamp("us", "UTC"), 3) == moments
+        assert through(given, pa.timestamp("us"), 3) == walls
+    assert through(series.to_numpy(), pa.timestamp("us", "UTC"), 3) == [wall and wall.replace(tzinfo=UTC) for wall in walls]
+
+
 def test_the_edges_of_the_calendar_are_moments_too(zone: str):
     found = to_array([dt.datetime.min, dt.datetime.max], pa.field("x", pa.timestamp("us", "UTC"))).cast(pa.int64()).to_pylist()
     here = zoneinfo.ZoneInfo(zone)

@@ -135,12 +135,17 @@ def _is_series(value: Any) -> bool:
     return hasattr(value, "isna") and hasattr(value, "to_numpy") and not hasattr(value, "columns")
 
 
+def _is_numpys(series: Any) -> bool:
+    """Whether its values are those of numpy: not its times, which are local time where they have no zone, as Spark has it."""
+    return isinstance(series.dtype, np.dtype) and series.dtype.kind not in "OM"
+
+
 def _series(series: Any) -> Sequence[Any] | np.ndarray:
     """The values of a Series: an array where numpy has its type, else Python values with None where one is missing."""
-    if isinstance(series.dtype, np.dtype) and series.dtype.kind != "O":
+    if _is_numpys(series):
         return _values(series.to_numpy())
     values: list[Any] = [None if is_missing(type(value)) else value for value in series.tolist()]
-    objects = isinstance(series.dtype, np.dtype)
+    objects = isinstance(series.dtype, np.dtype) and series.dtype.kind == "O"
     if not objects or not any(isinstance(value, int | float) and value == value for value in values):  # NaN is missing text, say
         values = [None if missing else value for value, missing in zip(values, series.isna(), strict=True)]
     return [value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value for value in values]
@@ -151,7 +156,7 @@ def _column(name: Any, value: Any) -> Any:
     if array is not None:
         return array
     if _is_series(value):
-        return value.to_numpy() if isinstance(value.dtype, np.dtype) and value.dtype.kind != "O" else _series(value)
+        return value.to_numpy() if _is_numpys(value) else _series(value)
     if isinstance(value, Sequence) and not isinstance(value, _TEXTS):
         return value
     raise ValueError(
