@@ -177,8 +177,13 @@ def remote_python_rows(cluster, frame, tmp_path):
 def remote_results(cluster, frame, tmp_path):
     """Results that go back over the network."""
     columns = frame.drop("row")
-    table = inprocess.results_read(inprocess.batches_of(columns), columns.schema, remote=True)
-    return [tuple(row) for row in frame.sparkSession.createDataFrame(table, columns.schema).collect()]
+    results = inprocess.results_read(inprocess.batches_of(columns), columns.schema, remote=True)
+
+    def give(batches):
+        for _ in batches:
+            yield from results.to_batches()
+
+    return [tuple(row) for row in frame.sparkSession.range(1, numPartitions=1).mapInArrow(give, columns.schema).collect()]
 
 
 def noted(path: Path):
