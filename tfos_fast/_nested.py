@@ -21,6 +21,7 @@ from tfos_fast._convert import as_tagged, cast_values, dtype_of, encodable, hold
 ANY_LENGTH = -1
 TEXTS = ("string", "bytes")
 _TEXT_OF = {"U": "string", "S": "bytes"}
+_NO_LENGTHS = np.empty(0, "<u4")
 #: (element type, shape with ANY_LENGTH where lengths differ). Numbers of a unit have it behind their type: ``int32@date``.
 Form = tuple[str, tuple[int, ...]]
 
@@ -204,6 +205,9 @@ def decode(rows: list[bytes], dtype: str, shape: tuple[int, ...]) -> tuple[Any, 
     for row in rows:
         at, count = 0, 1
         for level in levels:
+            if not count:  # no list is left, however many levels are: they cost nothing
+                level.append(_NO_LENGTHS)
+                continue
             if at + 4 * count > len(row):
                 raise ValueError("a ragged row is shorter than its lengths say: the slot is damaged")
             lengths = np.frombuffer(row, "<u4", count, at)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import socket
 import struct
+import subprocess
+import sys
+import tracemalloc
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -14,17 +21,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit import attack
-from tests.unit.helpers import wait_for
+from tests.unit.helpers import gateway, wait_for
 from tests.unit.test_remote import client, hear, remote
-from tfos_fast.channel import agreement, wire
+from tfos_fast.channel import Channel, agreement, wire
 from tfos_fast.channel import decode as decoder
 from tfos_fast.channel import messages as m
+from tfos_fast.channel.address import Address
 from tfos_fast.channel.arrived import _covered, check_schema, check_slot
 from tfos_fast.channel.feed import Feed
-from tfos_fast.channel.gateway import Client, Gateway
+from tfos_fast.channel.gateway import Client, Gateway, GatewayConfig
 from tfos_fast.channel.kinds import check_mode
-from tfos_fast.channel.layout import MAX_ROWS, layout
-from tfos_fast.channel.remote import Buffers
+from tfos_fast.channel.layout import MAX_FREE, MAX_ROWS, layout, plan
+from tfos_fast.channel.remote import Buffers, RemoteAddress
 from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.channel.table import TableError
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
@@ -146,6 +154,115 @@ def test_lists_are_not_made_out_of_nothing():
     check_schema(one("fixed", "int64", (2**31, 0), "ndarray"))
     with pytest.raises(SchemaMismatch):
         check_schema(one("fixed", "int64", (1000, 1000, 0), "list/list/list/int"))
+    columns = [Column(f"c{i}", "fixed", "int64", (1000, 0), "list/list/int") for i in range(5)]
+    check_schema(Schema("tuple", tuple(columns[:4])))
+    with pytest.raises(SchemaMismatch, match="'c4': 5005 lists"):
+        check_schema(Schema("tuple", tuple(columns)))
+
+
+MANY_NULLS = Schema("tuple", tuple(Column(f"c{i}", "null") for i in range(1000)))
+
+
+@pytest.mark.parametrize(
+    "schema", [MANY_NULLS, one("fixed", "int64", (100, 0), "list/list/int"), one("fixed", "int64", (0,), "ndarray"), one("null")]
+)
+def test_values_without_bytes_take_a_bounded_memory(schema):
+    """Of a slot, whatever its writer says; and no writer of ours plans more rows."""
+    planned = plan(schema, SIZE, batch=1, heap_per_row=0.0).capacity
+    with hostile("rows") as (channel, _, writer):
+        assert isinstance(writer.publish(schema, planned, planned, []), m.Status)
+        assert channel.status()["rows_published"] == planned
+    if planned == MAX_ROWS:
+        return
+    with hostile("rows") as (_, _, writer):
+        answer = writer.publish(schema, planned + 1, planned + 1, [])
+        assert isinstance(answer, m.Failed)
+        assert "values without a byte" in answer.text
+
+
+def test_a_reader_makes_few_rows_at_a_time():
+    rows = plan(MANY_NULLS, SIZE, batch=1, heap_per_row=0.0).capacity
+    with hostile("rows") as (channel, _, writer):
+        writer.publish(MANY_NULLS, rows, rows, [])
+        with channel.reader() as reader:
+            tracemalloc.start()
+            assert reader.next_rows(1) == [(None,) * 1000]
+            _, most = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            reader.terminate()
+    assert most < 16 << 20 < MAX_FREE
+
+
+@pytest.mark.parametrize("depth", [2, 16, 60])
+def test_lists_that_are_empty_cost_nothing_for_each_level(depth):
+    rows = [struct.pack("<I", 0)] * 300
+    schema = one("ragged", "int8", (-1,) * depth)
+    where, slot = layout(schema, len(rows), SIZE), bytearray(SIZE)
+    for offset, data in filled(schema, rows, len(rows)):
+        slot[offset : offset + len(data)] = data
+    tracemalloc.start()
+    check_slot(where, slot, len(rows), [(0, SIZE)])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 64 * 12 * len(rows) + (1 << 17)
+    found = decoder.columns(where, slot, 0, len(rows))["c0"]
+    assert len(found) == len(rows)
+    assert len(found.values) == 0
+
+
+def test_messages_that_wait_for_no_answer_end_their_writer():
+    """They would wait in the gateway's memory for the broker."""
+    schema = one("fixed", "int64", (), "int")
+    for messages, text in (
+        ([m.Propose(schema)] * 2, "a second proposal"),
+        ([m.Done([], [0] * 17)], "more slots than there are"),
+        ([m.OpenPartition("a\x1b[2J\n", 0, False)], "control characters"),
+    ):
+        with hostile("rows") as (channel, _, writer):
+            for message in messages:
+                writer.dealer.send(m.encode(message))
+            answers = [hear(writer.dealer)]
+            while not isinstance(answers[-1], m.Failed):
+                answers.append(hear(writer.dealer))
+            assert text in answers[-1].text
+            wait_for(lambda channel=channel: channel.status()["writers"] == 0)
+
+
+def test_a_broker_that_does_not_listen_fills_no_gateway():
+    with Channel.create(memory="64k", slot_bytes="4k", form="rows", writers=0) as channel, gateway(channel.address) as address:
+        with client(address) as dealer:
+            writer = Writer(dealer)
+            os.kill(pid := Address.parse(channel.address).pid, signal.SIGSTOP)
+            try:
+                for _ in range(20_000):
+                    dealer.send(m.encode(m.OpenPartition("k" * 1000, 0, False)))
+                assert "more messages than the broker can take" in hear(writer.dealer).text
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            wait_for(lambda: channel.status()["writers"] == 0)
+
+
+def test_a_gateway_that_is_filled_ends():
+    """One message of many parts: ZeroMQ keeps them until the last one has come."""
+    server, keys = zmq.curve_keypair(), zmq.curve_keypair()
+    program = "from tfos_fast.channel import gateway; gateway._MOST_MEMORY = 1 << 27; gateway.main()"
+    with Channel.create(memory="64k", slot_bytes="4k", form="rows") as channel:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            process = subprocess.Popen(
+                [sys.executable, "-c", program], stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[listener.fileno()]
+            )
+            config = GatewayConfig(channel.address, listener.fileno(), server[1].decode(), keys[0].decode())
+            endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            process.stdin.write(msgspec.json.encode(config))
+            process.stdin.close()
+            with client(RemoteAddress(endpoint, server[0], *keys)) as dealer:
+                dealer.send_multipart([m.encode(m.AskStatus()), *[memoryview(bytes(1 << 20))] * 2000], copy=False)
+                assert process.wait(60) == 0
+            assert b"what remote writers sent fills" in process.stderr.read()
+        finally:
+            process.kill()
+            process.stderr.close()
 
 
 @pytest.mark.parametrize("rows", [MAX_ROWS + 1, 2**32, 2**62])
@@ -297,7 +414,7 @@ class Silent:
     def window(self, slot: int) -> bytearray:
         return self.memory
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, flags: int = 0) -> None:
         pass
 
 

@@ -11,6 +11,7 @@ import threading
 import zipfile
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.unit.helpers import ended, in_thread
@@ -92,6 +93,30 @@ def test_reservations(monkeypatch):
     finally:
         for client in clients:
             client.close()
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"\xff",
+        b"\x81\xa4kind\xa1\xff",
+        b"\x82\xa4kind\xa3REG\xa4data\x81\xa1a\xa1\xff",
+        b"\x82\xa4kind\xa3REG\xa4data" + b"\x91" * 5000,
+    ],
+)
+def test_a_reservation_server_goes_on_whatever_it_is_told(monkeypatch, said):
+    monkeypatch.setenv("TFOS_SERVER_HOST", "127.0.0.1")
+    server = reservation.Server(1)
+    client = reservation.Client(server.start())
+    try:
+        client._socket.send(said)
+        assert client._socket.poll(30_000)
+        assert msgspec.msgpack.decode(client._socket.recv()) == "ERR"
+        assert client.register({"executor_id": 0}) == "OK"
+    finally:
+        client.close()
         server.stop()
 
 

@@ -223,17 +223,20 @@ def test_what_a_node_can_make_grow_is_bounded(coordinator, monkeypatch):
     monkeypatch.setattr(coordinator_module, "MOST_FEEDS", 5)
     monkeypatch.setattr(coordinator_module, "MOST_UNFIT", 5)
     monkeypatch.setattr("tfos_fast.cluster.ledger.MOST_PARTITIONS", 5)
+    monkeypatch.setattr("tfos_fast.cluster.progress.MOST_LOST", 5)
     before = len(os.listdir("/proc/self/fd"))
     with agent(coordinator) as a, contextlib.ExitStack() as others:
         for i in range(20):
             a.send(m.Ack(i, 0))
             a.send(m.Demand(f"feed{i}", 0, True))
             a.send(m.Unfit(f"job{i}", "SchemaMismatch", "a row"))
+            a.send(m.Lost(0, {f"j/{i}": (0, 1)}, {}))
             a.send(m.OpenPartition(i, f"j/{i}", 1))
         answers = [type(a.receive()) for _ in range(20)]
         node = coordinator.nodes["worker:0"]
         assert answers == [m.Opened] * 5 + [m.Refused] * 15
         assert (len(node.acks), len(node.demands)) == (0, 5)
+        assert len(node.losing.frontier) == 6
         assert list(coordinator.unfit) == [f"job{i}" for i in range(15, 20)]  # the newest
         for i in range(20):  # one after the other takes the place of the same node
             others.enter_context(agent(coordinator, "worker:1", f"token{i}"))
@@ -246,6 +249,22 @@ def test_what_a_node_can_make_grow_is_bounded(coordinator, monkeypatch):
         others.enter_context(agent(coordinator, "worker:1", "last"))
         assert len(coordinator.nodes) <= 5
     assert len(os.listdir("/proc/self/fd")) < before + 250
+
+
+def test_failures_that_a_node_tells_are_bounded(monkeypatch):
+    monkeypatch.setattr(membership, "MOST_OF_ONE", 5)
+    monkeypatch.setattr(membership, "MOST_TEXT", 250)
+    coordinator = Coordinator("127.0.0.1", "127.0.0.1")
+    try:
+        with agent(coordinator) as a, agent(coordinator, "worker:1") as b:
+            for it, name in ((a, "worker:0"), (b, "worker:1")):
+                for _ in range(20):
+                    it.send(m.Ended(m.Failure("NodeFailed", "why", name, "here", "t" * 100), 0))
+                serves(it)
+        assert [failure.node for failure in coordinator.failures] == ["worker:0"] * 5 + ["worker:1"] * 5
+        assert [len(failure.remote_traceback) for failure in coordinator.failures] == [100] * 3 + [0] * 7
+    finally:
+        coordinator.close()
 
 
 def test_nothing_is_unpickled(coordinator, tmp_path: Path):

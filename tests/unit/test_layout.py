@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from tfos_fast.channel.layout import (
     ALIGNMENT,
+    MAX_FREE,
     MAX_ROWS,
     MAX_SLOT_BYTES,
     Layout,
+    free_bytes,
     has_heap,
     layout,
     plan,
@@ -62,7 +64,7 @@ def test_a_plan_is_sound_full_and_whole_batches(schema: Schema, slot_bytes: int,
     if form.capacity > 1:
         assert form.heap + form.capacity * heap_per_row <= slot_bytes + 1
     more = form.capacity + (batch if form.capacity >= batch else 1)
-    if more <= MAX_ROWS:
+    if more <= min(MAX_ROWS, MAX_FREE // max(1, free_bytes(schema))):
         with contextlib.suppress(RowTooLarge):
             assert layout(schema, more, slot_bytes).heap + more * heap_per_row > slot_bytes - 1
 

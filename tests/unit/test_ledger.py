@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from tfos_fast.channel.spans import NOWHERE
-from tfos_fast.cluster.ledger import AskFence, Grant, Ledger, Refuse, State
+from tfos_fast.cluster.ledger import MOST_PARTITIONS, AskFence, Grant, Ledger, Refuse, State
 
 NODES = ["worker:0", "worker:1", "worker:2"]
 ROWS = 20  # of each partition
@@ -89,6 +90,18 @@ def test_straggler_after_its_job_is_refused():
     (answer,) = ledger.open("worker:0", "f1/7", 2)
     assert isinstance(answer, Refuse)
     assert ledger.entries == {}
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1", "1.5", "²", "9" * 30, str(MOST_PARTITIONS)])
+def test_keys_that_no_task_has_are_no_partitions(number: str):
+    """Who holds the cluster's key may open them; the driver asks for numbers of partitions."""
+    ledger = Ledger()
+    for key in ("job/3", f"job/{number}"):
+        ledger.open("a", key, 1)
+        ledger.done("a", key, 1, 5)
+    assert ledger.whole("job") == {3}
+    ledger.lost("a", {}, {"job/3": [(0, 5)], f"job/{number}": [(0, 5)]})
+    assert ledger.unfinished("job") == {3}
 
 
 def test_unanswered_fences_are_known_for_a_node_that_reconnects():

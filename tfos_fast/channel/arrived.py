@@ -7,13 +7,13 @@ show what others had in the slot before    every byte that the rows use came wit
 have one value made a million times        together the values take no more bytes than were sent for them
 end the reader by text or lists            text is UTF-8, and the lengths in lists are those of their values
 have code run, or memory filled            :mod:`~tfos_fast.channel.vetting` reads pickled values as data, and pickles them anew
-make lists out of nothing                  :func:`check_schema`: a row's lists take memory as its bytes do
+make lists out of nothing                  :func:`check_schema`: a row has few lists without a number; and what rows take for
+                                           values without a byte has a bound for each slot, by which writers plan theirs
 =========================================  =======================================================================================
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,14 +22,14 @@ import numpy as np
 from tfos_fast.channel import wire
 from tfos_fast.channel.decode import read_heap
 from tfos_fast.channel.kinds import NUMBERS, way_of
-from tfos_fast.channel.layout import Layout
+from tfos_fast.channel.layout import MAX_FREE, Layout, empty_lists, free_bytes
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.vetting import has_objects, vet
 from tfos_fast.errors import SchemaMismatch
 
 #: Rows whose text is decoded at a time: it is dropped again.
 _AT_ONCE = 4096
-#: Lists that one row's value may have without a number in them.
+#: Lists that one row may have without a number in them.
 _EMPTY_LISTS = 4096
 
 
@@ -40,15 +40,15 @@ def check_schema(schema: Schema) -> None:
     ------
     SchemaMismatch
     """
+    lists = 0
     for column in schema.columns:
         if way_of(column).rows != NUMBERS or 0 not in column.shape:
             continue
-        outer = column.shape[: column.shape.index(0)]
-        lists = sum(itertools.accumulate(outer, lambda a, b: a * b))
+        lists += empty_lists(column.shape)
         if lists > _EMPTY_LISTS:
             raise SchemaMismatch(
-                f"column {column.name!r}: {lists} lists without a number in one value of shape {list(column.shape)}; a feed over "
-                f"the network takes {_EMPTY_LISTS}. Feed such values as arrays"
+                f"column {column.name!r}: {lists} lists without a number in one row, by the shape {list(column.shape)}; a feed "
+                f"over the network takes {_EMPTY_LISTS}. Feed such values as arrays"
             )
 
 
@@ -71,6 +71,8 @@ def check_slot(where: Layout, slot: Any, rows: int, sent: Sequence[wire.Extent])
     SchemaMismatch
         A value is none that is taken over a network.
     """
+    if rows > 1 and rows * free_bytes(where.schema) > MAX_FREE:
+        raise wire.WireError(f"{rows} rows whose values without a byte take more than {MAX_FREE >> 20} MiB")
     _check_places(where, slot, rows)
     if not _covered(wire.used(where, slot, rows), sent):
         raise wire.WireError("a slot with rows that were not sent with it")

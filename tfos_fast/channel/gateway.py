@@ -12,6 +12,7 @@ connection is gone has left: its slots are free at once.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
@@ -41,7 +42,9 @@ log = logging.getLogger("tfos_fast.gateway")
 PROBE = 0.5  # seconds between two looks whether each client is still there
 _MOST_UNREAD = 1 << 18  # messages that may wait for a client that does not read
 _MOST_UNHEARD = 10_000  # messages of a client that wait here; the rest waits there
+_MOST_UNTOLD = 1000  # messages of a client that the broker has yet to take
 _MOST_SCHEMAS = 16 << 20  # bytes of memory that the schemas of one client may take, about
+_MOST_MEMORY = 1 << 30  # bytes that this process may take beside what may lie in slots
 _IO_THREADS = 4  # they decrypt; ZeroMQ gives each connection to one of them
 
 
@@ -73,7 +76,8 @@ def spawn(config: GatewayConfig) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "tfos_fast.channel.gateway"],
         stdin=subprocess.PIPE,
         pass_fds=(config.listener,),
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
+        # Spark's workers have a hash seed that everybody knows, and with it who sends keys could choose their places in a dict.
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path), PYTHONHASHSEED="random"),
         start_new_session=True,
     )
     assert process.stdin is not None
@@ -97,10 +101,12 @@ class Client:
         self.segment = segment
         self.link = context.socket(zmq.DEALER)
         self.link.linger = 1000
-        self.link.sndhwm = self.link.rcvhwm = 0
+        self.link.sndhwm, self.link.rcvhwm = _MOST_UNTOLD, 0
         self.link.connect(f"ipc://{address.socket}")
         self._granted: set[int] = set()
         self._open = False
+        self._asks = False  # a proposal is not answered yet
+        self._gave_up = False
         self._schemas: dict[int, Schema] = {}
         self._proposed: set[Schema] = set()
         self._memory = 0  # that these take
@@ -123,14 +129,30 @@ class Client:
             self._fill(message, payload)
         elif isinstance(message, m.Propose):
             self._check_proposal(message.schema)
+        elif isinstance(message, m.Stalled):
+            if self._gave_up:
+                return
+            self._gave_up = True
+        elif isinstance(message, m.OpenPartition):
+            if not message.key.isprintable():
+                raise wire.WireError("a partition whose key has control characters")
+        elif isinstance(message, m.Done):
+            if len(message.taken) + len(message.released) > self.segment.n_slots:
+                raise wire.WireError("more slots than there are")
         elif isinstance(message, m.GiveBack):
             self._granted.discard(message.slot)
         elif isinstance(message, m.ClosePartition):
             self._granted.clear()
             self._open = False
-        self.link.send(m.encode(message))
+        try:
+            self.link.send(m.encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            raise wire.WireError("more messages than the broker can take, without waiting for its answers") from None
 
     def _check_proposal(self, schema: Schema) -> None:
+        if self._asks:
+            raise wire.WireError("a second proposal before the answer")
+        self._asks = True
         check_schema(schema)
         if schema not in self._proposed:
             self._memory = charge(self._memory, schema, _MOST_SCHEMAS, "this writer")
@@ -156,8 +178,11 @@ class Client:
         elif isinstance(message, m.Opened):
             # What was granted before this answer, the broker took back when the partition before was closed.
             self._granted.clear()
-            self._open = True
+            self._open, self._asks = True, False  # a proposal in a partition that was shut gets no answer
+        elif isinstance(message, m.Refused):
+            self._asks = False
         elif isinstance(message, m.Agreed):
+            self._asks = False
             self._schemas[message.schema_id] = message.schema
         elif isinstance(message, m.Deliver):
             if message.schema is not None:
@@ -169,7 +194,8 @@ class Client:
 
     def leave(self) -> None:
         """Tell the broker that the writer is gone; what it had published stays."""
-        self.link.send(m.encode(m.Bye()))
+        with contextlib.suppress(zmq.Again):  # the broker sees the connection's end
+            self.link.send(m.encode(m.Bye()), zmq.NOBLOCK)
         self.link.close()
 
 
@@ -193,6 +219,7 @@ class Gateway:
         if broker is None:
             raise AddressError(f"the broker of {config.address} is gone")
         self._broker = broker
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # now: later no descriptor may be left
         self._descriptors = Descriptors(f"the gateway {config.name}".strip(), "no remote writer can connect")
         self._feeds: dict[str, tuple[Address, Segment]] = {}
         self._clients: dict[bytes, Client] = {}
@@ -222,7 +249,10 @@ class Gateway:
             self._poller.register(source, zmq.POLLIN)
 
     def run(self) -> None:
-        """Serve until the broker's process ends."""
+        """Serve until the broker's process ends, or this one has grown too large.
+
+        ZeroMQ takes whole messages, of however many parts, before anybody sees them. So what clients send may fill the memory.
+        """
         probe = time.monotonic() + PROBE
         while True:
             events = dict(self._poller.poll(int(PROBE * 1000)))
@@ -235,6 +265,13 @@ class Gateway:
             for link in [source for source in events if source in self._links]:
                 self._from_broker(link)
             if time.monotonic() >= probe:
+                if (taken := self._own_memory()) > _MOST_MEMORY + sum(
+                    each.slot_bytes * each.n_slots for _, each in self._feeds.values()
+                ):
+                    log.error(
+                        "the gateway ends, as what remote writers sent fills %d MiB; another one takes its place", taken >> 20
+                    )
+                    return
                 # Behind what has come: a client that has said its last words and left is heard out.
                 if not self._from_clients():
                     continue
@@ -243,6 +280,11 @@ class Gateway:
                 for peer in list(self._clients):
                     self._send(peer, [m.encode(wire.Still())])
 
+    def _own_memory(self) -> int:
+        """Bytes of memory of this process that it shares with nobody."""
+        _, resident, shared, *_ = map(int, os.pread(self._statm, 256, 0).split())
+        return (resident - shared) * resource.getpagesize()
+
     def close(self) -> None:
         """Close the sockets."""
         for client in self._clients.values():
@@ -250,6 +292,7 @@ class Gateway:
         for context in (self._context, self._local):
             context.destroy(linger=0)
         os.close(self._broker)
+        os.close(self._statm)
 
     # ---- clients -------------------------------------------------------------------------------------------------------------
 

@@ -12,10 +12,13 @@ a byte for each row: 1 where the row has a value.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
 import msgspec
 
+from tfos_fast.channel.kinds import NUMBERS, way_of
 from tfos_fast.channel.schema import Schema
 from tfos_fast.errors import RowTooLarge
 
@@ -25,6 +28,9 @@ ALIGNMENT = 64
 MAX_SLOT_BYTES = 2**32 - 1
 #: No slot holds more rows, however small they are (a row without columns has no bytes at all).
 MAX_ROWS = 2**20
+#: Bytes of memory that the rows of a slot may take for values without a byte in it: None, arrays and lists without a number.
+MAX_FREE = 64 << 20
+_NONE, _ARRAY, _LIST = 8, 128, 64
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -64,6 +70,23 @@ class Layout(msgspec.Struct, frozen=True):
         if heap_per_row is None:
             return layout(self.schema, max(self.capacity // 2, 1), self.slot_bytes)
         return plan(self.schema, self.slot_bytes, batch=1, heap_per_row=heap_per_row)
+
+
+@functools.lru_cache(64)
+def free_bytes(schema: Schema) -> int:
+    """Bytes of memory, about, that a row takes for values without a byte in its slot."""
+    taken = 0
+    for column in schema.columns:
+        if column.kind == "null":
+            taken += _NONE
+        elif column.kind == "fixed" and 0 in column.shape:
+            taken += _LIST * empty_lists(column.shape) if way_of(column).rows == NUMBERS else _ARRAY
+    return taken
+
+
+def empty_lists(shape: tuple[int, ...]) -> int:
+    """How many lists a value of this shape is, which has a 0 in it."""
+    return sum(itertools.accumulate(shape[: shape.index(0)], lambda a, b: a * b, initial=1))
 
 
 def has_heap(schema: Schema) -> bool:
@@ -149,9 +172,9 @@ def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) ->
         return _regions(sizes, rows)[1] + math.ceil(rows * heap_per_row) <= slot_bytes
 
     # fits is monotone, and one row is allowed in any case. Beside what the rows need there is less than a line for each region.
-    each = sum(sizes) + heap_per_row
-    most = int(min(MAX_ROWS, slot_bytes / each + 1)) if each else MAX_ROWS
-    least = int(min(MAX_ROWS, (slot_bytes - ALIGNMENT * len(sizes) - 1) / each)) if each else MAX_ROWS
+    each, rows = sum(sizes) + heap_per_row, min(MAX_ROWS, MAX_FREE // max(1, free_bytes(schema)))
+    most = int(min(rows, slot_bytes / each + 1)) if each else rows
+    least = int(min(rows, (slot_bytes - ALIGNMENT * len(sizes) - 1) / each)) if each else rows
     low, high = max(1, min(least, most)), max(1, most)
     while low < high:
         middle = (low + high + 1) // 2

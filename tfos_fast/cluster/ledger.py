@@ -22,6 +22,7 @@ that its node does not name has published nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -74,6 +75,16 @@ Action = Grant | Refuse | AskFence
 
 #: Partitions of jobs that are not over. An entry takes some 300 bytes of the driver's memory.
 MOST_PARTITIONS = 1 << 24
+
+
+def number_of(key: str) -> int | None:
+    """The number of a partition by its key; None for a key that no task of ours has. Who holds the cluster's key may invent it."""
+    number = key.rpartition("/")[2]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 20 else None
+
+
+def _numbers(keys: Iterable[str]) -> set[int]:
+    return {number for number in map(number_of, keys) if number is not None and number < MOST_PARTITIONS}
 
 
 @dataclass
@@ -227,16 +238,13 @@ class Ledger:
 
     def unfinished(self, prefix: str) -> frozenset[int]:
         """The numbers of the job's partitions of which rows were lost, and not all published since."""
-        return frozenset(int(key.rpartition("/")[2]) for key in self._lost.get(prefix, ()))
+        return frozenset(_numbers(self._lost.get(prefix, ())))
 
     def whole(self, prefix: str) -> set[int]:
         """The numbers of the job's partitions that were published to their end while their node took rows."""
         begin = prefix + "/"
-        return {
-            int(key.rpartition("/")[2])
-            for key, entry in self.entries.items()
-            if key.startswith(begin) and entry.state is State.DONE and entry.whole
-        }
+        entries = self.entries.items()
+        return _numbers(key for key, entry in entries if key.startswith(begin) and entry.state is State.DONE and entry.whole)
 
     def is_new(self, key: str) -> bool:
         """Whether the partition is of a job that is not over, and no attempt at it has come yet."""

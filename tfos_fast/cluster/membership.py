@@ -10,6 +10,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from tfos_fast.channel.processes import how_ended
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.entrance import HEARTBEAT, SILENCE
@@ -23,6 +25,8 @@ LAST_WORDS = 0.5  # seconds; the parent of an agent that is dead takes some mill
 BUSY = 60.0  # seconds; the same for one on this host that is not stopped: it may be reserving a large memory
 MOST_NODES = 1 << 16  # that say hello while the reservation runs
 MOST_FAILURES = 4 * MOST_NODES
+MOST_OF_ONE = 16  # failures that are kept of a node
+MOST_TEXT = 64 << 20  # characters of tracebacks and logs that are kept with them
 
 
 class Membership:
@@ -56,6 +60,7 @@ class Membership:
         self._routes: dict[str, bytes] = {}
         self._next = 0
         self._looked = time.monotonic()
+        self._text = 0  # characters of tracebacks and logs in `failures`
 
     # ---- who is in it --------------------------------------------------------------------------------------------------------
 
@@ -156,8 +161,13 @@ class Membership:
         if node.failure is None:
             node.failure = failure
             log.info("%s failed: %s", node.name, failure.summary)
-        if not self.stopping and len(self.failures) < MOST_FAILURES:
-            self.failures.append((node.token, failure))
+        node.failures += 1
+        if self.stopping or len(self.failures) >= MOST_FAILURES or node.failures > MOST_OF_ONE:
+            return
+        if self._text > MOST_TEXT:
+            failure = msgspec.structs.replace(failure, remote_traceback="", log_tail="")
+        self._text += len(failure.remote_traceback) + len(failure.log_tail)
+        self.failures.append((node.token, failure))
 
     def ended(self, node: NodeState) -> None:
         """The process of its agent is gone. How it ended its parent will tell, unless that is gone, too."""

@@ -20,6 +20,7 @@ from tfos_fast.cluster.steps import AskSettle, StepAgreement
 
 log = logging.getLogger("tfos_fast.cluster")
 
+MOST_LOST = 1 << 20  # partitions that a node leaves
 Ordered = tuple[list[str], int]  # names of nodes, and the number of the order that they were sent
 
 
@@ -212,6 +213,8 @@ class Progress:
         """A part of what the node's life that is over leaves."""
         if message.life == self.restarts.life(node.name):
             before = node.losing or m.Lost(message.life, {}, {})
+            if len(before.frontier) + len(before.rows) > MOST_LOST:
+                return  # who holds the cluster's key could fill the driver's memory otherwise
             node.losing = m.Lost(message.life, before.frontier | message.frontier, before.rows | message.rows)
 
     def halted(self, node: NodeState, message: m.Halted) -> None:

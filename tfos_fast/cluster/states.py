@@ -27,6 +27,7 @@ class NodeState:
     tensorboard: str = ""
     asked: bool = False  # by terminate(): rather than by leaving
     failure: m.Failure | None = None
+    failures: int = 0  # that were told of it
     rows_taken: int = 0  # over all lives of its trainer, without what comes again
     newest: m.Fed = m.Fed()  # noqa: RUF009  # of the feeds that it had rows of
     beat: m.Beat | None = None

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tfos_fast.channel.pace import Pace
-from tfos_fast.cluster.ledger import MOST_PARTITIONS
+from tfos_fast.cluster.ledger import MOST_PARTITIONS, number_of
 
 
 @dataclass(frozen=True)
@@ -277,8 +277,8 @@ class StepAgreement:
             self.over = True
 
     def _mine(self, key: str) -> bool:
-        job, _, number = key.rpartition("/")
-        if self.over or not self._job or job != self._job:
+        if self.over or not self._job or key.rpartition("/")[0] != self._job:
             return False
         # Who holds the key of the cluster could invent partitions otherwise, and so make nodes seem dry.
-        return number.isascii() and number.isdigit() and len(number) < 20 and int(number) < self._most
+        number = number_of(key)
+        return number is not None and number < self._most

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from tfos_fast.channel.messages import UNREADABLE
 from tfos_fast.channel.processes import runtime_base
 from tfos_fast.cluster.addresses import listen_at
 from tfos_fast.cluster.entrance import Entrance, Keys
@@ -204,7 +205,7 @@ class Server:
     def _answer(self, body: list[bytes]) -> Any:
         try:
             ask = msgspec.msgpack.decode(body[0], type=_Ask)
-        except (msgspec.MsgspecError, IndexError, RecursionError):
+        except (IndexError, *UNREADABLE):
             return "ERR"
         with self._changed:
             if ask.kind == "REG" and ask.data is not None:
