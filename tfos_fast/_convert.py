@@ -22,6 +22,14 @@ DTYPES = frozenset(
         *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
     ]
 )
+#: Element type -> the next ones that hold its numbers: numpy's "safe" casts, but for some of unsigned integers into floats. With
+#: these, the type of int8, uint8 and float16 together would depend on which two meet first. float64 rounds integers of 64 bits.
+_NEXT = {
+    **{"bool": "int8 uint8", "int8": "int16 float16 bfloat16", "int16": "int32 float32", "int32": "int64 float64"},
+    **{"int64": "float64", "uint8": "int16 uint16", "uint16": "int32 uint32", "uint32": "int64 uint64", "uint64": "float64"},
+    **{"float16": "float32", "bfloat16": "float32", "float32": "float64 complex64", "float64": "complex128"},
+    **{"complex64": "complex128", "complex128": ""},
+}
 #: What a Python number is taken for.
 LEAVES: dict[type, str] = {float: "float64", int: "int64", bool: "bool"}
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -176,13 +184,14 @@ def _only_integers(value: Any) -> bool:
 def can_cast(source: str, target: str, *, cast: bool) -> bool:
     """Whether values of one element type may be written into a column of another.
 
-    Without a declared cast only what numpy calls safe. With one (``cast=True``) also any integer to any float,
-    integer to integer (each value is checked against the range) and what numpy calls same_kind (float64 to float32).
+    Without a declared cast only where :func:`promote` says that the target holds them. With one (``cast=True``) also any
+    integer to any float, integer to integer (each value is checked against the range) and what numpy calls same_kind (float64
+    to float32).
     """
     if source == target:
         return True
     if not cast:
-        return bool(np.can_cast(dtype_of(source), dtype_of(target), "safe"))
+        return target in _above(source)
     a, b = dtype_of(source).kind, dtype_of(target).kind
     if b == "b":
         return False
@@ -191,15 +200,19 @@ def can_cast(source: str, target: str, *, cast: bool) -> bool:
 
 @functools.cache
 def promote(a: str, b: str) -> str | None:
-    """The smallest element type that holds the numbers of both unchanged; None when integers alone would become floats."""
-    try:
-        promoted = np.promote_types(dtype_of(a), dtype_of(b))
-    except TypeError:  # bfloat16 meets only few
-        return None
-    integers = {dtype_of(a).kind, dtype_of(b).kind} <= set("biu")
-    if promoted.name not in DTYPES or (integers and promoted.kind not in "biu"):
-        return None
-    return promoted.name if all(can_cast(name, promoted.name, cast=False) for name in (a, b)) else None
+    """The smallest element type that holds the numbers of both; None when integers alone would become floats.
+
+    The type of several is the same in any order, but for uint64, smaller integers and floats together.
+    """
+    both = _above(a) & _above(b)
+    found = next((name for name in both if both <= _above(name)), None)
+    return None if "int" in a and "int" in b and found is not None and "int" not in found else found
+
+
+@functools.cache
+def _above(name: str) -> frozenset[str]:
+    """The type, and all that hold its numbers."""
+    return frozenset([name]).union(*map(_above, _NEXT[name].split()))
 
 
 def values_fit(array: np.ndarray, dtype: str, *, cast: bool) -> bool:

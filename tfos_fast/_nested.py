@@ -97,7 +97,7 @@ def _of_nothing(a: str, b: str) -> str | None:
     texts = sorted({a, b} & {*TEXTS})
     if texts:
         return texts[-1]
-    return promote(a, b) or ("float64" if {a, b} <= {"int8", "int16", "int32", "int64", "uint64"} else None)
+    return promote(a, b) or ("complex128" if "c" in (a[0], b[0]) else "float64")
 
 
 def _deepened(form: Form, other: Form) -> Form:

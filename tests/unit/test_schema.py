@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import datetime
 import decimal
+import itertools
 import re
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.rows import Point, anything, arrays, drive, flat, numbers, same, scalars, slot, values
-from tfos_fast._convert import DTYPES, as_array, can_cast, cast_values
+from tfos_fast._convert import DTYPES, as_array, can_cast, cast_values, dtype_of, promote
 from tfos_fast._pack import END, RowPacker
 from tfos_fast.channel import decode
 from tfos_fast.channel.infer import infer
@@ -306,6 +307,23 @@ def test_columns_promote_only_where_it_is_safe(a: Any, b: Any, dtype: str) -> No
         (column,) = join(infer((x,), exact=False), infer((y,), exact=False), exact=False).columns
         assert column.dtype == dtype
         assert column.kind == ("fixed" if dtype else "object")
+
+
+def test_numbers_of_several_types_meet_in_any_order() -> None:
+    """int8, uint8 and float16 were float16 or float32, as the first two of them were."""
+
+    def meet(a: str, b: str) -> str:
+        return "" if "" in (a, b) else promote(a, b) or ""
+
+    for a, b, c in itertools.product(DTYPES, repeat=3):
+        assert meet(a, b) == meet(b, a)
+        if "uint64" not in (a, b, c):
+            assert meet(meet(a, b), c) == meet(a, meet(b, c)), (a, b, c)
+        both = promote(a, b)
+        if both is not None:
+            assert can_cast(a, both, cast=False)
+            assert np.can_cast(dtype_of(a), dtype_of(both), "safe")
+            assert can_cast(a, both, cast=True)
 
 
 def test_row_mode_widens_a_column_to_objects_and_a_structure_to_bare_objects() -> None:

@@ -169,6 +169,23 @@ def test_a_plain_channel_says_how_a_spec_is_written(spec: Any, text: str) -> Non
             next(reader.batches(8, spec=spec))
 
 
+@pytest.mark.parametrize(
+    ("nulls", "expected"),
+    [({"c0": 7}, {"c0": [1, 7]}), (7, {"c0": [1, 7]}), (MASK, {"c0": [1, 0], "c0_mask": [True, False]}), ({"c0": MASK}, None)],
+)
+def test_a_plain_channel_takes_policies_as_programs_write_them(nulls: Any, expected: Any) -> None:
+    with broker_here(end_after=1) as broker, Channel.attach(broker.address) as channel:
+        thread, out = in_thread(lambda: fed.write(channel, [[(1,), (None,)]]))
+        with channel.reader() as reader:
+            with pytest.raises(FormError, match="None can become a number, a text or"):
+                reader.open_columns(8, nulls={"c0": [0]}, wait=False)
+            reader.open_columns(8, nulls=nulls, wait=False)
+            (batch,) = reader.batches(8)
+        ended(thread)
+        assert out == [None]
+    assert {name: values.tolist() for name, values in batch.items()} == (expected or {"c0": [1, 0], "c0_mask": [True, False]})  # type: ignore[union-attr]
+
+
 def test_what_stands_for_none() -> None:
     given = {"a": 1, "b": 2.5, "c": "text", "d": b"\xff", "e": True, "f": MASK, "g": np.float32(0.5), "h": decimal.Decimal("1.5")}
     filled = [1, 2.5, "text", Octets(b"\xff"), True, None, 0.5, 1.5]

@@ -7,7 +7,7 @@ to the order of the columns) and idempotent, and what fitted one side fits the r
 difference                row mode                         column mode
 ========================  ===============================  =========================================================
 none                      the same                         the same
-two numeric types         *object*                         the promoted type when numpy calls both casts safe
+two numeric types         *object*                         the smallest type that holds both (``_convert.promote``)
                                                            (int64 + float64 -> float64, bool + int -> int);
                                                            *object* when integers alone would become floats
                                                            (int64 + uint64)
@@ -335,7 +335,7 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _is_number(fill: float, dtype: str) -> bool:
-    """Whether a column of numbers has the value; floats are rounded to its type. 0 and 1 are bools, and 2.0 is whole."""
+    """Whether a column of numbers has the value. Floats are rounded to its type, whole numbers are not. 0 and 1 are bools."""
     kind = dtype_of(dtype).kind
     if kind == "b":
         return fill in (0, 1)
@@ -345,7 +345,9 @@ def _is_number(fill: float, dtype: str) -> bool:
         fill = int(fill)
     value = as_array(fill)
     cast = None if value is None else cast_values(value, dtype, cast=True)
-    return cast is not None and (not np.isfinite(fill) or bool(np.isfinite(cast)))
+    if cast is None or kind in "iu":
+        return cast is not None
+    return bool(cast == fill) if isinstance(fill, int) else not np.isfinite(fill) or bool(np.isfinite(cast))
 
 
 def settle(schema: Schema) -> Schema:

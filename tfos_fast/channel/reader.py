@@ -22,8 +22,8 @@ from tfos_fast.channel.connection import to_exception
 from tfos_fast.channel.entries import entries
 from tfos_fast.channel.inbox import Inbox
 from tfos_fast.channel.instep import InStep
-from tfos_fast.channel.lattice import Nulls
 from tfos_fast.channel.local import LocalConnection
+from tfos_fast.channel.policies import null_policies
 from tfos_fast.channel.readahead import ReadAhead
 from tfos_fast.channel.replay import Keeper
 from tfos_fast.channel.results import ResultWriter
@@ -192,7 +192,7 @@ class Reader(Answering, InStep):
         n: int,
         spec: Spec | None = None,
         *,
-        nulls: dict[str, Nulls] | None = None,
+        nulls: Any = None,
         tensors: bool = False,
         only: bool = False,
         positional: bool = False,
@@ -204,8 +204,9 @@ class Reader(Answering, InStep):
         ----------
         n, spec
             As for ``batches``.
-        nulls : dict, optional
-            Column name, or ``"*"`` for all others -> what becomes of None.
+        nulls : dict, MASK or a value, optional
+            Column name, or ``"*"`` for all others -> what becomes of None: a number, text, byte string or ``tfos_fast.MASK``.
+            What is no dict is meant for every column.
         tensors : bool
             Columns of Python objects are refused where rows bring them.
         only : bool
@@ -228,7 +229,7 @@ class Reader(Answering, InStep):
         with self._lock:
             if self._terminated:
                 return self.schema
-            self._declare(m.Form("columns", n, entries(spec or {}), nulls or {}, tensors, only, positional))
+            self._declare(m.Form("columns", n, entries(spec or {}), null_policies(nulls), tensors, only, positional))
             if wait and self.schema is None:
                 self._column_reader.pin(n)
         self._take_results()
