@@ -216,6 +216,17 @@ def test_a_file_that_changed_or_broke_after_its_footer_was_read(tmp_path):
     assert isinstance(gone.value.__cause__, FileNotFoundError)
 
 
+def test_names_of_columns_that_are_no_text(tmp_path):
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a_column": [1]}), file, store_schema=False)
+    splits, reader = parquet(file).plan(1)
+    file.write_bytes(file.read_bytes().replace(b"a_column", b"a_c\xc1lumn"))
+    with pytest.raises(SourceError, match=r"a\.parquet cannot be read: .*utf-8"):
+        list(reader.batches(splits[0], SLOT))
+    with pytest.raises(SourceError, match=r"the footer of .*a\.parquet cannot be read: .*utf-8"):
+        parquet(file).plan(1)
+
+
 def test_files_are_fed_and_not_inferred(folder):
     check_data(tfos_fast.parquet(folder), "feed")
     with pytest.raises(TypeError, match=r"infer\(\) takes an RDD or a DataFrame of Spark, not files; spark.read.parquet"):

@@ -210,7 +210,7 @@ class Files:
         if path not in self._described:
             try:
                 self._described[path] = self._alike(path, fragment.metadata, fragment.physical_schema)
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last is of a column's name
                 raise SourceError(f"the footer of {path} cannot be read: {error}") from error
         return self._described[path]
 

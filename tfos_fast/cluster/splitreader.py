@@ -121,7 +121,7 @@ class SplitReader:
                     if dropped < batch.num_rows:
                         measured = batch.nbytes / batch.num_rows
                         yield batch.slice(dropped) if dropped else batch
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             if isinstance(error, OSError) and self._is_damage(error):
                 why = " ".join(str(error).split()).rstrip(".")
                 raise SourceError(f"{path} is damaged: {why}; write it anew, or leave it out") from None
