@@ -20,6 +20,7 @@ from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.declarations import MASK, column, is_whole, not_whole, null_policies, row_spec
 from tfos_fast.errors import ChannelClosed, FormError
 from tfos_fast.pinned import pin, tensorflow_gpu
+from tfos_fast.pipelines import Pipelines
 
 
 class DataFeed:
@@ -41,6 +42,7 @@ class DataFeed:
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
+        reader.ahead.pipelines = reader.ahead.pipelines or Pipelines()
         self._sources = BatchSources(reader)
         self._pin_asked = False
 

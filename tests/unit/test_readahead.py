@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 import time
@@ -288,8 +289,7 @@ def test_no_pipeline_is_begun_anew_when_the_last_one_has_ended(how: str):
 
 
 def test_a_loop_that_hides_the_end_of_its_pipeline_ends(monkeypatch):
-    monkeypatch.setattr(module.Pipelines, "may_hold_rows", lambda self: True)
-    ahead = ReadAhead()
+    ahead = ReadAhead()  # without anything that knows pipelines
     monkeypatch.setattr(module, "this_thread", lambda: module.PIPELINE)
     ahead.note()
     assert ahead.may_stop(5)  # the generator itself
@@ -310,4 +310,92 @@ def test_a_dataset_of_ours_ends_as_before():
             seen += sum(int(tf.size(batch)) for batch in dataset)
         assert (iterators, seen) == (1, ROWS)
         ended(feeder)
+        feed.reader.close()
+
+
+def others(tf: Any, kind: str) -> Any:
+    """An iterator that has read nothing of the feed."""
+    if kind == "as numpy":
+        return tf.data.Dataset.range(10**9).as_numpy_iterator()
+    if kind == "generator":
+        return iter(tf.data.Dataset.from_generator(lambda: iter(range(10**9)), tf.int64).batch(2).prefetch(2))
+    numbers = tf.data.Dataset.range(10**9).map(lambda x: x + 1)
+    return iter(tf.data.Dataset.zip((numbers, tf.data.Dataset.from_tensor_slices([1, 2]).repeat())).batch(2))
+
+
+@pytest.mark.parametrize("kind", ["generator", "zip", "as numpy"])
+def test_an_iterator_over_other_data_keeps_nobody_waiting(kind: str):
+    """As one over data for validation, which the program keeps for good."""
+    import tensorflow as tf
+
+    with Channel.create(memory="1m", slot_bytes="64k", form="rows") as channel:
+        kept = others(tf, kind)
+        next(kept)
+        feeder, _ = in_thread(lambda: fed(channel))
+        feed = DataFeed(channel.reader())
+        batches = iter(pipeline(tf, feed))
+        seen = 0
+        while seen < ROWS:
+            seen += int(tf.size(next(batches)[1]))
+        ended(feeder)
+        assert not feed.should_stop()  # the program does not know yet that this is all
+        del batches
+        assert feed.should_stop()
+        next(kept)
+        feed.reader.close()
+
+
+def test_a_dataset_of_unknown_origin_may_hold_rows():
+    """The generator is in a dataset that a function of the program makes."""
+    import tensorflow as tf
+
+    with Channel.create(memory="1m", slot_bytes="64k", form="rows") as channel:
+        feeder, _ = in_thread(lambda: fed(channel))
+        feed = DataFeed(channel.reader())
+        batches = iter(tf.data.Dataset.range(1).flat_map(lambda _: pipeline(tf, feed)).prefetch(30))
+        seen = 0
+        while not feed.should_stop():
+            batch = next(batches, None)
+            if batch is None:
+                break
+            ended(feeder)
+            seen += int(tf.size(batch[1]))
+        assert seen == ROWS
+        feed.reader.close()
+
+
+def test_a_callback_of_keras_asks_in_every_batch():
+    """It gets False up to the last batch, and the garbage collector is not run for each answer."""
+    import tensorflow as tf
+
+    collections: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and info["generation"] == 2:
+            collections.append(1)
+
+    with Channel.create(memory="1m", slot_bytes="64k", form="rows") as channel:
+        feeder, _ = in_thread(lambda: fed(channel))
+        feed = DataFeed(channel.reader())
+        dataset = pipeline(tf, feed, prefetch=200, batch=20).map(lambda x, y: (tf.reshape(x, (-1, 1)), y))
+        answers: list[bool] = []
+
+        class Asks(tf.keras.callbacks.Callback):
+            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                if not answers:
+                    ended(feeder)
+                answers.append(feed.should_stop())
+                self.model.stop_training = answers[-1]
+
+        model = tf.keras.Sequential([tf.keras.Input((1,)), tf.keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        gc.collect()
+        gc.callbacks.append(note)
+        try:
+            model.fit(dataset, verbose=0, callbacks=[Asks()])
+        finally:
+            gc.callbacks.remove(note)
+        assert feed.should_stop()
+        assert answers == [False] * (ROWS // 20)
+        assert len(collections) < 20
         feed.reader.close()

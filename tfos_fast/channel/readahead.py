@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Protocol
 
 from tfos_fast.channel.owed import PIPELINE, this_thread
-from tfos_fast.channel.pipelines import Pipelines
 
 PATIENCE_S = 600.0  # a thread that has not come back by then keeps nobody from stopping
+
+
+class Pipelines(Protocol):
+    """What knows the pipelines that read a feed by threads of their own."""
+
+    def note(self) -> None:
+        """The calling thread of a pipeline was handed rows."""
+
+    def may_hold_rows(self) -> bool:
+        """Whether a pipeline may still hold rows, now that all were handed out."""
 
 
 class ReadAhead:
@@ -20,31 +30,35 @@ class ReadAhead:
 
     Attributes
     ----------
+    pipelines : Pipelines, optional
+        Without one, a pipeline that has read may always hold rows.
     last : int
         The thread that was noted last, as ``threading.get_ident`` names it; -1 for none.
     """
 
     def __init__(self) -> None:
         self.last = -1
+        self.pipelines: Pipelines | None = None
         self._lock = threading.Lock()
         self._readers: dict[int, threading.Thread] = {}  # that have not learnt of the end
         self._knowing: set[int] = set()
         self._turns = 0  # times that another thread went on reading
         self._first: dict[int, int] = {}  # thread -> its first turn
         self._latest: dict[int, int] = {}  # thread -> its last turn
-        self._pipelines = Pipelines()
         self._asked = 0  # times that a thread was put off
         self._since = 0.0
 
     def note(self) -> None:
         """The calling thread was handed rows."""
+        me = this_thread()
         with self._lock:
             self.last = threading.get_ident()
-            me = this_thread()
             self._readers[me] = threading.current_thread()
             self._turns += 1
             self._first.setdefault(me, self._turns)
             self._latest[me] = self._turns
+        if me == PIPELINE and self.pipelines is not None:
+            self.pipelines.note()
 
     def learn(self) -> None:
         """The calling thread got the end of the feed in place of rows."""
@@ -84,7 +98,7 @@ class ReadAhead:
             if time.monotonic() - self._since > PATIENCE_S:
                 return True
         # Without the lock: the garbage collector may run what asks again.
-        return piped and not self._pipelines.may_hold_rows()
+        return piped and self.pipelines is not None and not self.pipelines.may_hold_rows()
 
     def _learn(self, thread: int) -> None:
         self.last = -1

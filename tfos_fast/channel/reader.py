@@ -47,8 +47,8 @@ class Reader(Answering, InStep):
 
     Attributes
     ----------
-    trail : Trail
-        How far the program has come.
+    trail, ahead : Trail, ReadAhead
+        How far the program has come, and which threads hold rows.
     on_close : callable, optional
         Called once, by ``close``.
     """
@@ -61,7 +61,7 @@ class Reader(Answering, InStep):
         self.on_close: Callable[[], None] | None = None
         self.trail = Trail()
         self._rows = RowBuffer(origins=not train)
-        self._ahead = ReadAhead()
+        self.ahead = ReadAhead()
         self._checkpoints = Checkpoints(address, self.trail, self._rows, train=train)
         self._keeper = Keeper()
         # None of these knows the reader: one that is dropped without close() must go at once, not with the garbage collector.
@@ -104,7 +104,7 @@ class Reader(Answering, InStep):
 
         Other than ``ended`` it considers rows that another thread holds, or that lie in a pipeline of tf.data.
         """
-        return self.ended and (self._terminated or self._ahead.may_stop(self.trail.total))
+        return self.ended and (self._terminated or self.ahead.may_stop(self.trail.total))
 
     @property
     def summary(self) -> dict[str, int]:
@@ -133,11 +133,11 @@ class Reader(Answering, InStep):
 
     # ---- rows ----------------------------------------------------------------------------------------------------------------
 
-    def next_rows(self, n: int) -> list[Any]:
+    def next_rows(self, n: int, deadline: float | None = None) -> list[Any]:
         """The next ``n`` rows, equal to what was fed, Python types included. Values are copied.
 
-        Waits for ``n`` rows. Fewer come only at the end of the feed, and in inference when every open partition has
-        ended or nothing has come for a moment.
+        Waits for ``n`` rows, or until the deadline (of ``time.monotonic``). Fewer come at the feed's end, and in inference when
+        every open partition has ended or nothing has come for a moment.
         """
         with self._lock:
             short = len(self._rows.ready) < n
@@ -145,15 +145,15 @@ class Reader(Answering, InStep):
                 self._check_open()
                 if not self._terminated:
                     self._declare(m.Form("rows"))
-                    self._row_reader.fill(n)
+                    self._row_reader.fill(n, deadline)
                 self._acks.send()
             rows, origin = self._rows.take(n)
             if origin:
                 self._results.owe(origin)
         if short and len(rows) < n and (self._train or not rows):
-            self._ahead.learn()
-        elif self._ahead.last != get_ident():
-            self._ahead.note()
+            self.ahead.learn()
+        elif self.ahead.last != get_ident():
+            self.ahead.note()
         if (origin or not rows) and self._results.given:
             self._take_results()
         return rows
@@ -298,9 +298,9 @@ class Reader(Answering, InStep):
                         self.trail.note(*part)
                 if batch is None:
                     if inbox.feed_ended:
-                        self._ahead.learn()
-                elif not epoch_ends and self._ahead.last != get_ident():
-                    self._ahead.note()
+                        self.ahead.learn()
+                elif not epoch_ends and self.ahead.last != get_ident():
+                    self.ahead.note()
                 if self._keeper.untold or batch is None or acks.is_due():
                     acks.send()
                 return batch

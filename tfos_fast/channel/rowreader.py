@@ -33,8 +33,8 @@ class RowReader:
         self._train = train
         self._slot: int | Piece = -1  # that rows are made from
 
-    def fill(self, n: int) -> None:
-        """Wait until there are ``n`` rows, or as many as there will be; in inference as many as have come."""
+    def fill(self, n: int, deadline: float | None = None) -> None:
+        """Wait until there are ``n`` rows, or as many as there will be, or for so long; in inference as many as have come."""
         rows, inbox = self._rows, self._inbox
         quiet_since: float | None = None
         while len(rows) < n and not inbox.leaving:
@@ -44,8 +44,13 @@ class RowReader:
                     self._acks.finish(self._slot)
                 self._trail.note(stream, len(rows) - have)
                 continue
-            item = inbox.next(wait=not (len(rows) and not self._train))
-            if item is None:
+            item = inbox.next(wait=deadline is None and (self._train or not len(rows)))
+            if item is None and deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                inbox.pause(min(left, LINGER_S))
+            elif item is None:
                 if inbox.all_ended:
                     return
                 # Inference: rows of a partition whose feeder waits for their results must not wait for company.
