@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import queue
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
+
+import numpy as np
 
 from tfos_fast.compat.manager import NodeManager
 from tfos_fast.compat.marker import EndPartition, Marker
@@ -93,6 +96,17 @@ def take_apart(rows: list[Any], columns: list[str], tensors: list[str]) -> dict[
     return {tensor: [row[i] for row in rows] for i, tensor in enumerate(tensors)}
 
 
+def _each(results: Any) -> Any:
+    """What iteration gives, where our own feed would take it as columns, or make Python numbers of it."""
+    if hasattr(results, "numpy") and hasattr(results, "shape"):
+        results = results.numpy()
+    if type(results) is np.ndarray and results.ndim > 1:
+        return results  # its rows are arrays
+    if type(results) is list or isinstance(results, str | bytes) or hasattr(results, "columns"):
+        return results  # a text is refused, a DataFrame has a dict for each row
+    return list(results)
+
+
 class DataFeed:
     """The rows of a node, and the way back of results.
 
@@ -114,7 +128,8 @@ class DataFeed:
     Attributes
     ----------
     feed : tfos_fast.tensors.DataFeed
-        Our own feed below this one, with tensors, datasets and nodes in step; on queues fed by hand only its own methods.
+        Our own feed below this one, with tensors, datasets and nodes in step; on queues fed by hand only its own methods. It is
+        opened when it is first used.
     """
 
     def __init__(
@@ -130,17 +145,33 @@ class DataFeed:
         self.qname_in = qname_in
         self.qname_out = qname_out
         self._node = isinstance(mgr, NodeManager)
-        self.feed: Any
+        self._feed: Any = None
+        self._next: Callable[[int], list[Any]] | None = None
         if self._node:
-            try:
-                self.feed = mgr.feed(train_mode, qname_in)
-            except RoleError as error:  # programs make their feed before they look at their role
-                self.feed = NotFed(error)
+            mgr.expect(train_mode, qname_in)
         else:
-            self.feed = HandFed(mgr, train_mode, qname_in, qname_out)
-        self._next: Callable[[int], list[Any]] = self.feed.next_batch
+            self._feed = HandFed(mgr, train_mode, qname_in, qname_out)
         self._columns = None if input_mapping is None else sorted(input_mapping)
         self.input_tensors = None if input_mapping is None else [input_mapping[column] for column in sorted(input_mapping)]
+
+    @property
+    def feed(self) -> Any:
+        if self._feed is None:
+            try:
+                self._feed = self.mgr.feed(self.train_mode, self.qname_in)
+            except RoleError as error:  # programs make their feed before they look at their role
+                self._feed = NotFed(error)
+        return self._feed
+
+    @property
+    def queue_in(self) -> Any:
+        """The queue that the rows come from."""
+        return self.mgr.get_queue(self.qname_in)
+
+    @property
+    def queue_out(self) -> Any:
+        """The queue that results go to."""
+        return self.mgr.get_queue(self.qname_out)
 
     @property
     def done_feeding(self) -> bool:
@@ -151,12 +182,14 @@ class DataFeed:
         """Whether the feed has ended and every row was handed out."""
         return self.feed.should_stop()
 
-    def next_batch(self, batch_size: int) -> Any:
+    def next_batch(self, batch_size: float) -> Any:
         """The next rows as they were fed, or a dict of columns with ``input_mapping``.
 
         Waits for ``batch_size`` rows. Fewer come at the end of the feed, and in inference also when the open partitions have ended.
         """
-        rows = self._next(batch_size)
+        if self._next is None:
+            self._next = self.feed.next_batch
+        rows = self._next(batch_size if type(batch_size) is int else math.ceil(batch_size))  # what a division gives is a float
         if self._columns is None:
             return rows
         assert self.input_tensors is not None
@@ -165,11 +198,10 @@ class DataFeed:
     def batch_results(self, results: Any) -> None:
         """One result for each row handed out, in the same order: a list or other iterable, or an array with a row for each.
 
-        They go back at once, also while another thread waits in ``next_batch``.
+        They go back at once, also while another thread waits in ``next_batch``. Each is what the iterable gives: of an array of
+        one dimension, numpy's numbers. A tensor counts as an array.
         """
-        if self._node and (isinstance(results, Mapping | tuple) or not hasattr(results, "__getitem__")):
-            results = list(results)
-        self.feed.batch_results(results)
+        self.feed.batch_results(_each(results) if self._node else results)
 
     def terminate(self) -> None:
         """Want no more rows: the feed job ends soon, and what is queued is dropped."""

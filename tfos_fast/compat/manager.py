@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import os
 import queue
 import threading
 from typing import Any, NoReturn
 
 from tfos_fast.cluster.context import Context
-from tfos_fast.compat.values import as_proxy
-from tfos_fast.errors import ClusterError
+from tfos_fast.compat.queues import Named, Results, Rows, own_queue
+from tfos_fast.compat.values import Values, as_proxy
+from tfos_fast.errors import ClusterError, RoleError
+
+_OF_A_PS = "control"  # a queue that a ps has beside those of the cluster
+_ON_THE_WAY_S = 10.0  # for what the queue says that it has
 
 
 class NodeManager:
@@ -18,33 +23,45 @@ class NodeManager:
     def __init__(self, context: Context, queues: tuple[str, ...]) -> None:
         self._context = context
         self._names = queues
-        self._queues: dict[str, Any] = {}
-        self._values: dict[str, Any] = {"state": "running"}
+        own = {_OF_A_PS, *queues} - {"input", "output"}
+        self._queues: dict[str, Any] = {name: own_queue() for name in own}  # now, as processes may be forked that share them
+        self._queues |= {name: Named(self._queues[name], context, name) for name in own - {"error", _OF_A_PS}}
+        self._queues |= {"input": Rows(self), "output": Results(self)}
+        self._values = Values({"state": "running"})
         self._lock = threading.RLock()
-        self._last: Any = None
-        self._input: Any = None
+        self._expects = self._infers = False
+        self._inputs: dict[int, Any] = {}  # process -> its feed of rows for training or inference
+
+    def expect(self, train_mode: bool, qname: str) -> None:
+        """A ``DataFeed`` is made. Programs make several on one queue: if one is for inference, all give results."""
+        self._check(qname)
+        self._expects = True
+        self._infers = self._infers or not train_mode
 
     def feed(self, train_mode: bool, qname: str) -> Any:
-        """Our own feed of that name."""
+        """Our own feed of that name; for rows of training and inference it is one."""
         self._check(qname)
-        ours = qname == "input" or not train_mode  # named feeds are for training and validation
+        if qname != "input" and train_mode:  # named feeds are for training and validation
+            return self._context.get_data_feed(name=qname)
         with self._lock:
-            self._last = self._context.get_data_feed(train_mode, name="" if ours else qname)
-            if ours:
-                self._input = self._last
-            return self._last
+            if self.input_feed is None:
+                self._inputs[os.getpid()] = self._context.get_data_feed(train_mode and not self._infers)
+            return self.input_feed
+
+    @property
+    def input_feed(self) -> Any:
+        """The feed of rows for training or inference that this process has opened, or None."""
+        return self._inputs.get(os.getpid())
 
     def get_queue(self, qname: str) -> Any:
-        """``input``: its ``get`` takes a row, None at the end. ``output``: its ``put`` gives a result. Others are plain queues.
+        """``input``: its ``get`` takes a row, None at the end. ``output``: its ``put`` gives a result.
 
+        Others are plain queues, which forked processes share, and have the rows of ``cluster.train(qname=)``, too.
         What is put into ``error`` fails the node when ``map_fun`` has returned.
         """
-        self._check(qname)
-        with self._lock:
-            if qname not in self._queues:
-                made = {"input": _Rows, "output": _Results}.get(qname)
-                self._queues[qname] = made(self) if made else queue.Queue()
-            return self._queues[qname]
+        if qname != _OF_A_PS:
+            self._check(qname)
+        return self._queues[qname]
 
     def hold(self) -> NoReturn:
         """Serve others until the driver stops this node."""
@@ -55,10 +72,11 @@ class NodeManager:
         return as_proxy(self._values.get(key))
 
     def set(self, key: str, value: Any) -> None:
-        """Keep a value in this process. ``"state"`` set to ``"terminating"`` ends the feed, as ``terminate()`` does."""
-        self._values[key] = value
-        if (key, value) == ("state", "terminating") and self._input is not None:
-            self._input.terminate()
+        """Keep a value, for forked processes, too. ``"state"`` set to ``"terminating"`` ends the feed, as ``terminate()`` does."""
+        self._values.set(key, value)
+        if (key, value) == ("state", "terminating") and self._expects:
+            with contextlib.suppress(RoleError):  # a ps has none to end
+                self.feed(True, "input").terminate()
 
     def check_errors(self) -> None:
         """Called when ``map_fun`` has returned.
@@ -69,47 +87,15 @@ class NodeManager:
             The program has put something into the queue ``error``. With TensorFlowOnSpark this fails the job, too.
         """
         told = self._queues.get("error")
-        if told is not None and not told.empty():
-            raise ClusterError(f"map_fun put this into the queue 'error': {told.get()}")
+        if told is not None and told.qsize():
+            try:
+                what = told.get(timeout=_ON_THE_WAY_S)
+            except queue.Empty:
+                what = "(a value that cannot be pickled)"
+            raise ClusterError(f"map_fun put this into the queue 'error': {what}")
 
     def _check(self, qname: str) -> None:
         if qname not in self._names:
             raise ClusterError(
                 f"this cluster has no queue {qname!r}, but {', '.join(self._names)}: name it in TFCluster.run(queues=)"
             )
-
-
-class _Rows:
-    """The feed, row by row."""
-
-    def __init__(self, manager: NodeManager) -> None:
-        self._manager = manager
-
-    @functools.cached_property
-    def _feed(self) -> Any:
-        return self._manager._last or self._manager.feed(True, "input")
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        rows = self._feed.next_batch(1)
-        return rows[0] if rows else None
-
-    def empty(self) -> bool:
-        return self._feed.should_stop()
-
-    def task_done(self) -> None:
-        pass  # the channel knows by itself which rows were taken
-
-    join = task_done
-
-
-class _Results:
-    def __init__(self, manager: NodeManager) -> None:
-        self._manager = manager
-
-    def put(self, result: Any, block: bool = True, timeout: float | None = None) -> None:
-        feed = self._manager._last
-        if feed is None:
-            raise ClusterError(
-                "results go back for rows that were taken: open the feed first, by ctx.get_data_feed(train_mode=False)"
-            )
-        feed.batch_results([result])

@@ -1,7 +1,13 @@
-"""Values of a manager, as programs know them from TensorFlowOnSpark, whose managers gave proxies."""
+"""Values of a manager, as programs know them from TensorFlowOnSpark, whose managers are processes of their own and gave proxies."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -27,3 +33,44 @@ class Text(str):
 def as_proxy(value: Any) -> Any:
     """A text as ``Text``; anything else as it is."""
     return Text(value) if type(value) is str else value
+
+
+class Values:
+    """Values by key, which this process shares with those that are forked from it. They must be picklable."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._memory = open(os.memfd_create("tfos-values"), "r+b", buffering=0)  # noqa: SIM115  # shared for good
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+        self._write(values)
+
+    def get(self, key: str) -> Any:
+        """What was set under this key, or None."""
+        with self._locked():
+            return self._read().get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value."""
+        with self._locked():
+            self._write(self._read() | {key: value})
+
+    def _read(self) -> dict[str, Any]:
+        self._memory.seek(0)
+        return pickle.loads(self._memory.read())
+
+    def _write(self, values: dict[str, Any]) -> None:
+        data = pickle.dumps(values)
+        self._memory.seek(0)
+        self._memory.truncate()
+        self._memory.write(data)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self._owner != os.getpid():  # a thread of the parent may have held the lock at the fork
+            self._lock, self._owner = threading.Lock(), os.getpid()
+        with self._lock:
+            fcntl.lockf(self._memory, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._memory, fcntl.LOCK_UN)
