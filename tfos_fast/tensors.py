@@ -50,7 +50,8 @@ class DataFeed:
         """Whether the feed has ended and all rows were handed out. Does not wait.
 
         A thread that asks while another thread reads gets True when the reading thread has come back for more. While the program
-        has an iterator over a dataset of its own, where ``tf.data`` reads ahead, other threads get False: it ends by itself.
+        has an iterator over a dataset where ``tf.data`` reads ahead, its own or ``dataset()``, it gets False: the dataset ends
+        by itself.
         """
         return self.reader.ended and not self._sources.waiting_rows and self.reader.may_stop()
 

@@ -399,3 +399,37 @@ def test_a_callback_of_keras_asks_in_every_batch():
         assert answers == [False] * (ROWS // 20)
         assert len(collections) < 20
         feed.reader.close()
+
+
+@pytest.mark.parametrize("how", ["fit", "map", "prefetch", "eager"])
+def test_nothing_that_our_dataset_has_read_ahead_is_lost(how: str):
+    """The program asks in every step."""
+    import tensorflow as tf
+
+    with Channel.create(memory="1m", slot_bytes="64k", form="columns") as channel:
+        feeder, _ = in_thread(lambda: fed(channel))
+        feed = DataFeed(channel.reader())
+        dataset = feed.dataset(BATCH // 5)
+        seen: list[int] = []
+        if how == "fit":
+
+            class Asks(tf.keras.callbacks.Callback):
+                def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                    time.sleep(0.002)  # meanwhile tf.data reads to the end of the feed
+                    seen.append(BATCH // 5)
+                    self.model.stop_training = feed.should_stop()
+
+            model = tf.keras.Sequential([tf.keras.Input((1,)), tf.keras.layers.Dense(1)])
+            model.compile("sgd", "mse")
+            model.fit(dataset.map(lambda x, y: (tf.reshape(x, (-1, 1)), y)), verbose=0, callbacks=[Asks()])
+        else:
+            ahead = dataset if how == "eager" else dataset.map(lambda x, y: (x, y))
+            batches = iter(ahead.prefetch(30) if how == "prefetch" else ahead)
+            while not feed.should_stop() and (batch := next(batches, None)) is not None:
+                time.sleep(0.002)
+                seen.append(int(tf.size(batch[1])))
+            del batches
+        assert sum(seen) == ROWS
+        assert feed.should_stop()
+        ended(feeder)
+        feed.reader.close()

@@ -48,9 +48,11 @@ class ReadAhead:
         self._asked = 0  # times that a thread was put off
         self._since = 0.0
 
-    def note(self) -> None:
+    def note(self, *, pipelines_only: bool = False) -> None:
         """The calling thread was handed rows."""
         me = this_thread()
+        if pipelines_only and me != PIPELINE:
+            return
         with self._lock:
             self.last = threading.get_ident()
             self._readers[me] = threading.current_thread()

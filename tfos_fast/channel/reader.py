@@ -299,8 +299,8 @@ class Reader(Answering, InStep):
                 if batch is None:
                     if inbox.feed_ended:
                         self.ahead.learn()
-                elif not epoch_ends and self.ahead.last != get_ident():
-                    self.ahead.note()
+                elif self.ahead.last != get_ident():
+                    self.ahead.note(pipelines_only=epoch_ends)  # who reads epochs otherwise sees their end
                 if self._keeper.untold or batch is None or acks.is_due():
                     acks.send()
                 return batch
