@@ -150,6 +150,21 @@ def test_filters_on_floats_find_nan_that_row_groups_do_not_tell_of(tmp_path, fil
         assert found == table.filter(expression)["n"].to_pylist()
 
 
+def test_filters_on_integers_with_numbers_of_other_types(tmp_path):
+    whole = [2**53, 2**53 + 1, -1, None, 3]
+    write(tmp_path, {"x": whole, "u": pa.array([2**63, 0, 2**64 - 1, None, 3], pa.uint64()), "n": range(5)}, row_group_size=2)
+    for operator, limit, found in (
+        (">", 2.5, [0, 1, 4]), (">=", 2.5, [0, 1, 4]), ("<", 2.5, [2]), ("<=", 2.5, [2]), ("=", 2.0**53, [0]),
+        ("!=", 3.0, [0, 1, 2]), (">", np.float32(3.0), [0, 1]), ("<=", -0.5, [2]), (">=", -1.0, [0, 1, 2, 4]), ("in", [3.0, 2**53 + 1], [1, 4]),
+    ):  # fmt: skip
+        assert values(tmp_path, filters=[("x", operator, limit)], name="n") == found, (operator, limit)
+    assert values(tmp_path, filters=[("u", ">", 2**63)], name="n") == [2]
+    assert values(tmp_path, filters=[("u", "<=", 2**63)], name="n") == [0, 1, 4]
+    for filters in (pc.field("x") > 2.5, [("x", "in", ["3"])], [("u", ">", -1)]):
+        with pytest.raises(SourceError, match=r"the filter .* cannot be applied to .*0\.parquet: .*; compare with values of "):
+            rows_of(tmp_path, filters=filters)
+
+
 def test_filters_on_floats_in_structs_and_of_both_zeros(tmp_path):
     write(tmp_path, {"s": [{"x": 1.0}, {"x": NAN}], "n": [0, 1]})
     assert values(tmp_path, filters=~(pc.field("s", "x") < 2), name="n") == [1]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tfos_fast.channel.arrow_spark import KEY
-from tfos_fast.cluster.filters import misleads, to_expression
+from tfos_fast.cluster.filters import misleads, to_expression, unfit
 from tfos_fast.cluster.footers import TELLING, FileColumns, describe
 from tfos_fast.cluster.unify import Differ, Held, by_case, pairs, unify
 from tfos_fast.errors import SourceError
@@ -175,8 +175,10 @@ class Files:
             )
             try:
                 some = fragment.split_by_row_group(expression if plain else None, schema)
-            except (OSError, pa.ArrowException) as error:
+            except OSError as error:
                 raise SourceError(f"the footer of {fragment.path} cannot be read: {error}") from error
+            except pa.ArrowException as error:
+                raise unfit(expression, fragment.path, error) from error
             groups = [info for part in some for info in part.row_groups]
             keys = self._keys[fragment.path]
             pieces += [Piece(fragment.path, info.id, info.num_rows, info.total_byte_size, keys) for info in groups if info.num_rows]

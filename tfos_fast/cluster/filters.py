@@ -121,6 +121,12 @@ def names(expression: Expression | None, name: str, schema: Any) -> bool:
     return False
 
 
+def unfit(expression: Any, path: str, error: Exception) -> SourceError:
+    """Make the error for a filter that Arrow cannot apply to the values of a file."""
+    shown = " ".join(str(expression).split())
+    return SourceError(f"the filter {shown} cannot be applied to {path}: {error}; compare with values of the column's type")
+
+
 def misleads(expression: Expression, column: Any, schema: Any) -> bool:
     """Whether the least and greatest floats of a row group do not say that it has no row which the filter wants.
 
@@ -207,13 +213,24 @@ def _typed(term: Any, schema: Any) -> tuple[str, str, Any]:
         values = [_value(each, kind) for each in value]
         if pa.types.is_floating(kind) and 0 in values:
             values += [0.0, -0.0]  # equal for every operator but Arrow's ``isin``
+        if pa.types.is_integer(kind):
+            values = [int(each) if _is_float(each) and float(each).is_integer() else each for each in values]
         return name, operator, values
+    if pa.types.is_integer(kind) and _is_float(value) and (float(value).is_integer() or operator in ("<", "<=", ">", ">=")):
+        # Arrow would compare as float32, which holds integers up to 2**24.
+        return name, operator, math.ceil(value) if operator in ("<", ">=") else math.floor(value)
     return name, operator, _value(value, kind)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and math.isfinite(value)
 
 
 def _value(value: Any, kind: Any) -> Any:
     import pyarrow as pa
 
+    if pa.types.is_uint64(kind) and isinstance(value, int) and 2**63 <= value < 2**64:
+        return pa.scalar(value, kind)
     if isinstance(value, np.datetime64):
         value = value.astype("M8[us]").item()
     elif hasattr(value, "to_pydatetime"):  # pandas.Timestamp

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tfos_fast.channel.arrow_spark import know, nodes
 from tfos_fast.cluster.conform import conform, refuse_old
 from tfos_fast.cluster.files import INT96_UNIT
+from tfos_fast.cluster.filters import unfit
 from tfos_fast.cluster.footers import FileColumns, describe
 from tfos_fast.cluster.unify import Held, holds, pairs
 from tfos_fast.errors import SourceError
@@ -186,7 +187,7 @@ class SplitReader:
             if self.filter is None:
                 yield batch
             else:
-                yield from self._filtered(batch)
+                yield from self._filtered(batch, piece.path)
 
     def _conform(self, batch: pa.RecordBatch, opened: _Opened, piece: Piece) -> pa.RecordBatch:
         """The batch with the columns of the data set: those of directory names filled in, missing ones null, types as declared."""
@@ -212,11 +213,15 @@ class SplitReader:
             columns.append(column)
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _filtered(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    def _filtered(self, batch: pa.RecordBatch, path: str) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
         from pyarrow import dataset
 
         rows = dataset.dataset(pa.Table.from_batches([batch])).scanner(columns=self.columns, filter=self.filter, use_threads=False)
-        for some in rows.to_batches():
+        try:
+            batches = list(rows.to_batches())
+        except pa.ArrowException as error:
+            raise unfit(self.filter, path, error) from error
+        for some in batches:
             if some.num_rows:
                 yield some.replace_schema_metadata(batch.schema.metadata)
