@@ -155,7 +155,8 @@ def test_filters_on_integers_with_numbers_of_other_types(tmp_path):
     write(tmp_path, {"x": whole, "u": pa.array([2**63, 0, 2**64 - 1, None, 3], pa.uint64()), "n": range(5)}, row_group_size=2)
     for operator, limit, found in (
         (">", 2.5, [0, 1, 4]), (">=", 2.5, [0, 1, 4]), ("<", 2.5, [2]), ("<=", 2.5, [2]), ("=", 2.0**53, [0]),
-        ("!=", 3.0, [0, 1, 2]), (">", np.float32(3.0), [0, 1]), ("<=", -0.5, [2]), (">=", -1.0, [0, 1, 2, 4]), ("in", [3.0, 2**53 + 1], [1, 4]),
+        ("!=", 3.0, [0, 1, 2]), (">", np.float32(3.0), [0, 1]),
+        ("<=", -0.5, [2]), (">=", -1.0, [0, 1, 2, 4]), ("in", [3.0, 2**53 + 1], [1, 4]),
     ):  # fmt: skip
         assert values(tmp_path, filters=[("x", operator, limit)], name="n") == found, (operator, limit)
     assert values(tmp_path, filters=[("u", ">", 2**63)], name="n") == [2]
