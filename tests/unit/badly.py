@@ -140,6 +140,21 @@ def other_descriptors_closed(args):
     os.closerange(3, 256)
 
 
+def interrupted(args):
+    """As by Ctrl-C, or by a signal's handler, when the feed is left."""
+
+    def look(frame, event, arg):
+        if event == "call" and frame.f_code.co_name == "_close":
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(look)
+
+
+def threads_taken_away(args):
+    threading.enumerate = None
+
+
 def small_files(args):
     """It limits the size of files that this process writes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -31,6 +31,7 @@ from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.ending import stop_agents
+from tfos_fast.cluster.lastword import Ear, Mouth
 from tfos_fast.cluster.launch import Handing, spawn_agent
 from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.restarts import Restarts
@@ -99,6 +100,8 @@ WELL = [  # pairs for the two nodes, and what is said of each
     ("child", ""),
     ("other_descriptors_closed", "|was killed by signal 6"),
     ("small_files", ""),
+    ("interrupted", ""),
+    ("threads_taken_away", ""),
 ]
 
 
@@ -113,6 +116,24 @@ def test_what_comes_after_a_good_end_is_no_failure(run, tmp_path, pair, caplog):
         note = nodes.state(i).note
         assert re.fullmatch(rf"(.*{says}.*)", note) if not says.startswith("|") else re.search(says[1:], note) or not note
         assert note in caplog.text
+
+
+def test_reports_take_the_place_of_the_one_before_and_none_is_too_long():
+    ear = Ear()
+    mouth = Mouth(*map(os.dup, ear.inherited))
+    try:
+        assert ear.read() is None
+        longest = h.Report(*(m.clip("\U0001f600" * 2 * most, most) for most in (m.MAX_TEXT, m.MAX_TRACEBACK)))
+        for report in (h.Report(leaving=True), longest, h.Report(waits="a"), longest, longest, h.Report()):
+            mouth.write(report)
+            assert ear.read() == report
+        with pytest.raises(ValueError, match=r"a report of \d+ bytes"):
+            mouth.write(h.Report(remote_traceback="x" * (1 << 19)))
+        assert ear.read() == h.Report()
+    finally:
+        ear.close()
+        os.close(ear.bell)
+        os.close(mouth._rope[0])
 
 
 def test_exit_with_status_zero_while_rows_wait_is_a_failure(run):

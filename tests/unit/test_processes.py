@@ -78,15 +78,15 @@ def test_directories_are_private_and_only_those_of_the_dead_are_reaped(base: Pat
     assert base.stat().st_mode & 0o777 == 0o700
     living = base / f"{process.pid}-{started(process.pid)}-{namespace}-{boot}-x"
     reused = base / f"{os.getpid()}-{started(os.getpid()) + 1}-{namespace}-{boot}-x"  # this id, another process
-    elsewhere = base / f"{2**22 + 1}-1-{namespace + 1}-{boot}-x"  # ids of another container
     strange = base / "notes"
-    # Of another boot, which may be another host's: nothing says whose they are.
-    hosts = [base / f"{os.getpid()}-{started(os.getpid())}-{namespace}-0badb007-x", base / f"7-1-{namespace + 1}-0badb007-x"]
-    for folder in (living, reused, elsewhere, strange, *hosts):
+    nobodys = base / f"{os.getpid()}-{started(os.getpid()) + 2}-{namespace}-{boot}-x"  # no file says which host made it
+    for folder in (living, reused, strange, nobodys):
         folder.mkdir()
         (folder / "broker").touch()
+    for folder in (living, reused, strange):
+        (folder / "owner").write_text((mine / "owner").read_text())
     assert reap() == [reused]
-    assert sorted(base.iterdir()) == sorted([mine, living, elsewhere, strange, *hosts])
+    assert sorted(base.iterdir()) == sorted([mine, living, strange, nobodys])
     process.communicate()
     assert reap(base) == [living]
     mine_again = make_runtime_directory()
@@ -110,24 +110,20 @@ def places() -> dict[str, processes._Place]:
     boot = "0badb007-0000-4000-8000-000000000000"
     return {
         "this one": here,
-        "this host before it was started anew": here._replace(boot=boot),
-        "another host": here._replace(boot=boot, machine="0" * 32),
-        "another host of an unknown name": here._replace(boot=boot, machine=""),
-        "a boot whose id begins alike": here._replace(boot=here.boot[:8] + boot[8:], machine="0" * 32),
-        "a container here": here._replace(namespace="4026532999", machine="1" * 32),
-        "a container of the same image elsewhere": here._replace(namespace="4026532999", boot=boot),
+        "a container here": here._replace(namespace="4026532999"),
+        "this host before it was started anew, or a clone of it": here._replace(boot=boot),
+        "a boot whose id begins alike": here._replace(boot=here.boot[:8] + boot[8:]),
+        "a clone of this machine that goes on from the same snapshot": here._replace(host="clone"),
+        "a container of such a clone": here._replace(host="clone", namespace="4026532999"),
+        "another host": here._replace(host="other", boot=boot),
     }
 
 
-LEFT = {"this one", "this host before it was started anew", "a container here"}  # whose end can be known here
+LEFT = {"this one", "a container here"}  # whose end can be known here
 
 
 @pytest.mark.parametrize("where", places())
-def test_only_what_surely_is_no_other_hosts_is_removed(base: Path, where: str, monkeypatch: pytest.MonkeyPatch):
-    here = processes._Place.here()
-    # As on a host that is no container, and has an id.
-    here = here._replace(machine=here.machine or "f" * 32, namespace=processes._FIRST_NAMESPACE)
-    monkeypatch.setattr(processes._Place, "here", lambda: here)
+def test_only_what_surely_is_no_other_hosts_is_removed(base: Path, where: str):
     process, directory = owner(places()[where])
     try:
         assert (directory / "owner").read_text().splitlines() == list(places()[where])
@@ -139,29 +135,32 @@ def test_only_what_surely_is_no_other_hosts_is_removed(base: Path, where: str, m
     assert directory.exists() == (where not in LEFT)
 
 
-def test_in_a_container_the_machine_is_unknown(base: Path, monkeypatch: pytest.MonkeyPatch):
-    """Its /etc/machine-id came with its image, and so has that of a container on another host."""
-    here = processes._Place.here()
-    image = here._replace(machine="f" * 32, namespace="4026532999")
-    monkeypatch.setattr(processes._Place, "here", lambda: image)
-    process, directory = owner(image._replace(boot="0badb007-0000-4000-8000-000000000000"))
-    process.kill()
-    process.communicate()
+def test_a_host_whose_name_is_no_text(base: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "h\udcff")
+    directory = make_runtime_directory()
+    assert (directory / "owner").read_text().splitlines() == list(processes._Place.here())
     assert reap(base) == []
-    assert directory.exists()
 
 
 def test_a_folder_without_locks(base: Path, monkeypatch: pytest.MonkeyPatch):
-    """As some network file systems are: the process's own id is what remains."""
+    """As some network file systems are: the process's own id is what remains, where it means something."""
+
+    def no(*_: object) -> None:
+        raise OSError(38, "no locks")
+
     code = f"import fcntl\ndef no(*_): raise OSError(38, 'no locks')\nfcntl.flock = no\n{MAKE}"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     directory = Path(process.stdout.readline().strip())
-    assert list(directory.iterdir()) == []
+    container = base / directory.name.replace(processes._Place.here().namespace, "4026532999")
+    container.mkdir()
+    (container / "owner").write_text("\n".join(processes._Place.here()._replace(namespace="4026532999")))
+    monkeypatch.setattr("fcntl.flock", no)
     assert reap(base) == []
     process.kill()
     process.communicate()
     assert reap(base) == [directory]
+    assert container.exists()
 
 
 def test_reaping_never_fails(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -205,6 +204,7 @@ def test_who_attaches_after_a_cleaner_came(base: Path):
         shutil.rmtree(directory)
         while not (directory / "broker").exists():
             time.sleep(0.01)
+        assert (directory / "owner").read_text().splitlines() == list(processes._Place.here())  # it can be reaped when all is over
         with Channel.attach(channel.address).writer() as writer:
             writer.open_partition("p", 0)
     assert not directory.exists()

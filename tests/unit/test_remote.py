@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import os
 import pickle
+import re
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -349,6 +352,46 @@ def test_what_a_client_must_not_say_ends_it():
             assert channel.status()["writers"] == 0
         with far.writer() as writer:  # the others never notice
             writer.write_rows([1])
+
+
+def test_what_waits_for_a_broker_that_is_stopped_is_bounded():
+    """A client that says more than its slots and questions allow is dropped; the others go on when the broker does."""
+    with remote(memory="64k", slot_bytes="4k", form="rows", writers=0) as (channel, far), far.writer() as writer:
+        with client(far.address) as dealer:
+            for message in (wire.Attach(""), m.Hello("control", 1, 1)):
+                dealer.send(m.encode(message))
+            hear(dealer), hear(dealer)
+            os.kill(channel._broker.pid, signal.SIGSTOP)
+            try:
+                for _ in range(100_000):
+                    dealer.send(m.encode(m.AskStatus()))
+                answer = hear(dealer)
+            finally:
+                os.kill(channel._broker.pid, signal.SIGCONT)
+            assert isinstance(answer, m.Failed)
+            assert "more messages than the broker can take" in answer.text
+        assert writer.write_rows([1, 2]) == 2
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[m.Propose(Schema("bare", (Column("c0", "fixed", "int64", (), "int"),)))] * 2, [m.Done([0] * 33, [])]],
+    ids=["proposals", "slots"],
+)
+def test_messages_that_may_be_large_are_few(messages):
+    with remote(memory="64k", slot_bytes="4k", form="rows", writers=0) as (channel, far), client(far.address) as dealer:
+        for message in (wire.Attach(""), m.Hello("writer", 1, 1), m.OpenPartition("", 0, False)):
+            dealer.send(m.encode(message))
+        hear(dealer), hear(dealer), hear(dealer)
+        os.kill(channel._broker.pid, signal.SIGSTOP)
+        try:
+            for message in messages:
+                dealer.send(m.encode(message))
+            answer = hear(dealer)
+        finally:
+            os.kill(channel._broker.pid, signal.SIGCONT)
+        assert isinstance(answer, m.Failed)
+        assert re.search("second proposal before the answer|more slots than there are", answer.text)
 
 
 def test_a_payload_never_reaches_out_of_its_slot():

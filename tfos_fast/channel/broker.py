@@ -23,7 +23,7 @@ from tfos_fast.channel import messages as m
 from tfos_fast.channel.address import Address
 from tfos_fast.channel.descriptors import Descriptors, make_room
 from tfos_fast.channel.feed import Feed, Loss, OnOpen
-from tfos_fast.channel.processes import make_runtime_directory, open_pidfd, remove_runtime_directory, started
+from tfos_fast.channel.processes import make_again, make_runtime_directory, open_pidfd, remove_runtime_directory, started
 from tfos_fast.channel.proof import Proof
 from tfos_fast.channel.segment import Segment
 from tfos_fast.channel.spans import Reached
@@ -226,7 +226,7 @@ class Broker:
 
     def _listen_again(self) -> None:
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_again(self.directory)
             self._socket.bind(f"ipc://{self._path}")  # what is connected stays so
         except (OSError, zmq.ZMQError) as error:
             if not self._missed:

@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import stat
 import tempfile
 from contextlib import suppress
@@ -27,8 +28,12 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes, the terminating zero included
 _OWNER = "owner"  # file in a runtime directory: names its host, and its owner holds a lock on it
-_FIRST_NAMESPACE = "4026531836"  # PROC_PID_INIT_INO of linux/include/linux/proc_ns.h: the host's own processes, in no container
 _locks: dict[Path, list[int]] = {}  # runtime directory of this process -> descriptors that hold its locks
+
+
+def host_name() -> str:
+    """The name by which messages call this host: text, also where the name is none."""
+    return socket.gethostname().encode("utf-8", "backslashreplace").decode()
 
 
 def started(pid: int) -> int:
@@ -224,6 +229,19 @@ def make_runtime_directory() -> Path:
     return directory
 
 
+def make_again(directory: Path) -> None:
+    """Make a runtime directory of this process once more, which somebody has removed.
+
+    Raises
+    ------
+    OSError
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for fd in _locks.pop(directory, ()):
+        os.close(fd)
+    _locks[directory] = _lock(directory, _Place.here())
+
+
 def remove_runtime_directory(directory: Path) -> None:
     """Remove a runtime directory of this process. What cannot be removed stays: nothing depends on it any more."""
     shutil.rmtree(directory, ignore_errors=True)
@@ -233,23 +251,24 @@ def remove_runtime_directory(directory: Path) -> None:
 
 def remove_own_directories() -> None:
     """Remove this process's runtime directories, when it has come to nothing."""
-    pid = os.getpid()
-    with suppress(OSError):  # a folder that cannot be used holds none
-        for directory in _where()[0].glob(f"{_Place.here().prefix(pid, started(pid))}*"):
-            remove_runtime_directory(directory)
+    for directory in list(_locks):
+        remove_runtime_directory(directory)
 
 
 class _Place(NamedTuple):
-    """Where process ids mean what they mean here."""
+    """Which host this is, and where process ids mean what they mean here. No two hosts have all of it in common.
 
-    machine: str  # /etc/machine-id, empty where nobody has set it
+    Machines cloned from one image have one /etc/machine-id, and those resumed from one snapshot have one boot, too.
+    """
+
+    host: str  # its name
     boot: str  # of the kernel
     namespace: str  # of process ids; each container has one
 
     @classmethod
     def here(cls) -> _Place:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return cls(_machine(), boot, str(os.stat("/proc/self/ns/pid").st_ino))
+        return cls(host_name(), boot, str(os.stat("/proc/self/ns/pid").st_ino))
 
     def prefix(self, pid: int, start: int) -> str:
         """What the name of a directory of a process begins with."""
@@ -259,25 +278,17 @@ class _Place(NamedTuple):
     def read(cls, directory: Path) -> _Place | None:
         """The place that a directory's owner file names; None where there is no such file."""
         try:
-            machine, boot, namespace = (directory / _OWNER).read_text().splitlines()
+            host, boot, namespace = (directory / _OWNER).read_text().splitlines()
         except (OSError, ValueError):
             return None
-        return cls(machine, boot, namespace)
-
-
-def _machine() -> str:
-    try:
-        text = Path("/etc/machine-id").read_text().strip()
-    except (OSError, ValueError):
-        return ""
-    return text if len(text) == 32 else ""  # "uninitialized" is a word of systemd's
+        return cls(host, boot, namespace)
 
 
 def _lock(directory: Path, place: _Place) -> list[int]:
     """Lock a directory of this process, and its owner file, for as long as the process lives; gives the descriptors.
 
-    Systemd's cleaner of ``/tmp`` leaves a locked directory alone. The lock on the file tells processes of other namespaces and
-    later boots that the owner lives. Where the file system has no locks there is no owner file.
+    Systemd's cleaner of ``/tmp`` leaves a locked directory alone. The lock on the file tells processes of other namespaces that the
+    owner lives. Some file systems have no locks.
     """
     fds: list[int] = []
     with suppress(OSError):
@@ -287,23 +298,27 @@ def _lock(directory: Path, place: _Place) -> list[int]:
     try:
         fds.append(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         os.write(fds[-1], "\n".join(place).encode())
-        fcntl.flock(fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):
+            fcntl.flock(fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         unfinished.rename(directory / _OWNER)  # nobody sees it without its lock
     except OSError:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
     return fds
 
 
-def _is_locked(directory: Path) -> bool:
-    """Whether some process, of whatever host, holds the lock on a directory's owner file, or nobody can tell."""
+def _is_locked(directory: Path) -> bool | None:
+    """Whether some process holds the lock on a directory's owner file; None where nobody can tell."""
     try:
         fd = os.open(directory / _OWNER, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return True
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:
+        return None
     finally:
         os.close(fd)
     return False
@@ -312,20 +327,16 @@ def _is_locked(directory: Path) -> bool:
 def _is_left(directory: Path, here: _Place) -> bool:
     """Whether the owner of a directory is surely dead.
 
-    A folder on storage that hosts share has directories of them all. A process of this kernel and namespace is looked at. Of
-    any other place the lock must be free, and it must be this kernel, or this machine before it was started anew. A container
-    does not know its machine: its ``/etc/machine-id`` came with its image.
+    A folder on storage that hosts share has directories of them all: only those of this host and this boot are looked at, and
+    those without an owner file are nobody's. In another namespace a process id means another process, and the lock must tell.
     """
-    pid, start, namespace, boot, *_ = (*directory.name.split("-"), "", "", "", "")
-    if not (pid.isdigit() and start.isdigit()):
-        return False  # none of ours
+    pid, start, *_ = (*directory.name.split("-"), "")
     owner = _Place.read(directory)
-    if owner is None:
-        return (namespace, boot) == (here.namespace, here.boot[:8]) and not alive(int(pid), int(start))
-    if (owner.boot, owner.namespace) == (here.boot, here.namespace) and alive(int(pid), int(start)):
+    if owner is None or not (pid.isdigit() and start.isdigit()) or (owner.host, owner.boot) != (here.host, here.boot):
         return False
-    same_machine = owner.machine == here.machine != "" and owner.namespace == here.namespace == _FIRST_NAMESPACE
-    return (owner.boot == here.boot or same_machine) and not _is_locked(directory)
+    if owner.namespace == here.namespace:
+        return not alive(int(pid), int(start)) and not _is_locked(directory)
+    return _is_locked(directory) is False
 
 
 def reap(base: Path | None = None) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterable, Iterator
 
 from tfos_fast.channel import Channel
@@ -73,7 +72,7 @@ def choose(
             "An inference is lazy: evaluate it before cluster.shutdown()"
         )
     raise NoNodeOnHost(
-        f"partition {partition} is fed on {socket.gethostname()}, where no node of the cluster runs, and it reaches none over the "
+        f"partition {partition} is fed on {host_name()}, where no node of the cluster runs, and it reaches none over the "
         f"network: {'; '.join(failures[:ASKED])}. Let executors connect to each other, or give each host a node (num_executors)."
     )
 

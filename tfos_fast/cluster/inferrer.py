@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import pickle
 import secrets
-import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tfos_fast.cluster.agent import LOCAL_KEYS
 from tfos_fast.cluster.choosing import choose
 from tfos_fast.cluster.entrance import Keys
 from tfos_fast.cluster.feeder import attempt_here, settle_worker
+from tfos_fast.cluster.machine import host_name
 from tfos_fast.errors import ClusterError, RowTooLarge, SchemaMismatch
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Inferrer:
         channel = choose(self.nodes, self.keys, number, stall_timeout=self.stall_timeout)
         if channel is None:
             raise ClusterError(
-                f"no node that {socket.gethostname()} reaches takes rows any more: its main has returned or called terminate()"
+                f"no node that {host_name()} reaches takes rows any more: its main has returned or called terminate()"
             )
         writer = None
         try:

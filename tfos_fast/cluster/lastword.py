@@ -17,7 +17,8 @@ from tfos_fast.cluster import handover as h
 
 _MEMORY = "tfos-report"
 _HEAD = 8  # bytes: where the newest report begins, and how long it is; written in one, when that report is whole
-_SIZE = 1 << 20  # room for some reports of the longest texts that `messages` takes; the kernel gives the pages that are written
+_ROOM = 1 << 19  # bytes of one report, more than the longest texts that `messages` takes have in UTF-8
+_SIZE = _HEAD + 2 * _ROOM  # a report goes where the one before is not; the kernel gives the pages that are written
 
 
 class Ear:
@@ -84,19 +85,26 @@ class Mouth:
         os.close(memory)
         self._head = ctypes.c_uint64.from_address(address)
         self._address = address
-        self._end = _HEAD
+        self._next = _HEAD
 
     def write(self, report: h.Report) -> None:
         """Write a report, which takes the place of the one before.
 
         The agent finds it when it hears the bell, when this process ends, and when it looks.
+
+        Raises
+        ------
+        ValueError
+            It is longer than any whose texts `messages.clip` has shortened.
         """
         if os.getpid() != self._pid:
             return  # a fork of the trainer: its end is not the program's
         data = msgspec.msgpack.encode(report)
-        ctypes.memmove(self._address + self._end, data, len(data))
-        self._head.value = len(data) << 32 | self._end
-        self._end += len(data)
+        if len(data) > _ROOM:
+            raise ValueError(f"a report of {len(data)} bytes, and there is room for {_ROOM}")
+        ctypes.memmove(self._address + self._next, data, len(data))
+        self._head.value = len(data) << 32 | self._next
+        self._next = _HEAD if self._next > _HEAD else _HEAD + _ROOM
 
     def ring(self) -> None:
         """Announce the report. Where the program has closed the pipe the agent finds it a second later."""

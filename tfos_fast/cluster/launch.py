@@ -27,7 +27,7 @@ from tfos_fast.cluster import handover as h
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.engine import Engine
 from tfos_fast.cluster.entrance import Keys
-from tfos_fast.cluster.machine import this_process
+from tfos_fast.cluster.machine import host_name, this_process
 from tfos_fast.cluster.roles import FED, Role
 from tfos_fast.cluster.unpicklable import culprit
 from tfos_fast.errors import AddressError, BrokerDied, ClusterError, MainNotPicklable, TfosError
@@ -163,11 +163,11 @@ def spawn(module: str, config: msgspec.Struct, what: str) -> tuple[bytes, str, s
         answer, _ = process.communicate(msgspec.json.encode(config), AGENT_START)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # the program itself is a grandchild of that process
-        return b"", "ClusterTimeout", f"{what} on {os.uname().nodename} did not answer within {AGENT_START:g} s"
+        return b"", "ClusterTimeout", f"{what} on {host_name()} did not answer within {AGENT_START:g} s"
     if not answer:
         code = process.returncode
         how = how_ended(128 - code if code > 128 else code)  # it shows the status of the program as a shell does
-        return b"", "NodeFailed", f"{what} on {os.uname().nodename} ended at its start: it {how}; the executor's stderr may tell"
+        return b"", "NodeFailed", f"{what} on {host_name()} ended at its start: it {how}; the executor's stderr may tell"
     return answer, "", ""
 
 

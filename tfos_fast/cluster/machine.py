@@ -6,8 +6,10 @@ import os
 import socket
 from pathlib import Path
 
-from tfos_fast.channel.processes import started
+from tfos_fast.channel.processes import host_name, started
 from tfos_fast.cluster.messages import Process
+
+__all__ = ["address_towards", "host_name", "machine_id", "this_process"]
 
 
 def machine_id() -> str:
@@ -20,11 +22,6 @@ def this_process(pid: int | None = None) -> Process:
     """Identity of a process of this machine, by default the calling one."""
     pid = os.getpid() if pid is None else pid
     return Process(pid, started(pid), machine_id())
-
-
-def host_name() -> str:
-    """The name by which messages call this host."""
-    return socket.gethostname()
 
 
 def address_towards(host: str, port: int) -> str:

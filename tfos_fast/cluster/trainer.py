@@ -72,11 +72,8 @@ def run_main(directory: Path, restarts: int, mouth: Mouth) -> h.Report:
             if error.code not in (None, 0):
                 raise
         mouth.write(h.Report(leaving=True))
-        try:
-            context._close()
-        except (OSError, ZMQError):  # the program has closed descriptors that are not its own
-            logging.getLogger("tfos_fast.trainer").warning("main has returned, and its feed cannot be left in order", exc_info=True)
-        report = _returned()
+        _leave(context)
+        report = h.Report(waits=_waits())
     except BaseException as error:  # noqa: BLE001  # whatever it is, the driver gets to see it
         report = _report(error, doing)
         mouth.write(report)  # first of all: what comes behind may fail, hang or crash
@@ -98,16 +95,30 @@ def _report(error: BaseException, doing: str = "main raised") -> h.Report:
     return h.Report(m.clip(f"{doing} {what}", m.MAX_TEXT), m.clip(text, m.MAX_TRACEBACK))
 
 
-def _returned() -> h.Report:
-    """Report that ``main`` has returned, with what the process still waits for."""
+def _leave(context: Context) -> None:
+    """Leave the feeds. What ``main`` has done to its process is no failure; results that are owed, or cannot be sent, are one."""
+    try:
+        context._close()
+    except (OSError, ZMQError, MemoryError, KeyboardInterrupt, SystemExit):  # descriptors closed, limits set, a signal's handler
+        logging.getLogger("tfos_fast.trainer").warning("main has returned, and its feed cannot be left in order", exc_info=True)
+
+
+def _waits() -> str:
+    """For what this process waits before it ends."""
+    try:
+        return m.clip(_unfinished(), m.MAX_NAMES)
+    except Exception:  # noqa: BLE001  # the program has put something else into a module
+        return ""
+
+
+def _unfinished() -> str:
     others = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
     parts = {"threads that are no daemons": others}
     if "multiprocessing.process" in sys.modules:
         from multiprocessing import active_children
 
         parts["processes of multiprocessing"] = [child.name for child in active_children() if not child.daemon]
-    waits = " and ".join(f"{what} ({', '.join(names)})" for what, names in parts.items() if names)
-    return h.Report(waits=m.clip(waits, m.MAX_NAMES))
+    return " and ".join(f"{what} ({', '.join(names)})" for what, names in parts.items() if names)
 
 
 def _print(text: str) -> None:
