@@ -34,6 +34,8 @@ _NEXT = {
 LEAVES: dict[type, str] = {float: "float64", int: "int64", bool: "bool"}
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 _SINGLE = (bool, int, float, complex, str, bytes, np.generic)
+_LEAF = frozenset([bool, int, float, str, bytes])
+_ndarray = np.ndarray
 
 
 @functools.cache
@@ -87,7 +89,13 @@ def holds_structs(value: Any) -> bool:
         return True
     if not len(value) or isinstance(value[0], _SINGLE):  # behind a single value, a list or Row makes no array anyway
         return False
-    return any(map(holds_structs, value))
+    for item in value:
+        kind = type(item)
+        if kind is list and (not item or type(item[0]) in _LEAF):
+            continue  # as the call would say, for less
+        if kind is not _ndarray and holds_structs(item):
+            return True
+    return False
 
 
 def are_names(names: Any) -> bool:
