@@ -210,6 +210,31 @@ def test_lists_that_are_empty_cost_nothing_for_each_level(depth):
     assert len(found.values) == 0
 
 
+def test_names_have_few_dots():
+    """Of each dot the broker makes the name of a struct: of 4 MiB of them there are terabytes."""
+    check_schema(Schema("dict", (Column("a" + ".b" * 256, "null"),)))
+    with hostile("columns") as (_, _, writer):
+        answer = writer.propose(Schema("dict", (Column("." * 1_000_000, "fixed", "int8"),)))
+        assert isinstance(answer, m.Failed)
+        assert "dots" in answer.text
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("tensors", [False, True])
+def test_many_columns_are_agreed_on_in_linear_time(tensors):
+    """The agent does nothing else meanwhile: of structs that were None at first, eight thousand took it a minute."""
+    feed = Feed(8, form=m.Form("columns", batch=4, tensors=tensors))
+    feed.hello(b"w", m.Hello("writer", 1, 1))
+    feed.handle(b"w", m.OpenPartition("k/0", 0, False))
+    names = [f"s{i}" for i in range(16_000)]
+    nothing = Schema("dict", tuple(Column(name, "null", nulls="seen") for name in names))
+    structs = Schema("dict", tuple(Column(f"{name}.a", "fixed", "int32") for name in names), tuple(sorted(names)))
+    for schema in (structs, structs) if tensors else (nothing, structs):
+        feed.handle(b"w", m.Propose(schema))
+        assert isinstance(feed.outbox[-1][1], m.Agreed)
+    assert len(feed.outbox[-1][1].schema.columns) == len(names)
+
+
 def test_messages_that_wait_for_no_answer_end_their_writer():
     """They would wait in the gateway's memory for the broker."""
     schema = one("fixed", "int64", (), "int")

@@ -29,12 +29,13 @@ from tfos_fast.errors import SchemaMismatch
 
 #: Rows whose text is decoded at a time: it is dropped again.
 _AT_ONCE = 4096
+_MOST_DOTS = 256
 #: Lists that one row may have without a number in them.
 _EMPTY_LISTS = 4096
 
 
 def check_schema(schema: Schema) -> None:
-    """Refuse columns whose values would be lists of lists without end, and take no byte of a slot.
+    """Refuse columns whose values would be lists of lists without end, and take no byte of a slot; and names of very many parts.
 
     Raises
     ------
@@ -42,6 +43,8 @@ def check_schema(schema: Schema) -> None:
     """
     lists = 0
     for column in schema.columns:
+        if column.name.count(".") > _MOST_DOTS:  # the names of all structs around it are made of it, again and again
+            raise SchemaMismatch(f"column {column.name[:100]!r}...: its name has more than {_MOST_DOTS} dots")
         if way_of(column).rows != NUMBERS or 0 not in column.shape:
             continue
         lists += empty_lists(column.shape)

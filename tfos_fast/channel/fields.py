@@ -31,17 +31,18 @@ def aligned(a: Schema, b: Schema) -> tuple[Schema, Schema]:
     structs = {*a.structs, *b.structs}
     if not structs:
         return a, b
-    opened = {path for path in structs if any(name.startswith(f"{path}.") for name in (*a.names, *b.names))}
+    opened = structs & outer_names((*a.names, *b.names))
     for one, other in ((a, b), (b, a)):
+        within = outer_names(one.names)
         for column in one.columns:
             if column.name in opened or column.name in structs:
-                _check_place(column, one, other)
+                _check_place(column, one, other, within)
     names = _merged(a, b, opened)
     return _with(a, names, structs), _with(b, names, structs)
 
 
-def _check_place(column: Column, schema: Schema, other: Schema) -> None:
-    """Refuse a column that cannot give its place to a struct's fields."""
+def _check_place(column: Column, schema: Schema, other: Schema, within: Collection[str]) -> None:
+    """Refuse a column that cannot give its place to a struct's fields. ``within``: the structs that names of the schema have."""
     path = column.name
     if path in schema.structs and column.kind in ("object", "unused"):
         return
@@ -51,17 +52,22 @@ def _check_place(column: Column, schema: Schema, other: Schema) -> None:
             f"column {path!r}: some rows have a struct (its fields: {fields}), others {describe(column)}; feed values of one kind, "
             "or declare the column 'object' in the spec and read it with batches()"
         )
-    own = [name for name in schema.names if name.startswith(f"{path}.")]
-    if own:  # a column whose own name has a dot
-        raise duplicates(own)
+    if path in within:  # a column whose own name has a dot
+        raise duplicates([name for name in schema.names if name.startswith(f"{path}.")])
 
 
 def _merged(a: Schema, b: Schema, opened: set[str]) -> tuple[str, ...]:
     names: list[str] = []
-    known = {*a.names, *b.names}
+    first = {*a.names}
+    known = first.union(b.names)
+    fields: dict[str, list[str]] = {}  # of structs, those that only the second one has
+    for name in b.names:
+        if name not in first:
+            for path in opened.intersection(outer_names([name])):
+                fields.setdefault(path, []).append(name)
     for name in a.names:
         if name in opened:  # its fields take its place
-            names.extend(field for field in b.names if field.startswith(f"{name}.") and field not in a.names)
+            names.extend(fields.get(name, ()))
         else:
             names.append(name)
     placed = set(names)

@@ -23,6 +23,7 @@ structure                 one bare *object* column         the same when the nam
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
@@ -177,6 +178,7 @@ def _unknown(what: str, unknown: list[str], schema: Schema) -> SchemaMismatch:
 
 def leave_out(schema: Schema, named: Collection[str]) -> Schema:
     """The schema with all columns but the named ones unused."""
+    named = frozenset(named)
     return _with_columns(schema, (c if c.name in named else Column(c.name, "unused") for c in schema.columns))
 
 
@@ -268,7 +270,7 @@ def apply_nulls(schema: Schema, policies: dict[str, Nulls], typed: Collection[st
     own = {name: next((policies[each] for each in policy_names(name) if each in policies), None) for name in schema.names}
     ruled = _with_columns(schema, (_rule(c, own[c.name], common, typed=c.name in typed) for c in schema.columns))
     outputs = [column.name for column in ruled.outputs]
-    taken = sorted({name for name in outputs if outputs.count(name) > 1})
+    taken = sorted(name for name, count in Counter(outputs).items() if count > 1)
     if taken:
         raise SchemaMismatch(
             f"the mask of a column would be called {taken[0]!r}, as another column is: rename that, or fill the nulls"
