@@ -382,8 +382,9 @@ def test_a_callback_of_keras_asks_in_every_batch():
 
         class Asks(tf.keras.callbacks.Callback):
             def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-                if not answers:
-                    ended(feeder)
+                deadline = time.monotonic() + 30
+                while not feed.reader.ended and time.monotonic() < deadline:
+                    time.sleep(0.001)  # until the pipeline holds all rows that are left
                 answers.append(feed.should_stop())
                 self.model.stop_training = answers[-1]
 
@@ -398,6 +399,7 @@ def test_a_callback_of_keras_asks_in_every_batch():
         assert feed.should_stop()
         assert answers == [False] * (ROWS // 20)
         assert len(collections) < 20
+        ended(feeder)
         feed.reader.close()
 
 
