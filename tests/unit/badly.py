@@ -48,6 +48,10 @@ def killed_at_exit(args):
     atexit.register(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
+def stopped_at_exit(args):
+    atexit.register(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
 def status_at_exit(args):
     atexit.register(lambda: os._exit(7))
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -29,6 +30,7 @@ log = logging.getLogger("tfos_fast.cluster")
 
 EXIT_WAIT = 30.0  # seconds that a driver without shutdown() waits for main to return
 EXIT_TIMEOUT = 60.0  # seconds that a process may take to end when its main has returned
+STOPPING = 60.0  # seconds that a second call waits for the one that stops the nodes
 SAY_AFTER = 5.0  # seconds after which the driver says so
 
 
@@ -58,6 +60,8 @@ class Cluster(Feeding):
         super().__init__(*args, **kwargs)
         self._report = ShutdownReport({})
         self._pid = os.getpid()
+        self._stopped = threading.Event()  # the nodes are, and there is a report
+        self._stopper = 0  # thread that stops them
         atexit.register(self._at_exit)
 
     # ---- start ---------------------------------------------------------------------------------------------------------------
@@ -225,10 +229,12 @@ class Cluster(Feeding):
             A ``main`` raised after the last feed. What a feed has already raised is not raised again.
         ClusterTimeout
         """
+        self._check_process()
         if self._closed:
+            self._await_stopped()
             return self._report
         try:
-            if self._running and not self._failed:
+            if self._running and not self._failed and not self._closed:
                 self._end_feed()
                 self._offers.end()
                 self._wait_for_mains(timeout, stall_timeout, exit_timeout)
@@ -287,15 +293,35 @@ class Cluster(Feeding):
                 log.warning("%s. The setting is exit_timeout of shutdown", state.note)
 
     def abort(self) -> None:
-        """Stop the nodes now, whatever they do, and see that no process of theirs is left. Raises nothing about them."""
-        if self._closed:
+        """Stop the nodes now, whatever they do, and see that no process of theirs is left. Raises nothing about them.
+
+        In a process that was forked from the driver it does nothing: the cluster is the driver's.
+        """
+        if os.getpid() != self._pid:
             return
-        self._closed = True
+        with self._coordinator.changed:
+            first, self._closed = not self._closed, True
+        if not first:
+            self._await_stopped()
+            return
+        self._stopper = threading.get_ident()
         atexit.unregister(self._at_exit)
         self._offers.stop()
         stop_agents(self._coordinator)
         self._coordinator.close()
         self._report = shutdown_report(self._coordinator.nodes.values(), root_first(self._coordinator.failures))
+        self._stopped.set()
+
+    def _await_stopped(self) -> None:
+        """Wait for the thread that stops the nodes, unless this is it: a signal's handler runs in the middle of its work."""
+        if self._stopper != threading.get_ident():
+            self._stopped.wait(STOPPING)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ClusterError(
+                f"this cluster belongs to process {self._pid}, not to its fork {os.getpid()}: call shutdown() there"
+            )
 
     def _at_exit(self) -> None:
         """The interpreter ends, and nobody has shut down."""
@@ -315,6 +341,8 @@ class Cluster(Feeding):
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if os.getpid() != self._pid:
+            return  # a fork leaves the block; the cluster is not its own
         if kind is None:
             self.shutdown()
             return

@@ -183,6 +183,7 @@ def held_trainer(states: Iterable[NodeState], seconds: float) -> str:
     now = time.monotonic()
     for state in states:
         trainer = state.trainer
-        if trainer is not None and state.fed and not state.ended and now - state.stopped.get(trainer.pid, now) > seconds:
+        over = state.ended or state.returned is not None  # what main has done counts
+        if trainer is not None and state.fed and not over and now - state.stopped.get(trainer.pid, now) > seconds:
             return f"{state.name} on {state.host}: its trainer (process {trainer.pid}) {STOPPED}"
     return ""
