@@ -158,6 +158,8 @@ def as_tagged(value: Any) -> Tagged | None:
             return _stacked(value)
         if array.dtype == np.float64 and array.size and np.abs(array).max() >= 2**63 and _only_integers(value):
             return None  # numpy mixes int64 and uint64 into float64, which loses digits
+        if array.dtype == np.uint64 and isinstance(value, list | tuple) and _has_ints(value):
+            return None  # Python's beyond int64 are none of a column's numbers, whatever lies beside them
     else:
         return as_number(value)
     if not is_packable(array.dtype):
@@ -186,6 +188,10 @@ def _stacked(values: Any) -> Tagged | None:
 
 def _only_integers(value: Any) -> bool:
     return all(isinstance(item, (int, np.integer)) for item in np.asarray(value, dtype=object).ravel())
+
+
+def _has_ints(value: Any) -> bool:
+    return any(_has_ints(item) for item in value) if isinstance(value, list | tuple) else type(value) is int
 
 
 @functools.cache

@@ -5,6 +5,7 @@ Nothing here needs TensorFlow.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from tfos_fast import specs
@@ -40,6 +41,19 @@ def row_spec(spec: Any) -> dict[str, Declared]:
     return {name: one_entry(name, part) for name, part in specs.leaves(spec).items()}
 
 
+def batch_size(n: Any) -> int:
+    """Read the rows of a batch, of whatever class of whole numbers they are.
+
+    Raises
+    ------
+    ValueError
+    """
+    size = -1 if isinstance(n, bool | float) or not hasattr(n, "__index__") else operator.index(n)
+    if not 1 <= size < 2**62:
+        raise ValueError(f"a batch size is a whole number of rows, 1 or more, not {n!r}")
+    return size
+
+
 def is_whole(declared: dict[str, Declared], nulls: Any) -> bool:
     """Whether batches can be told from what is declared, without a row."""
     return bool(declared) and not nulls and all(shape is not None for _, shape in declared.values())
@@ -61,4 +75,4 @@ def column(name: str, dtype: str, shape: tuple[int, ...] | None) -> Column:
     return Column(name, "ragged" if ANY_LENGTH in shape else "fixed", dtype, shape)
 
 
-__all__ = ["MASK", "column", "is_whole", "not_whole", "null_policies", "row_spec"]
+__all__ = ["MASK", "batch_size", "column", "is_whole", "not_whole", "null_policies", "row_spec"]

@@ -214,12 +214,32 @@ class NodeFailed(ClusterError, RuntimeError):
         self.remote_traceback = remote_traceback
         self.log_tail = log_tail
         self.others = others
-        parts = [message, *(f"And then: {getattr(other, 'summary', other)}" for other in others)]
+        words = message.removeprefix(f"{node} on {host}: ")
+        same = [other for other in others if isinstance(other, NodeFailed) and other._words == words]
+        parts = [message]
+        if same:
+            parts.append(f"The same at {', '.join(f'{other.node} on {other.host}' for other in same)}")
+        parts += [f"And then: {getattr(other, 'summary', other)}" for other in others if other not in same]
         if remote_traceback:
-            parts.append(f"Traceback on {node} ({host}):\n{remote_traceback}")
+            parts.append(f"Traceback on {node} ({host}):\n{_without_end(remote_traceback, message)}")
         if log_tail:
             parts.append(f"Last lines of the log of {node} ({host}):\n{log_tail}")
         super().__init__("\n\n".join(parts))
+
+    @property
+    def _words(self) -> str:
+        """What happened, without where."""
+        return self.summary.removeprefix(f"{self.node} on {self.host}: ")
+
+
+def _without_end(traceback: str, message: str) -> str:
+    """The frames of a traceback, without the exception's own words where the message ends with them."""
+    lines = traceback.rstrip().split("\n")
+    for count in range(message.count("\n") + 1, 0, -1):
+        end = "\n".join(lines[-count:])
+        if end and len(lines) > count and message.endswith(end):
+            return "\n".join(lines[:-count])
+    return traceback
 
 
 class NodeKilled(NodeFailed):

@@ -18,6 +18,7 @@ from tfos_fast.channel.blocks import to_results
 from tfos_fast.channel.reader import Reader
 from tfos_fast.channel.schema import Column, Schema
 from tfos_fast.declarations import MASK, column, is_whole, not_whole, null_policies, row_spec
+from tfos_fast.declarations import batch_size as size_of
 from tfos_fast.errors import ChannelClosed, FormError
 from tfos_fast.pinned import pin, tensorflow_gpu
 from tfos_fast.pipelines import Pipelines
@@ -60,7 +61,11 @@ class DataFeed:
 
         Waits until there are ``n``; fewer come at the end of the feed, and in inference when nothing more has come for a moment.
         """
-        return self.reader.next_rows(n)
+        try:
+            return self.reader.next_rows(n)
+        except (TypeError, ValueError):
+            size_of(n)  # says what is wrong with it
+            raise
 
     def batches(self, n: int, spec: Any = None, *, nulls: Any = None, uneven: Uneven = None) -> Iterator[Columns]:
         """Batches of ``n`` rows as numpy arrays, until the feed ends. Memory is not copied for aligned batches.
@@ -82,6 +87,7 @@ class DataFeed:
             Column name -> array of shape ``(n, *shape)``. The arrays may be kept: their memory is not reused before they are gone.
             Lists whose lengths differ are a :class:`~tfos_fast.channel.ragged.Ragged`.
         """
+        n = size_of(n)
         if uneven is None:
             self._open(n, spec, nulls, tensors=False)
             return self.reader.batches(n)
@@ -115,6 +121,7 @@ class DataFeed:
             the spec's structure where that is nested, without the columns that it does not name. First dimension: ``n``, or what is
             left at the end.
         """
+        n = size_of(n)
         if uneven is not None:
             source, declared = self._sources.in_step(uneven, n, spec, nulls)
             self._open(n, spec, nulls, only=specs.is_nested(spec))
@@ -136,6 +143,9 @@ class DataFeed:
 
     def poll(self, n: int, timeout: float, spec: Any = None, *, nulls: Any = None) -> Any:
         """One batch as ``tensors`` gives it, or None when there is none within ``timeout`` seconds (see ``should_stop``)."""
+        n = size_of(n)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+            raise ValueError(f"timeout is a number of seconds, 0 or more, not {timeout!r}")
         self._open(n, spec, nulls, only=specs.is_nested(spec))
         batch = self.reader.next_batch(n, timeout=timeout)
         return None if batch is None else tensor_maker(self._schema(), spec)(batch)
@@ -230,6 +240,7 @@ class DataFeed:
     ) -> Any:
         """With ``idle`` a batch without rows comes whenever none has come for so many seconds; a step has ``group`` batches."""
         tf = tensorflow()
+        batch_size = size_of(batch_size)
         declared = row_spec(spec)
         arrange: Callable[[dict[str, Any]], Any] = functools.partial(specs.arrange, specs.outline(spec))
         if shuffle is True or shuffle < 0:  # True would be a window of one row

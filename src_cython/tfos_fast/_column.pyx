@@ -50,20 +50,23 @@ def dumps(value):
 
     Raises
     ------
-    Exception
-        What pickle raised, when neither can.
+    SchemaMismatch
+        Neither can. It says what pickle said.
     """
     try:
         return _dumps(value, 5)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        try:
-            import cloudpickle
-        except ImportError:
-            raise error from None
-        try:
-            return cloudpickle.dumps(value, 5)
-        except (pickle.PicklingError, TypeError, AttributeError):
-            raise error from None  # the first error says what is wrong with the value
+        first = error
+    try:
+        import cloudpickle
+
+        return cloudpickle.dumps(value, 5)
+    except (ImportError, pickle.PicklingError, TypeError, AttributeError):
+        kind = type(value).__qualname__
+        raise SchemaMismatch(
+            f"a value of type {kind} cannot be pickled, and so not be sent to another process ({type(first).__name__}: {first}); "
+            "feed what it holds, as numbers, text or lists"
+        ) from None
 
 
 def as_object(value, column):

@@ -288,6 +288,7 @@ cdef class RowPacker:
                     break
         except BaseException:
             self._slot.top = top
+            self.misfit = i
             raise
         if outcome == OK:
             self.rows += 1
@@ -380,7 +381,7 @@ cdef class RowPacker:
         if self._slot.size - roomier.heap < heap_bytes or self.layout.heap <= roomier.heap:
             raise RowTooLarge(
                 f"one row needs {row_bytes} bytes in the columns and {heap_bytes} in the heap; a slot has "
-                f"{self._slot.size} bytes; make slot_bytes larger"
+                f"{self._slot.size} bytes; make slot_bytes larger (of run, reserve or Channel.create)"
             )
         self._lay_out(roomier)
         return 0

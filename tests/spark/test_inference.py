@@ -78,7 +78,7 @@ def leave(args, ctx):
 def test_a_main_that_returns_early_is_told(session, sc, results):
     with tfos_fast.run(sc, leave, {"results": results}, 2, memory="1m", slot_bytes="16k") as cluster:
         if results:
-            inferred = cluster.infer(session.range(3000, numPartitions=4), schema="y long")
+            inferred = cluster.infer(session.range(3000, numPartitions=4), schema="id long")
         else:
             inferred = cluster.infer(sc.parallelize(range(3000), 4))
         with pytest.raises(Exception, match=r"had its result \(\d+ came back\)|takes rows any more"):

@@ -61,9 +61,9 @@ def test_rows_of_changing_form_arrive_as_they_are(sc, out):
 def test_row_larger_than_a_slot(sc, out):
     with (
         tfos_fast.run(sc, mains.collect, {"out": out}, 1, memory="1m", slot_bytes="64k") as cluster,
-        pytest.raises(RowTooLarge, match="slot_bytes"),
+        pytest.raises(RowTooLarge, match=r"^partition feed1/0/1, row 3: .*slot_bytes"),
     ):
-        cluster.feed(sc.parallelize(["x" * 100_000], 1))
+        cluster.feed(sc.parallelize(["x" * (100_000 if i == 8 else 1) for i in range(10)], 2))
 
 
 def test_trainer_that_does_not_go_on_ends_in_a_stall_timeout(sc, out):
@@ -278,6 +278,19 @@ def test_what_is_no_rdd_is_refused(sc):
             cluster.infer(np.arange(3))
         with pytest.raises(ClusterError, match=r"call cluster.start\(main, args\) before feed"):
             cluster.feed(sc.parallelize([1]))
+        cluster.start(mains.collect, {"out": "."})
+        for refused in ({"feed_timeout": "10"}, {"feed_timeout": 0}, {"epochs": 1.5}, {"epochs": np.int64(0)}, {"position": 3}):
+            with pytest.raises(ValueError, match=next(iter(refused))):
+                cluster.feed(sc.parallelize([1]), **refused)
+        with pytest.raises(ValueError, match=r"keep_limit=1.5 is no size"):
+            cluster.feed(sc.parallelize([1]), epochs=2, keep="memory", keep_limit=1.5)
+        with pytest.raises(ValueError, match="together is a number of seconds, 0 or more, not 'x'"):
+            cluster.offer(sc.parallelize([1]), "v", together="x")
+        with pytest.raises(ValueError, match="feed_timeout is a number of seconds, more than 0, not None"):
+            cluster.infer(sc.parallelize([1]), feed_timeout=None)
+        with pytest.raises(ValueError, match="timeout is a number of seconds"):
+            cluster.shutdown(timeout="1")
+        cluster.abort()
 
 
 def test_exit_status_of_main(sc, out):

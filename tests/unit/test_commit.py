@@ -163,3 +163,17 @@ def test_a_killed_reader_has_a_successor(commit):
         assert [number for _, number in reader.next_rows(70)] == list(range(70))
         ended(thread)
         reader.close()
+
+
+def test_a_program_that_has_read_nothing_has_a_position_and_commits_nothing():
+    with broker_here() as broker:
+        feed = DataFeed(Channel.attach(broker.address).reader())
+        thread, out = in_thread(lambda: (feed.position(), feed.commit()))  # they waited for an answer that nobody gave
+        ended(thread)
+        assert out == [({"epoch": 0, "rows": {}}, None)]
+        writer, _ = in_thread(lambda: publish(broker.address, "f/0/7", 100))
+        assert len(feed.next_batch(30)) == 30
+        assert covered(feed) == {"7": set(range(30))}
+        feed.terminate()
+        ended(writer)
+        feed.reader.close()

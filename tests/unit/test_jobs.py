@@ -27,12 +27,29 @@ def test_an_exception_tells_all():
     assert isinstance(error, errors.NodeKilled)
     assert (error.signal, error.node, error.host, error.log_tail) == (9, "worker:1", "here", "step 7\nstep 8")
     assert [other.node for other in error.others] == ["worker:0"]
-    assert str(error).startswith("worker:1 on here: it failed\n\nAnd then: worker:0 on here: it failed")
+    assert str(error).startswith("worker:1 on here: it failed\n\nThe same at worker:0 on here")
     assert str(error).endswith("Last lines of the log of worker:1 (here):\nstep 7\nstep 8")
     lost = exception_of(failure("worker:1", "NodeLost"))
     assert isinstance(lost, errors.NodeLost)
     assert isinstance(lost, errors.NodeKilled)
     assert isinstance(exception_of(failure("worker:1", "StallTimeout")), errors.StallTimeout)
+
+
+def test_what_several_nodes_say_is_told_once():
+    """As of a spec that main refuses: every node does, and the traceback ends with the same words."""
+    words = "main raised tfos_fast.errors.FormError: column 'x': the spec says 'flaot32'"
+    frames = "Traceback (most recent call last):\n  File 'a.py', line 3, in main\n    feed.batches(spec)"
+    ends = f"{frames}\n{words.removeprefix('main raised ')}\n"
+    one, two = (Failure("NodeFailed", f"worker:{i} on here: {words}", f"worker:{i}", "here", ends) for i in range(2))
+    other = Failure("NodeFailed", "worker:2 on here: main raised KeyError: 1", "worker:2", "here", "KeyError: 1")
+    error = exception_of(one, two, other)
+    assert str(error).count("flaot32") == 1
+    assert "The same at worker:1 on here\n\nAnd then: worker:2 on here: main raised KeyError: 1" in str(error)
+    assert str(error).endswith("line 3, in main\n    feed.batches(spec)")
+    assert error.remote_traceback == ends  # whole
+    long = "ValueError: a\n\nb"
+    several = Failure("NodeFailed", f"worker:0 on here: main raised {long}", "worker:0", "here", f"frames\n{long}\n")
+    assert str(exception_of(several)).count("ValueError: a\n\nb") == 1
 
 
 def test_spark_errors_in_our_words():
@@ -44,6 +61,9 @@ def test_spark_errors_in_our_words():
     crashed = job_exception(Exception("org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)\n\tat x"))
     assert isinstance(crashed, errors.TaskLost)
     assert "spark.task.maxFailures" in str(crashed)
+    text = "[SPARK_JOB_CANCELLED] Job 3 cancelled because of tfos_fast.errors.SchemaMismatch: row 7: 'x' SQLSTATE: XXKDA\n\tat org"
+    cancelled = job_exception(Exception(f"calling o1.collect\n: org.apache.spark.SparkException: {text}"))
+    assert (type(cancelled), str(cancelled)) == (errors.SchemaMismatch, "row 7: 'x'")
     others = Exception("ZeroDivisionError")
     assert job_exception(others) is others
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfos_fast.cluster.context import Context
 from tfos_fast.cluster.placement import spreading_profile, why_uneven
 from tfos_fast.cluster.ports import HeldPort, parse_ports
 from tfos_fast.cluster.roles import assign, cluster_spec, tf_config
 from tfos_fast.cluster.slots import Slots
-from tfos_fast.errors import PortUnavailable, RoleError, UnevenExecutors
+from tfos_fast.errors import FormError, PortUnavailable, RoleError, UnevenExecutors
 
 
 def names(*args, **kwargs):
@@ -116,3 +117,9 @@ def test_executors_that_differ_are_refused():
     assert spreading_profile(None, Slots(6, (2, 4), False), 3) is None  # nodes share executors anyway
     for slots, nodes in ((Slots(6, (2, 4), False), 3), (Slots(6, (2, 4), False), 1), (Slots(6, (6,), True), 2)):
         assert why_uneven(slots, nodes) == ""
+
+
+def test_the_name_of_a_feed_is_a_keyword():
+    context = Context("worker", 0, 0, {"worker": ["a:1"]})
+    with pytest.raises(FormError, match=r"get_data_feed\(name='validation'\)"):
+        context.get_data_feed("validation")  # the default feed was given: any text is true

@@ -11,7 +11,7 @@ from tfos_fast._nested import TEXTS
 from tfos_fast.channel.awaited import Awaited, no_field
 from tfos_fast.channel.fields import lacking
 from tfos_fast.channel.kinds import check_mode
-from tfos_fast.channel.lattice import apply_nulls, apply_spec, by_position, has_policy, is_empty, join, leave_out, settle
+from tfos_fast.channel.lattice import apply_nulls, apply_spec, by_position, entry_of, has_policy, is_empty, join, leave_out, settle
 from tfos_fast.channel.messages import Form
 from tfos_fast.channel.schema import BEYOND, OBJECTS, SEVERAL, WHY_OBJECTS, Column, Schema, describe
 from tfos_fast.channel.typenames import type_name
@@ -292,6 +292,12 @@ def check_proposal(schema: Schema, form: Form) -> None:
 def _difference(current: Schema, joined: Schema) -> str:
     for before, after, one, other in zip(current.columns, joined.columns, _forms(current), _forms(joined), strict=False):
         if one != other:
-            found = "None" if after.nulls and not before.nulls else f"values that need {describe(after)}"
-            return f"column {before.name!r}: expected {describe(before)}, found {found}; {_FIXED}"
+            none = after.nulls and not before.nulls
+            found = "None" if none else f"values that need {describe(after)}"
+            if none:
+                way = f"; nulls={{{before.name!r}: ...}} says what becomes of it"
+            else:
+                entry = entry_of(after)
+                way = f"; spec={{{before.name!r}: {entry!r}}} declares it from the first row on" if entry else ""
+            return f"column {before.name!r}: expected {describe(before)}, found {found}; {_FIXED}{way}"
     return f"expected columns {list(current.names)}, found {list(joined.names)}; {_FIXED}"

@@ -395,5 +395,5 @@ def _check_size(form: Layout, heaps: dict[int, tuple[np.ndarray, np.ndarray]]) -
     if lay_out(form.schema, 1, form.slot_bytes).heap + heap_bytes > form.slot_bytes:
         raise RowTooLarge(
             f"one row needs {row_bytes} bytes in the columns and {heap_bytes} in the heap; a slot has {form.slot_bytes} "
-            f"bytes; make slot_bytes larger"
+            f"bytes; make slot_bytes larger (of run, reserve or Channel.create)"
         )

@@ -16,7 +16,7 @@ from tfos_fast.channel.proposals import Proposals
 from tfos_fast.channel.results import ResultReader
 from tfos_fast.channel.schema import Column, Schema, Unit
 from tfos_fast.channel.slotwriter import SlotWriter
-from tfos_fast.errors import SchemaMismatch
+from tfos_fast.errors import RowTooLarge, SchemaMismatch
 
 
 class BatchPacker:
@@ -126,11 +126,13 @@ class BatchWriter:
         assert isinstance(packer, BatchPacker)
         start = 0
         while start < batch.num_rows and not slots.terminated:
-            if not slots.open():
-                yield
-                continue
             try:
+                if not slots.open():
+                    yield
+                    continue
                 done = packer.pack(batch, start, found)
+            except RowTooLarge as error:
+                raise slots.located(error) from None
             except SchemaMismatch as error:
                 fits = functools.partial(is_fitting, packer.layout.schema, exact=exact)  # type: ignore[union-attr]
                 raise self._located(error, batch, start, fits) from None

@@ -76,6 +76,8 @@ def bare(array: Any) -> Any:
     if isinstance(array, pa.ExtensionArray):
         return bare(stored(array))
     if pa.types.is_dictionary(kind):
+        if _is_outside(kind.value_type):  # pyarrow does not decode a dictionary of views
+            array = pa.DictionaryArray.from_arrays(array.indices, bare(array.dictionary))
         return bare(array.dictionary_decode())
     if _is_run_ends(kind):
         import pyarrow.compute as pc

@@ -131,6 +131,10 @@ def _way_out(kind: Any, node: Any) -> str:
         return "feed what lies in them (variant_get, or a cast)"
     if name.startswith("geo"):
         return "feed their bytes (st_asbinary) or numbers (st_x, st_y)"
+    if pa.types.is_interval(kind):
+        return "feed numbers (extract) or text (cast to string)"
+    if pa.types.is_null(kind):
+        return "feed lists whose type is known (a cast)"
     if pa.types.is_time(kind):
         return "feed numbers (hour, minute, second) or text (cast to string)"
     if pa.types.is_map(kind):

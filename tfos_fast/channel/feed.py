@@ -205,12 +205,18 @@ class Feed(Partitions):
             self.deliveries.commit(message.epoch, message.ends, dict(message.handed))
             self._unused = [unused for unused in self._unused if unused[0] >= self.deliveries.whole]
             self._send(peer, m.Committed())
+        elif self._is_before_reading(message):
+            self._send(peer, m.Committed())
 
     def _ask_position(self, peer: bytes, message: m.AskPosition) -> None:
-        if self._is_of_reader(peer):
+        if self._is_of_reader(peer) or self._is_before_reading(message):
             epoch, rows = self.deliveries.position(message.epoch, message.ends, dict(message.handed))
             base = self.base
             self._send(peer, m.Position(base + epoch, {base + of: spans for of, spans in rows.items()}))
+
+    def _is_before_reading(self, message: m.Commit | m.AskPosition) -> bool:
+        """Whether a program asks that has not begun to read: it has nothing, and a checkpoint of it covers nothing."""
+        return self.reader is None and not message.handed
 
     def _is_of_reader(self, peer: bytes) -> bool:
         """Whether a client belongs to the process that reads now, and not to one that is dead by now."""

@@ -231,12 +231,18 @@ def is_empty(column: Column) -> bool:
 
 def _fitting(column: Column) -> str:
     """For errors: the entry of a spec that takes the column's values as they are, and what else helps."""
+    entry = entry_of(column)
+    return f"; write {entry!r} in the spec, or convert the column before it is fed" if entry else ""
+
+
+def entry_of(column: Column) -> object:
+    """What a spec says of a column whose values are to stay as they are; None where no spec does."""
     if column.kind not in ("fixed", "ragged", "string", "bytes"):
-        return ""
-    entry: object = column.dtype or column.kind
-    if column.shape:
-        entry = (entry, tuple(None if length == _nested.ANY_LENGTH else length for length in column.shape))
-    return f"; write {entry!r} in the spec, or convert the column before it is fed"
+        return None
+    entry = column.dtype or column.kind
+    if not column.shape:
+        return entry
+    return entry, tuple(None if length == _nested.ANY_LENGTH else length for length in column.shape)
 
 
 def _holds(target: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -166,7 +166,8 @@ def plan(schema: Schema, slot_bytes: int, *, batch: int, heap_per_row: float) ->
     sizes = _sizes(schema)
     _, single = _regions(sizes, 1)
     if single > slot_bytes:
-        raise RowTooLarge(f"one row needs {single} bytes, a slot has {slot_bytes}; make slot_bytes at least {_aligned(single)}")
+        way = f"make slot_bytes at least {_aligned(single)} (of run, reserve or Channel.create)"
+        raise RowTooLarge(f"one row needs {single} bytes, a slot has {slot_bytes}; {way}")
 
     def fits(rows: int) -> bool:
         return _regions(sizes, rows)[1] + math.ceil(rows * heap_per_row) <= slot_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def found(value: Any, odd: str) -> str:
 def type_of(value: Any) -> str:
     """What a value is whose parts are numbers and text."""
     levels = 0
-    while isinstance(value, list | tuple) and len(value) and levels < _DEEP:
+    while isinstance(value, list | tuple) and struct_of(value) is None and len(value) and levels < _DEEP:
         if not _alike(value):
             return f"{'a list of ' * (levels + 1)}{', '.join(sorted({_type(item) for item in value})[:4])}"
         value = value[0]
@@ -70,8 +70,50 @@ def _way_out(value: Any) -> str:
         return "feed value.numpy()"
     if hasattr(inside, "to_numpy"):  # pandas, Arrow
         return "feed value.to_numpy()"
+    if isinstance(inside, np.ndarray | np.void) and inside.dtype.names:
+        return f"feed each of its fields ({', '.join(inside.dtype.names)}) as a column of its own, value['{inside.dtype.names[0]}']"
+    if isinstance(inside, np.ndarray | np.generic) and inside.dtype.kind in "fc":  # long doubles
+        like = "float64" if inside.dtype.kind == "f" else "complex128"
+        return f"no tensor has the type {inside.dtype}: feed value.astype({like!r})"
     if hasattr(inside, "__array__") and not isinstance(inside, np.ndarray):  # PIL
         return "feed numpy.asarray(value)"
+    if isinstance(inside, str):
+        return "it has a lone surrogate, and so no UTF-8 form: feed its bytes, value.encode('utf-8', 'surrogatepass')"
     if isinstance(inside, int):
+        return _of_int(value)
+    way = _WAYS.get(type(inside).__name__) or next((way for name, way in _WAYS.items() if _has_base(inside, name)), "")
+    return f"feed {way}, or {_OTHERWISE.partition(', or ')[2]}" if way else _OTHERWISE
+
+
+#: Classes of Python's own and others -> what to feed in their place.
+_WAYS = {
+    "range": "list(value)",
+    "deque": "list(value)",
+    "generator": "list(value)",
+    "memoryview": "bytes(value)",
+    "UUID": "str(value) or value.bytes",
+    "Enum": "value.value",
+    "Fraction": "float(value)",
+    "PurePath": "str(value)",
+    "Scalar": "value.as_py()",
+}
+
+
+def _has_base(value: Any, name: str) -> bool:
+    return any(base.__name__ == name for base in type(value).__mro__)
+
+
+def _of_int(value: Any) -> str:
+    """For whole numbers beyond int64, by themselves or in lists."""
+    if not all(isinstance(number, int) and 0 <= number < 2**64 for number in _flat(value)):
         return "it is beyond the range of 64 bits: feed it as a float, or as text"
-    return _OTHERWISE
+    way = "numpy.array(value, numpy.uint64)" if isinstance(value, list | tuple) else "numpy.uint64(value)"
+    return f"it is beyond int64: feed {way}, a float, or text"
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value

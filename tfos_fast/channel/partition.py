@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tfos_fast.channel.holes import explained
 from tfos_fast.channel.proof import Proof
-from tfos_fast.errors import NonDeterministicPartition, SchemaMismatch
+from tfos_fast.errors import NonDeterministicPartition, RowTooLarge, SchemaMismatch
+
+Unfit = TypeVar("Unfit", SchemaMismatch, RowTooLarge)
 
 
 @dataclass
@@ -54,11 +56,16 @@ class Partition:
             "an order; or let rows come twice with feed(exactly_once=False)"
         )
 
-    def located(self, error: SchemaMismatch, row: int, *cause: Any) -> SchemaMismatch:
+    @property
+    def name(self) -> str:
+        """As errors call it. The key of an exchange ends with what tells one attempt from another."""
+        return self.key.rpartition("/")[0] or self.key if self.exchange else self.key
+
+    def located(self, error: Unfit, row: int, *cause: Any) -> Unfit:
         """The error with its place; ``cause``: the row itself."""
         text = f"; the row is {_short(cause[0])}" if cause else ""
-        error = explained(error, cause[0]) if cause else error
-        return SchemaMismatch(f"partition {self.key}, row {row}: {error}{text}")
+        words = explained(error, cause[0]) if cause and isinstance(error, SchemaMismatch) else error
+        return type(error)(f"partition {self.name}, row {row}: {words}{text}")
 
 
 def _short(row: Any) -> str:

@@ -154,8 +154,11 @@ class Reader(Answering, InStep):
             self.ahead.learn()
         elif self.ahead.last != get_ident():
             self.ahead.note()
-        if (origin or not rows) and self._results.given:
-            self._take_results()
+        if origin or not rows:
+            if n < 1:  # looked at here, where it costs nothing
+                raise ValueError(f"a batch needs at least one row, not {n}")
+            if self._results.given:
+                self._take_results()
         return rows
 
     # ---- columns -------------------------------------------------------------------------------------------------------------

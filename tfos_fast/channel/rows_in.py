@@ -75,21 +75,26 @@ class RowWriter:
             self._agree(wanted, first)
             slots.packer = self._new_packer()
         while not slots.terminated:
-            if not slots.open():
-                yield
-                continue
             packer = slots.packer
             try:
+                if not slots.open():
+                    yield
+                    continue
                 stopped = self._source.pack(packer, _TICK_S)
                 columns.tell_met()
-                if stopped == FULL:
-                    slots.publish()
-                elif stopped == MISFIT:
-                    slots.packer = self._widened(packer)
             except (RowTooLarge, SchemaMismatch) as error:
-                if packer.has_pending:
-                    packer.take_pending()  # who goes on after this error leaves that row out
-                raise self._placed(error) from None
+                packer.take_pending()  # who goes on after this error leaves that row out
+                raise self._placed(error, packer) from None
+            if stopped == FULL:
+                slots.publish()
+            elif stopped == MISFIT:
+                try:
+                    slots.packer = self._widened(packer)
+                except SchemaMismatch as error:
+                    packer.take_pending()
+                    if columns.flat is not None and columns.flat.refused:
+                        raise self._placed(error) from None
+                    raise
             slots.serve()
             if stopped == END:
                 self._source = None
@@ -127,12 +132,15 @@ class RowWriter:
         schema, flat = infer(row, exact=self._columns.form.exact), self._columns.flat
         return schema if flat is None else flat.columns(schema, row)
 
-    def _placed(self, error: Exception) -> Exception:
-        """The error with the place of its row, if that could not be taken apart."""
+    def _placed(self, error: SchemaMismatch | RowTooLarge, packer: RowPacker | None = None) -> Exception:
+        """The error with the place of its row: too large, not to be taken apart, or with a value that cannot be pickled."""
         flat = self._columns.flat
-        if flat is None or not flat.refused or not isinstance(error, SchemaMismatch):
-            return error
-        return self._slots.located(error, flat.refused.pop())
+        if isinstance(error, RowTooLarge):
+            return self._slots.located(error)
+        if flat is not None and flat.refused:
+            return self._slots.located(error, flat.refused.pop())
+        name = "" if packer is None or packer.misfit < 0 else f"column {packer.schema.columns[packer.misfit].name!r}: "
+        return self._slots.located(SchemaMismatch(f"{name}{error}"))
 
     def _new_packer(self) -> RowPacker:
         columns = self._columns

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import operator
 import os
 import secrets
 import struct
@@ -43,8 +44,10 @@ def parse_bytes(text: int | str, setting: str = "memory") -> int:
     ValueError
         The text is no size, or not positive.
     """
-    if isinstance(text, int):
-        size = text
+    if not isinstance(text, str):
+        if isinstance(text, bool) or not hasattr(text, "__index__"):
+            raise ValueError(f"{setting}={text!r} is no size; write a whole number of bytes, or a text such as '64m'")
+        size = operator.index(text)
     else:
         lowered = text.strip().lower().removesuffix("ib")
         if len(lowered) > 1 and lowered[-1] == "b" and lowered[-2] in "kmgt":

@@ -14,12 +14,11 @@ from tfos_fast.channel import messages as m
 from tfos_fast.channel.connection import Connection
 from tfos_fast.channel.credits import Credits
 from tfos_fast.channel.layout import Layout, has_heap, plan
-from tfos_fast.channel.partition import Partition
+from tfos_fast.channel.partition import Partition, Unfit
 from tfos_fast.channel.proof import Proof, Prover, mark
 from tfos_fast.channel.proposals import Proposals
 from tfos_fast.channel.schema import Schema
 from tfos_fast.channel.table import INPUT
-from tfos_fast.errors import SchemaMismatch
 
 _NO_SLOT = -1  # the scratch memory
 
@@ -102,7 +101,7 @@ class SlotWriter:
         """Rows of the partition until now: published, left out, or in the open slot."""
         return self._partition.rows + (self.packer.rows if self.packer is not None and self._slot is not None else 0)
 
-    def located(self, error: SchemaMismatch, *cause: Any, ahead: int = 0) -> SchemaMismatch:
+    def located(self, error: Unfit, *cause: Any, ahead: int = 0) -> Unfit:
         """The error of the row that comes next, or so many rows later; ``cause``: the row."""
         return self._partition.located(error, self.position + ahead, *cause)
 

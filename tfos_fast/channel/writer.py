@@ -306,11 +306,11 @@ class Writer:
                 if not results.ready and not cut:
                     self._conn.wait(
                         lambda: True if results.ready or self.terminated else None,
-                        f"results of {sent - received} rows of partition {partition.key} (one for each row, by batch_results)",
+                        f"results of {sent - received} rows of partition {partition.name} (one for each row, by batch_results)",
                     )
                 if not results.ready:
                     raise ChannelClosed(
-                        f"the reader ended before every row of partition {partition.key} had its result ({received} came back): "
+                        f"the reader ended before every row of partition {partition.name} had its result ({received} came back): "
                         "its program has returned or called terminate(). It has to go on until feed.should_stop()"
                     )
                 received += len(results.ready[0])

@@ -36,12 +36,11 @@ from tfos_fast.cluster.machine import address_towards, host_name, machine_id, th
 from tfos_fast.cluster.named import NamedFeeds, feed_number, feed_of
 from tfos_fast.cluster.ports import HeldPort, parse_ports
 from tfos_fast.cluster.supervisor import Supervisor, watch_once
+from tfos_fast.cluster.tasknews import stage_of
 from tfos_fast.cluster.tensorboard import TensorBoard
 from tfos_fast.errors import ClusterError, TfosError
 
 log = logging.getLogger("tfos_fast.agent")
-
-LOCAL_KEYS = "infer/"  # partitions whose attempts do not share rows: their results go back to the attempt
 
 
 class Agent:
@@ -110,6 +109,7 @@ class Agent:
         self._epoch_ended = False  # and not all of its rows were taken when that was last looked at
         self._leaves: list[m.Message] = []  # what the life that is over has left, until the next one begins
         self._replayed = -1  # number of the last Replay whose rows were all taken
+        self._infers = -1  # the last stage of an inference that the driver was told of
         me = this_process()
         self.info = m.NodeInfo(
             config.name, config.index, config.token, self.host, self.broker.address, endpoint,
@@ -281,8 +281,11 @@ class Agent:
     # ---- the feed ------------------------------------------------------------------------------------------------------------
 
     def _on_open(self, key: str, attempt: int, reply: Callable[..., None]) -> None:
-        if key.startswith(LOCAL_KEYS):
+        if key.startswith(m.LOCAL_KEYS):
             reply(0)
+            if (stage := stage_of(key)) is not None and stage != self._infers:
+                self._infers = stage
+                self.link.send(m.Infers(stage))
             return
 
         steps = self.broker.feed.steps
@@ -295,7 +298,7 @@ class Agent:
         self.link.open(key, attempt, answered)
 
     def _on_partition_done(self, key: str, attempt: int, rows: int, proof: Proof) -> None:
-        if not key.startswith(LOCAL_KEYS):
+        if not key.startswith(m.LOCAL_KEYS):
             self.link.send(m.PartitionDone(key, attempt, rows, proof))
 
     # ---- the trainer ---------------------------------------------------------------------------------------------------------

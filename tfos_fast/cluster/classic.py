@@ -169,6 +169,14 @@ class Classic:
         with contextlib.suppress(Exception):  # the Spark context may be stopped
             self.sc.cancelJobGroup(group)
 
+    def cancel_stage(self, stage: int, reason: str) -> None:
+        with contextlib.suppress(Exception):  # the Spark context may be stopped
+            tracker = self.sc.statusTracker()
+            jobs = [(number, tracker.getJobInfo(number)) for number in tracker.getActiveJobsIds()]
+            for number, job in jobs:
+                if job is not None and stage in job.stageIds:
+                    self.sc._jsc.sc().cancelJob(number, reason)
+
     def partitions(self, group: str) -> int | None:
         stage = self._last_stage(group)
         return None if stage is None else int(stage.numTasks)

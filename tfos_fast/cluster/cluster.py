@@ -22,6 +22,7 @@ from tfos_fast.cluster.machine import this_process
 from tfos_fast.cluster.report import ShutdownReport, shutdown_report
 from tfos_fast.cluster.restarts import Restarts
 from tfos_fast.cluster.roles import CHIEFS, FED, cluster_spec
+from tfos_fast.cluster.seconds import seconds
 from tfos_fast.cluster.states import behind_main, held_trainer, lingers
 from tfos_fast.cluster.watching import THREE_DAYS, InputMode
 from tfos_fast.errors import ClusterError, ClusterTimeout, StallTimeout, TfosError
@@ -41,8 +42,9 @@ def check_restarts(max_restarts: int, restart: str) -> None:
     ------
     ValueError
     """
-    if max_restarts < 0 or restart not in ("node", "group"):
-        raise ValueError(f"max_restarts={max_restarts} is 0 or more, and restart={restart!r} is 'node' or 'group'")
+    number = isinstance(max_restarts, int) and not isinstance(max_restarts, bool)
+    if not number or max_restarts < 0 or restart not in ("node", "group"):
+        raise ValueError(f"max_restarts={max_restarts!r} is 0 or more, and restart={restart!r} is 'node' or 'group'")
 
 
 class Cluster(Feeding):
@@ -229,6 +231,8 @@ class Cluster(Feeding):
             A ``main`` raised after the last feed. What a feed has already raised is not raised again.
         ClusterTimeout
         """
+        grace_secs, timeout = seconds(grace_secs, "grace_secs", zero=True), seconds(timeout, "timeout", zero=True)
+        stall_timeout, exit_timeout = seconds(stall_timeout, "stall_timeout"), seconds(exit_timeout, "exit_timeout", zero=True)
         self._check_process()
         if self._closed:
             self._await_stopped()
@@ -307,6 +311,7 @@ class Cluster(Feeding):
         self._stopper = threading.get_ident()
         atexit.unregister(self._at_exit)
         self._offers.stop()
+        self._inferences.stop()
         stop_agents(self._coordinator)
         self._coordinator.close()
         self._report = shutdown_report(self._coordinator.nodes.values(), root_first(self._coordinator.failures))

@@ -196,6 +196,9 @@ class Connect:
         with contextlib.suppress(Exception):  # the server may be gone
             self.session.interruptTag(group)
 
+    def cancel_stage(self, stage: int, reason: str) -> None:
+        """Nobody here can tell which jobs those are."""
+
     def partitions(self, group: str) -> int | None:
         progress = self._tasks.get(group)
         return None if progress is None else progress.last_stage()

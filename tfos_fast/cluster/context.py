@@ -97,6 +97,8 @@ class Context:
         """
         if self.job_name not in FED:
             raise RoleError(f"{self.job_name}:{self.task_index} gets no rows: Spark feeds the chief or master, and the workers")
+        if isinstance(train_mode, str):
+            raise FormError(f"get_data_feed({train_mode!r}): a feed's name is a keyword: get_data_feed(name={train_mode!r})")
         if name and not train_mode:
             raise FormError("a named feed is read for training or validation; inference goes by the default feed")
         with _opening:

@@ -32,13 +32,13 @@ from tfos_fast.cluster.progress import Ordered, Progress
 from tfos_fast.cluster.relayed import RelayedEntrance
 from tfos_fast.cluster.restarts import Restarts
 from tfos_fast.cluster.states import NodeState
+from tfos_fast.cluster.tasknews import TaskNews
 from tfos_fast.errors import ClusterTimeout
 
 log = logging.getLogger("tfos_fast.cluster")
 T = TypeVar("T")
 
 MOST_FEEDS = 256  # named ones that a node may ask for
-MOST_UNFIT = 64  # jobs whose rows could not be fed
 MOST_ACKS = 4096  # that are remembered of a node
 METRICS_TOLD = 2.0  # seconds; TensorBoard hears of the nodes so often
 BEATS_TOLD = 0.1  # seconds; counters wake the driver's threads so often at most
@@ -84,7 +84,8 @@ class Coordinator:
         self._members = Membership(self._local, self._entrance.send)
         self._progress = Progress(self._members)
         self.nodes = self._members.nodes
-        self.unfit: dict[str, tuple[str, str]] = {}  # job -> the first error of rows that cannot be fed, in text
+        self._tasks = TaskNews()
+        self.unfit, self.inferring = self._tasks.unfit, self._tasks.stages
         self.ledger = self._progress.ledger
         self.steps = self._progress.steps  # of the default feed
         self.keys = self._entrance.keys
@@ -426,10 +427,8 @@ class Coordinator:
                 node.rows_taken, node.newest = message.rows_taken, message.fed
             case m.Empty():
                 self.steps.done(message.key)
-            case m.Unfit():
-                self.unfit.setdefault(message.job, (message.kind, message.text))
-                if len(self.unfit) > MOST_UNFIT:
-                    del self.unfit[next(iter(self.unfit))]  # the oldest: its job is over
+            case m.Unfit() | m.Infers():
+                self._tasks.hear(message)
                 self._news = True
             case m.Join():
                 self._progress.join(node, message)

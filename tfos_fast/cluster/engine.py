@@ -114,6 +114,9 @@ class Engine(Protocol):
     def cancel(self, group: str) -> None:
         """Cancel the jobs of a group."""
 
+    def cancel_stage(self, stage: int, reason: str) -> None:
+        """Cancel the jobs that a stage belongs to, where it can be told which they are."""
+
     def partitions(self, group: str) -> int | None:
         """How many tasks the last stage of a group's job has; None while that is unknown."""
 

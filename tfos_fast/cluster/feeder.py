@@ -20,13 +20,16 @@ from tfos_fast.cluster.choosing import choose
 from tfos_fast.cluster.entrance import Keys
 from tfos_fast.errors import (
     AddressError,
+    BrokerDied,
     ClusterError,
     Elsewhere,
     Fenced,
+    NodeFailed,
     NonDeterministicPartition,
     RowTooLarge,
     SchemaMismatch,
     SourceError,
+    StallTimeout,
     TfosError,
     Yielded,
 )
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
 Fed = tuple[int, bool, bool, bool, str]
 Write = Callable[["Writer", Iterator[Any], int, int], bool]  # items of a partition, from one row to another; whether some are left
 PATIENCE = 0.3  # a task of a named feed waits so long for a slot, and then gives its place back to the default feed
+# The driver hears of these by itself, and cancels the job; a task that fails before is logged with a hundred lines.
+HEARD = (NodeFailed, StallTimeout, BrokerDied)
+CANCEL_WAIT = 5.0  # seconds that a task gives it
 FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, rather than to fail and be tried again
 
 
@@ -95,6 +101,14 @@ def attempt_here() -> tuple[int, int]:
     if task is None:
         raise ClusterError("rows can be fed from a Spark task only")
     return task.partitionId(), task.taskAttemptId()
+
+
+def stage_here() -> int:
+    """Number of the stage that this Spark task belongs to."""
+    from pyspark import TaskContext
+
+    task = TaskContext.get()
+    return -1 if task is None else int(task.stageId())
 
 
 @dataclass(frozen=True)
@@ -228,6 +242,9 @@ class Feeder:
                 return self._feed_to(best, number, attempt, items, write)
             except Elsewhere as other:
                 best = str(other)
+            except HEARD:
+                time.sleep(CANCEL_WAIT)
+                raise
 
     def _wanted(self, best: str) -> tuple[m.NodeInfo, ...]:
         return tuple(node for node in self.nodes if node.name == best) or self.nodes

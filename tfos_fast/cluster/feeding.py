@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import secrets
 import time
 from collections.abc import Sequence
@@ -16,12 +17,20 @@ from tfos_fast.cluster.offers import Offer
 from tfos_fast.cluster.positions import start_of
 from tfos_fast.cluster.replay import EpochEnds, Replay, check_keep, epoch_seed
 from tfos_fast.cluster.report import FeedReport
+from tfos_fast.cluster.seconds import seconds
 from tfos_fast.cluster.source import check_engine, source_of
 from tfos_fast.cluster.splits import Order
 from tfos_fast.cluster.states import early_nodes
 from tfos_fast.cluster.stored import loads_of, pickled_batches
 
 log = logging.getLogger("tfos_fast.cluster")
+
+
+def _whole(epochs: Any) -> int:
+    number = operator.index(epochs) if hasattr(epochs, "__index__") else 0
+    if number < 1:
+        raise ValueError(f"epochs must be a whole number, 1 or more, not {epochs!r}")
+    return number
 
 
 class Feeding(Epochs):
@@ -96,8 +105,8 @@ class Feeding(Epochs):
         """
         check_data(data, "feed")
         self._check(running="feed")
-        if not isinstance(epochs, int) or epochs < 1:
-            raise ValueError(f"epochs must be a whole number, 1 or more, not {epochs!r}")
+        epochs = _whole(epochs)
+        feed_timeout = seconds(feed_timeout, "feed_timeout")
         limit = check_keep(keep, keep_limit)
         if self._max_restarts and (keep is not None or not exactly_once):
             raise ValueError(
@@ -238,8 +247,8 @@ class Feeding(Epochs):
         check_data(data, "offer")
         self._check(running="offer")
         check_engine(self._engine, data)
-        if epochs is not None and epochs < 1:
-            raise ValueError(f"epochs must be 1 or more, or None (as many as are asked for), not {epochs}")
+        epochs = None if epochs is None else _whole(epochs)  # None: as many as are asked for
+        feed_timeout, together = seconds(feed_timeout, "feed_timeout"), seconds(together, "together", zero=True)
         self._offers.add(Offer(check_name(name), data, feed_timeout, together, epochs))
 
     def train(self, data: Any, num_epochs: int = 1, *, feed_timeout: float = 600.0) -> FeedReport:
@@ -279,9 +288,16 @@ class Feeding(Epochs):
         check_data(data, "infer")
         self._check(running="infer")
         check_engine(self._engine, data)
-        inferrer = Inferrer(self._fed_nodes, self._coordinator.keys, feed_timeout)
+        feed_timeout = seconds(feed_timeout, "feed_timeout")
+        inferrer = Inferrer(self._fed_nodes, self._coordinator.keys, feed_timeout, self._engine.rdds)
+        self._inferences.begin()
         if is_frame(data):
-            return infer_frame(data, inferrer, schema, columns, keep)
+            try:
+                return infer_frame(data, inferrer, schema, columns, keep)
+            except Exception as error:  # of the job that learns the columns
+                if (ours := self._explain(error)) is error:
+                    raise
+                raise ours from None
         if schema is not None or keep is not None or columns is not None:
             raise TypeError("infer(schema=, keep=, columns=) are for DataFrames; the results of an RDD are an RDD")
         batches = pickled_batches(data)

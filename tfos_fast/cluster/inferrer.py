@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pickle
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tfos_fast.channel import Channel
 from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.agent import LOCAL_KEYS
 from tfos_fast.cluster.choosing import choose
 from tfos_fast.cluster.entrance import Keys
-from tfos_fast.cluster.feeder import attempt_here, settle_worker
+from tfos_fast.cluster.feeder import CANCEL_WAIT, HEARD, attempt_here, settle_worker, stage_here
 from tfos_fast.cluster.machine import host_name
-from tfos_fast.errors import ClusterError, RowTooLarge, SchemaMismatch
+from tfos_fast.cluster.tasknews import stage_key
+from tfos_fast.errors import (
+    ChannelClosed,
+    ClusterError,
+    FormError,
+    RowTooLarge,
+    SchemaMismatch,
+    TfosError,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from tfos_fast.cluster.framecolumns import FrameColumns
+
+
+# Another try would meet these again, and only the task knows of them.
+_LASTING = (SchemaMismatch, RowTooLarge, FormError, ChannelClosed, ClusterError)
 
 
 @dataclass(frozen=True)
@@ -37,11 +51,14 @@ class Inferrer:
         With which nodes on other hosts let a feeder in.
     stall_timeout : float
         Seconds without movement after which a wait ends in StallTimeout.
+    cancelled : bool
+        The driver cancels the job when it hears of an error that no further try mends (``inferences.py``).
     """
 
     nodes: tuple[m.NodeInfo, ...]
     keys: Keys
     stall_timeout: float
+    cancelled: bool = False
 
     def rows(self, _: int, partition: Iterable[Any]) -> Iterator[Any]:
         """For ``mapPartitionsWithIndex``."""
@@ -105,24 +122,38 @@ class Inferrer:
             first = next(items)
         except StopIteration:
             return
-        channel = choose(self.nodes, self.keys, number, stall_timeout=self.stall_timeout)
-        if channel is None:
-            raise ClusterError(
-                f"no node that {host_name()} reaches takes rows any more: its main has returned or called terminate()"
-            )
-        writer = None
+        stage = stage_here()
+        writer = channel = None
         try:
+            channel = choose(self.nodes, self.keys, number, stall_timeout=self.stall_timeout)
+            if channel is None:
+                raise ClusterError(
+                    f"no node that {host_name()} reaches takes rows any more: its main has returned or called terminate()"
+                )
             writer = channel.writer(stall_timeout=self.stall_timeout)
-            key = f"{LOCAL_KEYS}{number}/{secrets.token_hex(8)}"
+            key = f"{stage_key(stage)}/{number}/{secrets.token_hex(8)}"
             yield from writer.exchange(itertools.chain([first], items), key, attempt, **how)
-        except (SchemaMismatch, RowTooLarge) as error:
+        except TfosError as error:
+            heard = writer is not None and isinstance(error, HEARD)
+            if self.cancelled and (heard or (isinstance(error, _LASTING) and self._tell(stage, error))):
+                time.sleep(CANCEL_WAIT)
             # The message has all that helps: Spark logs our frames with each try.
             raise error.with_traceback(None) from None
         finally:
             if writer is not None:
                 writer.close()
-            channel.close()
+            if channel is not None:
+                channel.close()
             settle_worker()
+
+    def _tell(self, stage: int, error: TfosError) -> bool:
+        """Tell the driver, by way of a node of this host, of an error that another try would meet again; whether it hears it."""
+        body = f"{stage_key(stage)}\n{type(error).__name__}\n{str(error)[: m.MAX_TEXT]}".encode(errors="replace")
+        for node in self.nodes:
+            with contextlib.suppress(TfosError), contextlib.closing(Channel.attach(node.address)) as channel:
+                channel.control("unfit", body, 10.0)
+                return True
+        return False
 
 
 class Kept:

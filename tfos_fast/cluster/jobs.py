@@ -119,7 +119,10 @@ def root_first(failures: list[Failure]) -> list[Failure]:
     return sorted(failures, key=lambda failure: bool(_CONSEQUENCES.search(failure.remote_traceback)))
 
 
-_OURS = re.compile(r"^tfos_fast\.errors\.(\w+): (.*?)(?=\n\s*\n|\n\tat |\n SQLSTATE|\Z)", re.DOTALL | re.MULTILINE)
+# In a task's traceback, or behind what a job was cancelled for (``inferences.py``).
+_OURS = re.compile(
+    r"(?:^|because of )tfos_fast\.errors\.(\w+): (.*?)(?=\n\s*\n|\n\tat |\s+SQLSTATE: |\Z)", re.DOTALL | re.MULTILINE
+)
 _LOST = re.compile(
     r"Python worker exited unexpectedly[^\n]*|ExecutorLostFailure[^\n]*|Could not recover from a failed barrier[^\n]*"
 )

@@ -20,6 +20,7 @@ from tfos_fast.channel.spans import OPEN
 MAX_TEXT = 10_000  # characters of an error's summary; a node adds its name
 MAX_NAMES = 500  # of the names of threads and processes
 MAX_TRACEBACK = 100_000  # a recursion's traceback would fill the message
+LOCAL_KEYS = "infer/"  # partitions whose attempts do not share rows: their results go back to the attempt
 
 Text = Annotated[str, msgspec.Meta(max_length=2 * MAX_TEXT)]
 LongText = Annotated[str, msgspec.Meta(max_length=2 * MAX_TRACEBACK)]
@@ -254,6 +255,12 @@ class Unfit(Message, frozen=True):
     text: Text
 
 
+class Infers(Message, frozen=True):
+    """The first task of a stage of an inference has come to this node."""
+
+    stage: Count
+
+
 class Join(Message, frozen=True):
     """The node's program goes in step."""
 
@@ -432,7 +439,7 @@ class Stop(Message, frozen=True):
 
 
 Told = Hello | Started | Fell | Ended | Returned | Terminated | TensorBoard | Holding  # of the node's state
-Rows = OpenPartition | Fenced | PartitionDone | Ack | Demand | Empty | Unfit | Join | StepsReady | Lost | Halted
+Rows = OpenPartition | Fenced | PartitionDone | Ack | Demand | Empty | Unfit | Infers | Join | StepsReady | Lost | Halted
 FromAgent = Told | Beat | Rows | Bye | Died
 Order = EndEpoch | Keep | Replay | EndFeed | Yield | Halt | Begin | GiveUp | From
 ToAgent = Welcome | Opened | Refused | Fence | Order | Stop | Settle | StepsAgreed | Metrics

@@ -39,8 +39,8 @@ def start_of(position: Any) -> Start:
     """
     if position is None:
         return Start()
-    parts = [position] if isinstance(position, dict) else list(position)
     try:
+        parts = [position] if isinstance(position, dict) else list(position)
         read = [
             (
                 int(part["epoch"]),

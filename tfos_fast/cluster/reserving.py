@@ -25,6 +25,7 @@ from tfos_fast.cluster.placement import spreading_profile
 from tfos_fast.cluster.ports import parse_ports
 from tfos_fast.cluster.rendezvous import rendezvous
 from tfos_fast.cluster.roles import assign
+from tfos_fast.cluster.seconds import seconds
 from tfos_fast.cluster.survey import Survey
 from tfos_fast.cluster.watching import InputMode
 from tfos_fast.errors import ClusterError
@@ -122,6 +123,7 @@ def reserve(
         Several of these at once.
     ClusterTimeout
     """
+    reservation_timeout = seconds(reservation_timeout, "reservation_timeout")
     if num_gpus is not None and num_gpus < 0:
         raise ValueError(f"num_gpus must be 0 or more, or None, not {num_gpus}")
     roles = assign(num_executors, num_ps, master_node, eval_node)

@@ -12,6 +12,7 @@ from tfos_fast import errors
 from tfos_fast.cluster import messages as m
 from tfos_fast.cluster.coordinator import Coordinator
 from tfos_fast.cluster.engine import Engine
+from tfos_fast.cluster.inferences import Inferences
 from tfos_fast.cluster.jobs import SparkJob, exception_of, job_exception, root_first, unfit
 from tfos_fast.cluster.offers import Offers
 from tfos_fast.cluster.replay import EpochEnds, Replay, RowsTaken
@@ -73,6 +74,7 @@ class Watching:
         self._keeping = False
         fed = tuple(node for node in nodes if node.job_name in FED)
         self._offers = Offers(coordinator, fed, lambda data: source_of(engine, data))
+        self._inferences = Inferences(coordinator, engine)
 
     @property
     def _failed(self) -> bool:
