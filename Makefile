@@ -79,5 +79,5 @@ test-oldest: ## the tests with the oldest supported Spark, TensorFlow and librar
 	$(RUN) -m pytest tests/unit tests/spark $(ARGS)
 
 clean: ## everything that was built or installed here
-	rm -rf .venv .venv-oldest .venv-tfos build dist demo-output *.egg-info tfos_fast/*.so
+	rm -rf .venv .venv-oldest .venv-tfos build dist demo-output *.egg-info && find tfos_fast -name "*.so" -delete
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Build the compiled floor: ``src_cython/tfos_fast/*.pyx`` become modules of the package ``tfos_fast``.
+"""Build the compiled floor: ``src_cython/tfos_fast/native/**/*.pyx`` become modules of the package ``tfos_fast.native``.
 
 Switches, from the environment:
 
@@ -47,17 +47,18 @@ if mode == "coverage":
 
 root = Path(__file__).parent
 os.chdir(root)
+sources = Path("src_cython")
 extensions = [
     Extension(
-        f"tfos_fast.{path.stem}",
+        ".".join(path.relative_to(sources).with_suffix("").parts),
         [str(path)],
-        include_dirs=["src_cython/tfos_fast"],
-        depends=[str(header) for header in Path("src_cython/tfos_fast").glob("*.h")],
+        include_dirs=["src_cython/tfos_fast/native"],
+        depends=[str(header) for header in sources.rglob("*.h")],
         define_macros=[("_GNU_SOURCE", "1"), *macros],
         extra_compile_args=["-Wall", "-Wno-unused-function", "-Wno-unreachable-code", *strict, *compile_args],
         extra_link_args=link_args,
     )
-    for path in sorted(Path("src_cython/tfos_fast").glob("*.pyx"))
+    for path in sorted(sources.rglob("*.pyx"))
 ]
 setup(
     ext_modules=cythonize(

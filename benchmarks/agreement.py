@@ -12,10 +12,10 @@ import time
 
 import zmq
 
-from tfos_fast.channel.pace import Pace
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Coordinator
-from tfos_fast.cluster.entrance import Keys
+from tfos_fast.channel.protocol.lockstep import Pace
+from tfos_fast.cluster.coordinator.coordinator import Coordinator
+from tfos_fast.cluster.coordinator.endpoint import Keys
+from tfos_fast.cluster.protocol import messages as m
 
 JOB = "agreement/0"
 

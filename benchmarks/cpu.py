@@ -15,8 +15,8 @@ from benchmarks.spark import MARK
 
 # What a process's command line says it is; the first that fits.
 KINDS = (
-    ("agents", ("tfos_fast.cluster.agent",)),
-    ("trainers", ("tfos_fast.cluster.trainer",)),
+    ("agents", ("tfos_fast.cluster.agent.agent",)),
+    ("trainers", ("tfos_fast.cluster.trainer.main",)),
     ("Python workers", ("pyspark.daemon", "pyspark/daemon.py", "pyspark.worker", "pyspark/worker.py")),
     ("executors' JVMs", ("CoarseGrainedExecutorBackend",)),
     ("driver's JVM", ("org.apache.spark.deploy.SparkSubmit",)),

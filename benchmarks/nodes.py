@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from tfos_fast.cluster import messages as m
+from tfos_fast.cluster.protocol import messages as m
 
 BEAT_S = 1.0
 

@@ -40,10 +40,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import machine, show
-from tfos_fast._pack import END, FULL, RowPacker
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import apply_spec
-from tfos_fast.channel.layout import Layout, plan
+from tfos_fast.channel.codec.layout import Layout, plan
+from tfos_fast.channel.schema.detect import infer
+from tfos_fast.channel.schema.widen import apply_spec
+from tfos_fast.native.row_packer import END, FULL, RowPacker
 
 SLOT_BYTES = 4 << 20
 HOT, BATCH = 64, 256

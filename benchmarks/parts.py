@@ -41,15 +41,15 @@ from benchmarks.machine import machine, show
 from benchmarks.pack import aligned
 from benchmarks.rows import KINDS, Kind, Tally
 from benchmarks.trainers import BATCH
-from tfos_fast._dlpack import Exporter
-from tfos_fast._pack import END, RowPacker
-from tfos_fast._stream import StreamBatch
-from tfos_fast._stream_pack import pack_stream
-from tfos_fast.batchtensors import importer, tensorflow
-from tfos_fast.channel.decode import columns
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import apply_spec
-from tfos_fast.channel.layout import plan
+from tfos_fast.channel.codec.decode import columns
+from tfos_fast.channel.codec.layout import plan
+from tfos_fast.channel.schema.detect import infer
+from tfos_fast.channel.schema.widen import apply_spec
+from tfos_fast.native.dlpack import Exporter
+from tfos_fast.native.pickled.batch import StreamBatch
+from tfos_fast.native.pickled.pack_rows import pack_stream
+from tfos_fast.native.row_packer import END, RowPacker
+from tfos_fast.tf.tensors import importer, tensorflow
 
 SLOT_BYTES, SLOTS = 8 << 20, 8
 PICKLED = 64 << 20  # bytes of pickled rows

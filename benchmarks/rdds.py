@@ -10,7 +10,7 @@ from benchmarks.bench import Bench, Cached, Feeding, drain, timed
 from benchmarks.report import Bar, Case
 from benchmarks.rows import KINDS, partition_sums
 from tfos_fast import Cluster
-from tfos_fast.cluster.stored import pickled_batches
+from tfos_fast.cluster.spark.pickled_rdd import pickled_batches
 
 TENSORS, DATASET, PIPELINE, TFOS = "feed.tensors(256)", "feed.dataset(256)", "feed.dataset(256).map()", "TFoS"
 # Least ratios of tensors(256) to drain, raw and TFoS, and of dataset(256) to tensors(256).

@@ -22,8 +22,8 @@ import zmq
 from benchmarks.channel import MEMORY, SPAWN, consume, sources, write_arrow
 from benchmarks.machine import machine, show
 from tfos_fast.channel import Channel
-from tfos_fast.channel.gateway import GatewayConfig, spawn
-from tfos_fast.channel.remote import RemoteAddress
+from tfos_fast.channel.remote.client import RemoteAddress
+from tfos_fast.channel.remote.gateway import GatewayConfig, spawn
 
 TOTAL = 1 << 30
 

@@ -23,8 +23,8 @@ import psutil
 from benchmarks.agreement import latency
 from benchmarks.machine import machine, show
 from benchmarks.nodes import Setting
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Coordinator
+from tfos_fast.cluster.coordinator.coordinator import Coordinator
+from tfos_fast.cluster.protocol import messages as m
 
 PROCESSES = 4
 TIMEOUT = 120.0

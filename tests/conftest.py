@@ -15,26 +15,26 @@ from pathlib import Path
 
 import pytest
 
-import tfos_fast._copy
-import tfos_fast._dlpack
-import tfos_fast._pack
-import tfos_fast._proof
-import tfos_fast._segment
-import tfos_fast._stream
-import tfos_fast._stream_pack
-import tfos_fast._unpack
 import tfos_fast.channel
-from tfos_fast.channel.processes import runtime_base
+import tfos_fast.native.dlpack
+import tfos_fast.native.fingerprint
+import tfos_fast.native.nt_copy
+import tfos_fast.native.pickled.batch
+import tfos_fast.native.pickled.pack_rows
+import tfos_fast.native.row_decoder
+import tfos_fast.native.row_packer
+import tfos_fast.native.shared_memory
+from tfos_fast.channel.host.processes import runtime_base
 
 for _module in (
-    tfos_fast._copy,
-    tfos_fast._dlpack,
-    tfos_fast._pack,
-    tfos_fast._proof,
-    tfos_fast._segment,
-    tfos_fast._stream,
-    tfos_fast._stream_pack,
-    tfos_fast._unpack,
+    tfos_fast.native.nt_copy,
+    tfos_fast.native.dlpack,
+    tfos_fast.native.row_packer,
+    tfos_fast.native.fingerprint,
+    tfos_fast.native.shared_memory,
+    tfos_fast.native.pickled.batch,
+    tfos_fast.native.pickled.pack_rows,
+    tfos_fast.native.row_decoder,
 ):
     assert _module.__file__.endswith(".so"), f"{_module.__name__} is not compiled"
 

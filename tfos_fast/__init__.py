@@ -1,7 +1,7 @@
 """The fast data plane for TensorFlow on Spark: rows of RDDs and DataFrames become tensors of a running TensorFlow program.
 
 ``run(sc, main, args, num_executors)`` (or ``reserve`` and ``Cluster.start``) gives a ``Cluster`` with ``feed``, ``infer`` and
-``shutdown``. In ``main(args, ctx)``, ``ctx.get_data_feed()`` is the feed: see :class:`tfos_fast.tensors.DataFeed`. The channel
+``shutdown``. In ``main(args, ctx)``, ``ctx.get_data_feed()`` is the feed: see :class:`tfos_fast.tf.feed.DataFeed`. The channel
 below works without Spark: :mod:`tfos_fast.channel`. All errors: :mod:`tfos_fast.errors`.
 """
 
@@ -18,7 +18,7 @@ if not sys.platform.startswith("linux"):
         "Run it in a Linux container or virtual machine."
     )
 
-# Libraries that were sent together with this package (tfos_fast.cluster.shipping).
+# Libraries that were sent together with this package (tfos_fast.cluster.preflight.ship_package).
 _along = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_along")
 if os.path.isdir(_along) and _along not in sys.path:
     sys.path.insert(0, _along)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tfos_fast import submitted
+from tfos_fast.compat import submitted
 
 DROPIN = Path(__file__).parent / "compat" / "dropin"
 _SETTINGS = ("spark.executorEnv.PYTHONPATH", "spark.yarn.appMasterEnv.PYTHONPATH")

@@ -11,7 +11,7 @@ import tfos_fast
 from tests.spark.mains import noted
 from tests.unit import badly
 from tfos_fast import InputMode
-from tfos_fast.channel.processes import alive, started
+from tfos_fast.channel.host.processes import alive, started
 from tfos_fast.errors import NodeKilled
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(180)]

@@ -17,13 +17,13 @@ import numpy as np
 
 from tests.unit.test_jvm_rows import ROWS, SCHEMA, pickled
 from tests.unit.test_stream import COMMON
-from tfos_fast._pack import RowPacker
-from tfos_fast._stream import StreamBatch
-from tfos_fast._stream_pack import pack_stream
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import Nulls, apply_nulls, join, leave_out
-from tfos_fast.channel.layout import Layout, plan
-from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.codec.layout import Layout, plan
+from tfos_fast.channel.schema.columns import Schema
+from tfos_fast.channel.schema.detect import infer
+from tfos_fast.channel.schema.widen import Nulls, apply_nulls, join, leave_out
+from tfos_fast.native.pickled.batch import StreamBatch
+from tfos_fast.native.pickled.pack_rows import pack_stream
+from tfos_fast.native.row_packer import RowPacker
 
 RAGGED = {
     "lists": [([*range(i % 5)], np.arange(i % 3, dtype=np.float32), None if i % 4 else i, [0.5] * 300) for i in range(30)],

@@ -24,9 +24,9 @@ import numpy as np
 
 from tests.fuzz.hostile import HOSTILE
 from tests.fuzz.stream import mutated as mutated_by
-from tfos_fast.channel.plain import build
-from tfos_fast.channel.plaintypes import NAMES, Budget, Refused
-from tfos_fast.channel.vetting import ALLOWED, COST
+from tfos_fast.channel.untrusted.pickles import build
+from tfos_fast.channel.untrusted.types import NAMES, Budget, Refused
+from tfos_fast.channel.untrusted.vetting import ALLOWED, COST
 
 VALUES: list[Any] = [
     {"name": "x", "tags": ["a", "b"], "n": 2**70, "w": 1.5, "none": None, "raw": b"x" * 300, "t": (1, True)},

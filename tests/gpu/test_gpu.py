@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tfos_fast.channel import Channel
-from tfos_fast.pinned import tensorflow_gpu
 from tfos_fast.tensors import DataFeed
+from tfos_fast.tf.gpu import tensorflow_gpu
 
 tf = pytest.importorskip("tensorflow")
 

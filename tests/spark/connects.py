@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.spark.sparks import QUICK_JVM, ROOT, make_spark_home
-from tfos_fast.channel.processes import die_with
+from tfos_fast.channel.host.processes import die_with
 
 
 @contextmanager

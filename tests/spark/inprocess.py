@@ -15,9 +15,9 @@ from pyspark.sql.types import ArrayType, MapType, StructType, TimestampNTZType
 
 from tests.unit.helpers import ended, gateway, in_thread
 from tfos_fast.channel import Channel
-from tfos_fast.channel.arrow_out import slot_to_arrow
-from tfos_fast.cluster.framecolumns import columns_of, fields_of
-from tfos_fast.cluster.result_schema import arrow_schema
+from tfos_fast.channel.arrow.unpack import slot_to_arrow
+from tfos_fast.cluster.driver.result_schema import arrow_schema
+from tfos_fast.cluster.spark.frame_columns import columns_of, fields_of
 
 SIZE = {"memory": "8m", "slot_bytes": "2m"}
 _EPOCH = dt.datetime(1970, 1, 1)

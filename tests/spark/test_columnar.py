@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 import tfos_fast
 from tests.spark import mains
 from tests.spark.mains import note, noted
-from tfos_fast.cluster.splits import Order
+from tfos_fast.cluster.files.splits import Order
 from tfos_fast.errors import SourceError
 
 MASTER = "local-cluster[2,1,1024]"
@@ -242,7 +242,7 @@ def as_pair(row):
 
 
 def test_columns_that_are_not_selected_stay_in_the_files(sc, folder):
-    from tfos_fast.cluster.frames import in_small_batches
+    from tfos_fast.cluster.driver.infer import in_small_batches
 
     frame = SparkSession.builder.getOrCreate().read.parquet(folder).select("id")
     tasks = in_small_batches(sc, frame).mapInArrow(lambda batches: batches, frame.schema)
@@ -250,7 +250,7 @@ def test_columns_that_are_not_selected_stay_in_the_files(sc, folder):
 
 
 def test_arrow_batches_of_dataframes_are_small_and_settings_stay(sc):
-    from tfos_fast.cluster.frames import in_small_batches
+    from tfos_fast.cluster.driver.infer import in_small_batches
 
     def sizes(frame):
         def count(batches):

@@ -15,8 +15,8 @@ from pyspark.sql import SparkSession
 import tfos_fast
 from tests.spark import mains
 from tests.unit.test_arrow import feed, rows_of
-from tfos_fast.channel import decode
-from tfos_fast.cluster.source import _session_settings, engine_of
+from tfos_fast.channel.codec import decode
+from tfos_fast.cluster.driver.source import _session_settings, engine_of
 from tfos_fast.errors import SourceError
 
 MASTER = "local-cluster[2,1,1024]"

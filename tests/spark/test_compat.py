@@ -22,7 +22,7 @@ from tests.spark.mains import note, noted
 from tests.spark.test_local_cluster import Suicide, wait_for
 from tests.spark.test_roles import can_bind
 from tfos_fast import tensors
-from tfos_fast.cluster.machine import this_process
+from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.compat import TFCluster, TFNode, TFParallel, TFSparkNode, reservation
 from tfos_fast.errors import (
     ClusterError,

@@ -205,7 +205,7 @@ def test_a_failure_comes_through_a_relay(connect, out):
 
 
 def relays():
-    return [pid for pid, command in our_processes().items() if "tfos_fast.cluster.relay" in command]
+    return [pid for pid, command in our_processes().items() if "tfos_fast.cluster.coordinator.relay" in command]
 
 
 def test_a_relay_that_dies_ends_the_cluster(connect, out):

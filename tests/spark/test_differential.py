@@ -18,7 +18,7 @@ from pyspark.sql.types import StructType
 import tfos_fast
 from tests.spark import inprocess, sparks
 from tests.spark.alltypes import FEW, canonical, frame_of
-from tfos_fast.cluster.source import _session_settings, engine_of
+from tfos_fast.cluster.driver.source import _session_settings, engine_of
 
 MASTER = "local[2]"
 HERE = "America/New_York"  # of the driver and the executors: ``collect()`` and rows have local time

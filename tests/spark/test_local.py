@@ -17,7 +17,7 @@ import tfos_fast
 from tests.spark import mains
 from tests.spark.mains import noted
 from tests.spark.test_local_cluster import check_once_and_in_order, fed, numbered, wait_for
-from tfos_fast.cluster import watching
+from tfos_fast.cluster.driver import watch
 from tfos_fast.errors import ClusterError, FormError, NodeFailed, NodeKilled, NotEnoughSlots, RowTooLarge, StallTimeout, TfosError
 
 MASTER = "local[4]"
@@ -190,7 +190,7 @@ def test_who_leaves_rows_or_a_partition_or_an_epoch_has_ended_early(sc, out, cap
 
 
 def test_tasks_that_have_not_begun_are_not_given_time(sc, out, monkeypatch):
-    monkeypatch.setattr(watching, "LAST_TASKS", watching.THREE_DAYS)
+    monkeypatch.setattr(watch, "LAST_TASKS", watch.THREE_DAYS)
 
     def rows(p):
         while p:  # these never end by themselves

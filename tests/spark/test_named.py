@@ -137,7 +137,7 @@ def read_the_wrong_one(args, ctx):
 
 
 def test_a_feed_that_nobody_offers_is_named(sc, out, caplog, monkeypatch):
-    monkeypatch.setattr("tfos_fast.cluster.offers.UNOFFERED", 1.0)
+    monkeypatch.setattr("tfos_fast.cluster.driver.named_feeds.UNOFFERED", 1.0)
     words = "worker:0, worker:1 wait for the feed 'validatoin', which is not offered (offered: 'validation')"
     with (
         pytest.raises(StallTimeout, match=re.escape(f"{words}; did you mean 'validation'? Otherwise cluster.offer(")),

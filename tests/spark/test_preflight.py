@@ -14,10 +14,10 @@ import tests.unit.refuse_calls
 import tfos_fast
 from tests.spark import mains, sparks
 from tests.spark.mains import noted
-from tfos_fast.cluster.classic import Classic
-from tfos_fast.cluster.coordinator import Coordinator
-from tfos_fast.cluster.placement import wait_for_slots
-from tfos_fast.cluster.survey import Survey
+from tfos_fast.cluster.coordinator.coordinator import Coordinator
+from tfos_fast.cluster.preflight.survey import Survey
+from tfos_fast.cluster.spark.context_engine import Classic
+from tfos_fast.cluster.spark.placement import wait_for_slots
 from tfos_fast.errors import (
     CoordinatorUnreachable,
     MissingDependency,

@@ -16,7 +16,7 @@ import pytest
 import tfos_fast
 from tests.spark.test_local_cluster import wait_for
 from tfos_fast.cluster import InputMode
-from tfos_fast.cluster.machine import this_process
+from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.errors import ClusterError, MissingDependency, PortUnavailable, RoleError
 
 MASTER = "local-cluster[2,2,1024]"

@@ -14,7 +14,7 @@ from pyspark.sql import Row, SparkSession
 import tfos_fast
 from tests.spark import mains
 from tests.spark.mains import kept
-from tfos_fast.cluster.stored import pickled_batches
+from tfos_fast.cluster.spark.pickled_rdd import pickled_batches
 
 MASTER = "local-cluster[2,1,1024]"
 SMALL = {"memory": "8m"}
@@ -59,7 +59,7 @@ def test_rows_arrive_as_they_were(sc, out, f, kinds):
 
 def test_rows_of_a_frame(sc, out):
     """The JVM pickles them: what it writes is read like rows that Python pickled, and what pyspark converts is unpickled."""
-    from tfos_fast._stream import StreamBatch
+    from tfos_fast.native.pickled.batch import StreamBatch
 
     frame = SparkSession(sc).range(0, 2000, 1, 4).selectExpr(
         "id", "id / 3 x", "array(id / 2, 1d) v", "cast(id as string) s", "id % 2 = 0 b", "-id * 5000000000 n", "nullif(id, 7) m"
@@ -117,7 +117,7 @@ def test_a_killed_feeder_goes_on_in_the_middle_of_a_batch(sc, out, tmp_path):
                     os.kill(os.getpid(), 9)
 
         # The feed's own action, over batches whose worker dies.
-        from tfos_fast.cluster import source as module
+        from tfos_fast.cluster.driver import source as module
 
         original = module.pickled_batches
         module.pickled_batches = lambda data: batches.mapPartitionsWithIndex(die)

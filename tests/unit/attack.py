@@ -18,8 +18,8 @@ import zmq
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from tfos_fast.channel.kinds import WAYS
-from tfos_fast.channel.schema import Column, Fill, Schema
+from tfos_fast.channel.schema.columns import Column, Fill, Schema
+from tfos_fast.channel.schema.kinds import WAYS
 
 NOBODY = 65534
 

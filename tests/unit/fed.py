@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.unit.helpers import broker_here, ended, in_thread
 from tfos_fast.channel import Channel
-from tfos_fast.channel.ragged import Ragged
-from tfos_fast.declarations import null_policies, row_spec
+from tfos_fast.tf.declarations import null_policies, row_spec
+from tfos_fast.values.ragged import Ragged
 
 
 def columns(

@@ -15,12 +15,12 @@ import numpy as np
 import zmq
 
 from tfos_fast.channel import Channel
-from tfos_fast.channel.broker import Broker
-from tfos_fast.channel.gateway import GatewayConfig, spawn
-from tfos_fast.channel.remote import RemoteAddress
-from tfos_fast.channel.segment import Segment
-from tfos_fast.cluster import handover as h
-from tfos_fast.cluster.machine import this_process
+from tfos_fast.channel.broker.broker import Broker
+from tfos_fast.channel.host.segment import Segment
+from tfos_fast.channel.remote.client import RemoteAddress
+from tfos_fast.channel.remote.gateway import GatewayConfig, spawn
+from tfos_fast.cluster.protocol import handover as h
+from tfos_fast.cluster.protocol.identity import this_process
 
 SPAWN = multiprocessing.get_context("spawn")
 

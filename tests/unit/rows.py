@@ -14,15 +14,15 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfos_fast._pack import END, FULL, MISFIT, RowPacker
-from tfos_fast._stream import StreamBatch
-from tfos_fast._stream_pack import pack_stream
-from tfos_fast.channel import decode
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import Nulls, apply_nulls, apply_spec, join
-from tfos_fast.channel.layout import Layout, plan
-from tfos_fast.channel.ragged import Ragged
-from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.codec import decode
+from tfos_fast.channel.codec.layout import Layout, plan
+from tfos_fast.channel.schema.columns import Schema
+from tfos_fast.channel.schema.detect import infer
+from tfos_fast.channel.schema.widen import Nulls, apply_nulls, apply_spec, join
+from tfos_fast.native.pickled.batch import StreamBatch
+from tfos_fast.native.pickled.pack_rows import pack_stream
+from tfos_fast.native.row_packer import END, FULL, MISFIT, RowPacker
+from tfos_fast.values.ragged import Ragged
 
 Point = namedtuple("Point", ["x", "y"])
 

@@ -11,14 +11,14 @@ import psutil
 import pytest
 
 from tfos_fast import errors
-from tfos_fast.channel import messages as channel_messages
-from tfos_fast.channel.connection import to_exception
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.addresses import listen_at, numeric
-from tfos_fast.cluster.coordinator import Coordinator
-from tfos_fast.cluster.entrance import Entrance
-from tfos_fast.cluster.jobs import exception_of, job_exception
-from tfos_fast.cluster.rendezvous import _listen, front
+from tfos_fast.channel.protocol import messages as channel_messages
+from tfos_fast.channel.transport.connection import to_exception
+from tfos_fast.cluster.coordinator.coordinator import Coordinator
+from tfos_fast.cluster.coordinator.endpoint import Entrance
+from tfos_fast.cluster.driver.rendezvous import _listen, front
+from tfos_fast.cluster.host.addresses import listen_at, numeric
+from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.spark.jobs import exception_of, job_exception
 from tfos_fast.compat import reservation
 from tfos_fast.errors import PortUnavailable, SettingRefused
 

@@ -18,16 +18,16 @@ from tests.spark.mains import noted
 from tests.unit import attack
 from tests.unit.helpers import agent_config
 from tfos_fast.channel import Channel
-from tfos_fast.channel.address import Address
-from tfos_fast.channel.processes import runtime_base
-from tfos_fast.cluster import closure
-from tfos_fast.cluster import handover as h
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Coordinator
-from tfos_fast.cluster.ending import stop_agents
-from tfos_fast.cluster.launch import spawn_agent
-from tfos_fast.cluster.machine import this_process
-from tfos_fast.cluster.trainer import _report as trainer_report
+from tfos_fast.channel.host.processes import runtime_base
+from tfos_fast.channel.protocol.address import Address
+from tfos_fast.cluster.coordinator.coordinator import Coordinator
+from tfos_fast.cluster.driver.stop_nodes import stop_agents
+from tfos_fast.cluster.launch.reserve_task import spawn_agent
+from tfos_fast.cluster.protocol import handover as h
+from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.identity import this_process
+from tfos_fast.cluster.spark import closure
+from tfos_fast.cluster.trainer.main import _report as trainer_report
 from tfos_fast.errors import ChannelClosed, ChannelError, ClusterError, Fenced, NodeFailed, NodeKilled, Yielded
 
 WAIT = 30.0
@@ -232,7 +232,7 @@ def test_an_agent_that_cannot_answer_leaves_nothing():
     coordinator = Coordinator("127.0.0.1", "127.0.0.1")
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tfos_fast.cluster.agent"],
+            [sys.executable, "-m", "tfos_fast.cluster.agent.agent"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -270,7 +270,7 @@ def test_keys_are_in_no_command_line_and_no_environment(nodes):
             assert keys.client_secret not in text
             assert nodes.infos[0].token.encode() not in text
         assert attack.as_user(lambda folder=folder: (folder / "environ").read_text()) == "PermissionError"
-    assert b"tfos_fast.cluster.agent" in Path(f"/proc/{nodes.infos[0].agent.pid}/cmdline").read_bytes()
+    assert b"tfos_fast.cluster.agent.agent" in Path(f"/proc/{nodes.infos[0].agent.pid}/cmdline").read_bytes()
     nodes.end_feed()
 
 

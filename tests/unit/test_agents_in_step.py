@@ -12,12 +12,12 @@ import pytest
 
 from tests.unit.helpers import ended, in_thread
 from tfos_fast.channel import Channel
-from tfos_fast.cluster import handover as h
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Coordinator
-from tfos_fast.cluster.ending import stop_agents
-from tfos_fast.cluster.launch import spawn_agent
-from tfos_fast.cluster.machine import this_process
+from tfos_fast.cluster.coordinator.coordinator import Coordinator
+from tfos_fast.cluster.driver.stop_nodes import stop_agents
+from tfos_fast.cluster.launch.reserve_task import spawn_agent
+from tfos_fast.cluster.protocol import handover as h
+from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.errors import Elsewhere
 from tfos_fast.tensors import DataFeed
 

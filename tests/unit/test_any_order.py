@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from tests.unit.fed import write
 from tests.unit.helpers import broker_here, ended, in_thread
 from tfos_fast import MASK
-from tfos_fast._special import is_missing
 from tfos_fast.channel import Channel
-from tfos_fast.channel.ragged import Ragged
-from tfos_fast.declarations import null_policies, row_spec
 from tfos_fast.errors import SchemaMismatch, TfosError
+from tfos_fast.tf.declarations import null_policies, row_spec
+from tfos_fast.values.ragged import Ragged
+from tfos_fast.values.special import is_missing
 
 Row = pytest.importorskip("pyspark.sql").Row
 some = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

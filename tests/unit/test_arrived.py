@@ -23,18 +23,20 @@ from hypothesis import strategies as st
 from tests.unit import attack
 from tests.unit.helpers import gateway, wait_for
 from tests.unit.test_remote import client, hear, remote
-from tfos_fast.channel import Channel, agreement, wire
-from tfos_fast.channel import decode as decoder
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.address import Address
-from tfos_fast.channel.arrived import _covered, check_schema, check_slot
-from tfos_fast.channel.feed import Feed
-from tfos_fast.channel.gateway import Client, Gateway, GatewayConfig
-from tfos_fast.channel.kinds import check_mode
-from tfos_fast.channel.layout import MAX_FREE, MAX_ROWS, layout, plan
-from tfos_fast.channel.remote import Buffers, RemoteAddress
-from tfos_fast.channel.schema import Column, Schema
-from tfos_fast.channel.table import TableError
+from tfos_fast.channel import Channel
+from tfos_fast.channel.broker import schema_agreement
+from tfos_fast.channel.broker.feed import Feed
+from tfos_fast.channel.broker.slot_table import TableError
+from tfos_fast.channel.codec import decode as decoder
+from tfos_fast.channel.codec.layout import MAX_FREE, MAX_ROWS, layout, plan
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.address import Address
+from tfos_fast.channel.remote import wire
+from tfos_fast.channel.remote.check_slot import _covered, check_schema, check_slot
+from tfos_fast.channel.remote.client import Buffers, RemoteAddress
+from tfos_fast.channel.remote.gateway import Client, Gateway, GatewayConfig
+from tfos_fast.channel.schema.columns import Column, Schema
+from tfos_fast.channel.schema.kinds import check_mode
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
 
 SIZE = 4096
@@ -270,7 +272,7 @@ def test_a_broker_that_does_not_listen_fills_no_gateway():
 def test_a_gateway_that_is_filled_ends():
     """One message of many parts: ZeroMQ keeps them until the last one has come."""
     server, keys = zmq.curve_keypair(), zmq.curve_keypair()
-    program = "from tfos_fast.channel import gateway; gateway._MOST_MEMORY = 1 << 27; gateway.main()"
+    program = "from tfos_fast.channel.remote import gateway; gateway._MOST_MEMORY = 1 << 27; gateway.main()"
     with Channel.create(memory="64k", slot_bytes="4k", form="rows") as channel:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             process = subprocess.Popen(
@@ -336,8 +338,8 @@ def test_a_writer_does_not_propose_columns_without_end():
 
 
 def test_a_feed_does_not_keep_columns_without_end(monkeypatch):
-    monkeypatch.setattr(agreement, "MOST_MEMORY", 100_000)
-    schemas, form = agreement.Agreement(), m.Form("rows")
+    monkeypatch.setattr(schema_agreement, "MOST_MEMORY", 100_000)
+    schemas, form = schema_agreement.Agreement(), m.Form("rows")
     for _ in range(2):
         with pytest.raises(SchemaMismatch, match="this feed has had so many different columns"):
             for i in range(1000):

@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.rows import same, slot
-from tfos_fast._pack import RowPacker
-from tfos_fast.channel import decode
-from tfos_fast.channel.arrow import from_arrow, pack_batch
-from tfos_fast.channel.arrow_types import flatten_batch
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import Nulls, apply_nulls, apply_spec, join
-from tfos_fast.channel.layout import Layout, layout, plan
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.arrow.flatten import flatten_batch
+from tfos_fast.channel.arrow.pack import from_arrow, pack_batch
+from tfos_fast.channel.codec import decode
+from tfos_fast.channel.codec.layout import Layout, layout, plan
+from tfos_fast.channel.schema.columns import Column, Schema
+from tfos_fast.channel.schema.detect import infer
+from tfos_fast.channel.schema.widen import Nulls, apply_nulls, apply_spec, join
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
+from tfos_fast.native.row_packer import RowPacker
 
 pa = pytest.importorskip("pyarrow")
 types = pytest.importorskip("pyspark.sql.types")

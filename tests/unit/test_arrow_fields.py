@@ -11,9 +11,9 @@ import pytest
 from tests.unit.helpers import broker_here, ended, in_thread
 from tfos_fast import MASK
 from tfos_fast.channel import Channel
-from tfos_fast.channel.arrow_types import structs_of
-from tfos_fast.declarations import null_policies, row_spec
+from tfos_fast.channel.arrow.flatten import structs_of
 from tfos_fast.errors import SchemaMismatch, TfosError
+from tfos_fast.tf.declarations import null_policies, row_spec
 
 pa = pytest.importorskip("pyarrow")
 Row = pytest.importorskip("pyspark.sql").Row

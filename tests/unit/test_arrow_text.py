@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfos_fast.channel import Channel
-from tfos_fast.channel.arrow_ragged import check_text, text_spans
-from tfos_fast.channel.schema import Column
+from tfos_fast.channel.arrow.ragged import check_text, text_spans
+from tfos_fast.channel.schema.columns import Column
 from tfos_fast.errors import SchemaMismatch
 
 

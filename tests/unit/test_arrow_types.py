@@ -15,12 +15,13 @@ import pytest
 from tests.unit.helpers import broker_here, ended, in_thread
 from tests.unit.rows import same
 from tests.unit.test_arrow import as_collected, column_of, feed, one, rows_of
-from tfos_fast.channel import Channel, arrow_spark
-from tfos_fast.channel.arrow_build import to_array
-from tfos_fast.channel.arrow_spark import KEY
-from tfos_fast.channel.arrow_types import flatten_batch
-from tfos_fast.channel.lattice import Nulls
-from tfos_fast.channel.schema import Column
+from tfos_fast.channel import Channel
+from tfos_fast.channel.arrow import spark_types
+from tfos_fast.channel.arrow.build import to_array
+from tfos_fast.channel.arrow.flatten import flatten_batch
+from tfos_fast.channel.arrow.spark_types import KEY
+from tfos_fast.channel.schema.columns import Column
+from tfos_fast.channel.schema.widen import Nulls
 from tfos_fast.errors import SchemaMismatch
 
 pa = pytest.importorskip("pyarrow")
@@ -702,7 +703,7 @@ def test_a_schema_brings_no_code_along(tmp_path: Any, name: str) -> None:
     pickled = base64.b64encode(pickle.dumps(Harmful(str(tmp_path / "harm")))).decode()
     node = {"type": "udt", "pyClass": name, "serializedClass": pickled, "sqlType": "long"}
     with pytest.raises(SchemaMismatch, match=rf"values of Spark's type {name} cannot be made here"):
-        arrow_spark.maker(node, pa.int64())
+        spark_types.maker(node, pa.int64())
     assert not list(tmp_path.iterdir())
 
 

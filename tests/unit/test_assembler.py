@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfos_fast.channel.aligned import aligned_copy, aligned_empty, is_aligned
-from tfos_fast.channel.assembler import Assembler, Slot
-from tfos_fast.channel.batch import Batch
+from tfos_fast.channel.reader.assemble import Assembler, Slot
+from tfos_fast.channel.reader.batch import Batch
+from tfos_fast.values.aligned import aligned_copy, aligned_empty, is_aligned
 
 
 def slot_of(stream: int, first: int, rows: int, alias: bool = True) -> Slot:

@@ -11,11 +11,11 @@ import pytest
 import zmq
 
 from tfos_fast.channel import Channel
-from tfos_fast.channel import broker as module
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.address import Address
-from tfos_fast.channel.processes import started
-from tfos_fast.channel.segment import Segment
+from tfos_fast.channel.broker import broker as module
+from tfos_fast.channel.host.processes import started
+from tfos_fast.channel.host.segment import Segment
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.address import Address
 from tfos_fast.errors import FormError, TfosError
 
 HELLO = {role: m.Hello(role, os.getpid(), started(os.getpid())) for role in ("writer", "reader", "control")}  # type: ignore[arg-type]

@@ -11,11 +11,11 @@ import pytest
 
 from tests.unit.helpers import broker_here, ended, in_thread
 from tfos_fast.channel import Channel
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.broker import _MOST_AT_ONCE
-from tfos_fast.channel.connection import STARVE_AFTER_MS
-from tfos_fast.channel.inbox import _PATIENCE_MS, Inbox
-from tfos_fast.channel.local import LocalConnection
+from tfos_fast.channel.broker.broker import _MOST_AT_ONCE
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.reader.inbox import _PATIENCE_MS, Inbox
+from tfos_fast.channel.transport.connection import STARVE_AFTER_MS
+from tfos_fast.channel.transport.local import LocalConnection
 
 ROWS, WIDTH = 64, 512  # 64 rows of 512 float64 are 256 kB: with 64 kB slots each partition fills several within a moment
 
@@ -36,7 +36,7 @@ def counted(broker):
 def test_slots_that_come_quickly_share_messages(monkeypatch):
     # However slow the machine is: these slots come quickly.
     monkeypatch.setattr(LocalConnection, "hold_s", 60.0)
-    monkeypatch.setattr("tfos_fast.channel.acks._TELL_S", 60.0)
+    monkeypatch.setattr("tfos_fast.channel.reader.acks._TELL_S", 60.0)
     values = np.arange(ROWS * WIDTH, dtype=np.float64).reshape(ROWS, WIDTH)
     together = []
     with broker_here("8m", "64k") as broker:
@@ -170,7 +170,7 @@ def test_a_reader_that_starves_gets_whole_slots_before_parts_of_one(monkeypatch)
 
 def test_how_long_a_reader_waits_before_it_asks(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("tfos_fast.channel.inbox.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tfos_fast.channel.reader.inbox.time.monotonic", lambda: now[0])
     inbox = Inbox(None, None, None, None, train=True)  # type: ignore[arg-type]
 
     def slot(after: float) -> int:
@@ -193,8 +193,8 @@ def test_how_long_a_reader_waits_before_it_asks(monkeypatch):
 def test_messages_in_one_frame_after_another_and_too_many():
     import zmq
 
-    from tfos_fast.channel.address import Address
-    from tfos_fast.cluster.machine import this_process
+    from tfos_fast.channel.protocol.address import Address
+    from tfos_fast.cluster.protocol.identity import this_process
 
     me = this_process()
     with broker_here("1m", "64k") as broker, zmq.Context() as context, context.socket(zmq.DEALER) as client:

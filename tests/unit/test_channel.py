@@ -14,7 +14,6 @@ import pytest
 
 from tests.unit.helpers import child, wait_for
 from tfos_fast.channel import Channel
-from tfos_fast.channel.aligned import is_aligned
 from tfos_fast.errors import (
     AddressError,
     ChannelClosed,
@@ -26,6 +25,7 @@ from tfos_fast.errors import (
     SegmentError,
     StallTimeout,
 )
+from tfos_fast.values.aligned import is_aligned
 
 
 def memory_mb(pid: int) -> float:

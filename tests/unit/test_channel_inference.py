@@ -154,7 +154,7 @@ def test_rows_without_a_result_are_told_at_the_end():
 
 
 def test_a_program_that_waits_for_rows_and_owes_results_is_warned(caplog, monkeypatch):
-    monkeypatch.setattr("tfos_fast.channel.inbox.OWED_S", 0.2)
+    monkeypatch.setattr("tfos_fast.channel.reader.inbox.OWED_S", 0.2)
     with Channel.create(memory="64k", slot_bytes="4k", form="rows") as channel:
         thread, out = in_thread(lambda: sum(map(len, give(channel, range(100)))))
         reader = channel.reader(train_mode=False)

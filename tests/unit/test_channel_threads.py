@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.unit.helpers import ended, in_thread
 from tfos_fast.channel import Channel
-from tfos_fast.channel.blocks import to_results
-from tfos_fast.channel.owed import Owed
+from tfos_fast.channel.codec.result_arrays import to_results
+from tfos_fast.channel.reader.owed import Owed
 from tfos_fast.errors import FormError
 
 
@@ -215,7 +215,7 @@ def test_rows_of_an_inference_still_need_their_results():
 
 
 def on(thread: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tfos_fast.channel.owed.this_thread", lambda: thread)
+    monkeypatch.setattr("tfos_fast.channel.reader.owed.this_thread", lambda: thread)
 
 
 def test_a_thread_that_ends_has_no_heir():
@@ -284,7 +284,7 @@ class Answers(RuleBasedStateMachine):
         self.mine: dict[int, list[tuple[int, int]]] = {}
 
     def act(self, thread: int, what: Callable[[], None]) -> None:
-        import tfos_fast.channel.owed as module
+        import tfos_fast.channel.reader.owed as module
 
         before = module.this_thread
         module.this_thread = lambda: thread  # type: ignore[assignment]

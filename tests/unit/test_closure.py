@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tfos_fast.cluster import closure
+from tfos_fast.cluster.spark import closure
 
 SCRIPT = '''
 """A user's program."""
 import sys
-from tfos_fast.cluster import closure
+from tfos_fast.cluster.spark import closure
 
 class Model:
     def call(self, x):

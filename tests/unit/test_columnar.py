@@ -13,9 +13,9 @@ import pytest
 from pyarrow import fs
 
 import tfos_fast
-from tfos_fast.channel.arrow import from_arrow
-from tfos_fast.cluster.columnar import parquet
-from tfos_fast.cluster.frames import check_data
+from tfos_fast.channel.arrow.pack import from_arrow
+from tfos_fast.cluster.driver.infer import check_data
+from tfos_fast.cluster.files.parquet import parquet
 from tfos_fast.errors import SourceError
 
 SLOT = 2**16

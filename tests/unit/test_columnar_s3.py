@@ -8,7 +8,7 @@ import pytest
 from pyarrow import fs
 
 from tests.unit.test_columnar import ids, read, table
-from tfos_fast.cluster.columnar import parquet
+from tfos_fast.cluster.files.parquet import parquet
 from tfos_fast.errors import SourceError
 
 server = pytest.importorskip("moto.server")

@@ -15,8 +15,8 @@ import pytest
 from pyarrow import fs
 
 from tests.unit.test_columnar import Counting, read
-from tfos_fast.channel.arrow_spark import nodes
-from tfos_fast.cluster.columnar import parquet
+from tfos_fast.channel.arrow.spark_types import nodes
+from tfos_fast.cluster.files.parquet import parquet
 from tfos_fast.errors import SourceError
 
 UTC = dt.timezone.utc

@@ -15,13 +15,12 @@ import msgspec
 import pytest
 
 from tests.unit.helpers import ended, in_thread
-from tfos_fast import submitted
 from tfos_fast.channel import Channel
-from tfos_fast.channel.processes import runtime_base
+from tfos_fast.channel.host.processes import runtime_base
 from tfos_fast.cli import DROPIN, with_dropin
-from tfos_fast.cluster.context import Context
-from tfos_fast.cluster.entrance import Keys
-from tfos_fast.compat import TFManager, TFNode, TFSparkNode, gpu_info, marker, node, reservation, util
+from tfos_fast.cluster.coordinator.endpoint import Keys
+from tfos_fast.cluster.trainer.context import Context
+from tfos_fast.compat import TFManager, TFNode, TFSparkNode, gpu_info, marker, node, reservation, submitted, util
 from tfos_fast.compat.manager import NodeManager
 from tfos_fast.errors import ClusterError, ClusterTimeout, NotThere, PortUnavailable, RoleError
 

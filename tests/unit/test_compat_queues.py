@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.helpers import ended, in_thread
 from tfos_fast.channel import Channel
-from tfos_fast.cluster.context import Context
+from tfos_fast.cluster.trainer.context import Context
 from tfos_fast.compat import TFNode, node
 from tfos_fast.errors import ClusterError, NotThere
 

@@ -15,10 +15,10 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from tests.unit.helpers import agent_config
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Coordinator
-from tfos_fast.cluster.link import tell_end
-from tfos_fast.cluster.machine import this_process
+from tfos_fast.cluster.agent.driver_link import tell_end
+from tfos_fast.cluster.coordinator.coordinator import Coordinator
+from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.errors import ClusterTimeout
 
 WAIT = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tfos_fast._copy import copy
+from tfos_fast.native.nt_copy import copy
 
 LARGE = 1 << 18
 

@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.rows import Point, anything, drive, feeds, flat, floats, numbers, rows_of, same, slot
-from tfos_fast import _unpack
-from tfos_fast._pack import RowPacker
-from tfos_fast.channel import decode
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import join
-from tfos_fast.channel.layout import layout
-from tfos_fast.channel.ragged import Ragged
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.codec import decode
+from tfos_fast.channel.codec.layout import layout
+from tfos_fast.channel.schema.columns import Column, Schema
+from tfos_fast.channel.schema.detect import infer
+from tfos_fast.channel.schema.widen import join
 from tfos_fast.errors import SchemaMismatch
+from tfos_fast.native import row_decoder
+from tfos_fast.native.row_packer import RowPacker
+from tfos_fast.values.ragged import Ragged
 
 thorough = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -196,7 +196,7 @@ def test_a_damaged_slot_raises() -> None:
     with pytest.raises(ValueError, match="damaged"):
         decode.rows(form, memory, 0, 1)
     with pytest.raises(ValueError, match="are not in a slot"):
-        _unpack.heap_values(memory, 4096, 4090, 0, 2, "string")
+        row_decoder.heap_values(memory, 4096, 4090, 0, 2, "string")
 
 
 def test_an_object_that_cannot_be_loaded_raises() -> None:

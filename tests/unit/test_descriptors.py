@@ -18,12 +18,12 @@ import zmq
 
 from tests.unit.helpers import broker_here, ended, gateway, in_thread, wait_for
 from tfos_fast.channel import Channel
-from tfos_fast.channel import messages as m_channel
-from tfos_fast.channel.descriptors import Descriptors, none_left
-from tfos_fast.channel.processes import children, is_stopped, open_pidfd, started
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Coordinator
-from tfos_fast.cluster.machine import this_process
+from tfos_fast.channel.host.descriptors import Descriptors, none_left
+from tfos_fast.channel.host.processes import children, is_stopped, open_pidfd, started
+from tfos_fast.channel.protocol import messages as m_channel
+from tfos_fast.cluster.coordinator.coordinator import Coordinator
+from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.errors import ChannelError
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(100)"]
@@ -193,7 +193,7 @@ def test_a_broker_goes_on(caplog: Any):
 def test_an_agent_has_as_many_as_it_may_and_its_trainer_as_many_as_before():
     program = (
         "import resource, subprocess, sys\n"
-        "from tfos_fast.channel import descriptors\n"
+        "from tfos_fast.channel.host import descriptors\n"
         "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))\n"
         "descriptors.make_room()\n"

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.helpers import wait_for
-from tfos_fast._convert import dtype_of
-from tfos_fast._dlpack import Exporter, capsule
-from tfos_fast.channel.aligned import aligned_empty
+from tfos_fast.native.dlpack import Exporter, capsule
+from tfos_fast.values.aligned import aligned_empty
+from tfos_fast.values.dtypes import dtype_of
 
 DTYPES = ["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64"]
 DTYPES += ["complex64", "complex128"]
@@ -118,7 +118,7 @@ def test_tensors_of_capsules(public: bool, monkeypatch: pytest.MonkeyPatch) -> N
     tf = pytest.importorskip("tensorflow")
     from tensorflow.python import pywrap_tfe
 
-    from tfos_fast import batchtensors
+    from tfos_fast.tf import tensors as batchtensors
 
     if public:
         monkeypatch.delattr(pywrap_tfe, "TFE_FromDlpackCapsule")
@@ -144,7 +144,7 @@ def test_tensors_of_capsules(public: bool, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.tensorflow
 def test_a_thread_of_tensorflow_may_be_the_last_to_hold_them() -> None:
     tf = pytest.importorskip("tensorflow")
-    from tfos_fast.batchtensors import importer
+    from tfos_fast.tf.tensors import importer
 
     array = aligned_empty((64, 16), np.dtype(np.float32)).view(Memory)
     array[...] = 3

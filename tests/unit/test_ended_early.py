@@ -9,10 +9,10 @@ import pytest
 
 from tests.unit.helpers import broker_here, ended, in_thread, wait_for
 from tfos_fast.channel import Channel
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.ledger import Ledger
-from tfos_fast.cluster.named import feed_number, job_of
-from tfos_fast.cluster.states import SILENT, NodeState, early_nodes, stuck
+from tfos_fast.cluster.agent.feeds import feed_number, job_of
+from tfos_fast.cluster.coordinator.ledger import Ledger
+from tfos_fast.cluster.coordinator.node_state import SILENT, NodeState, early_nodes, stuck
+from tfos_fast.cluster.protocol import messages as m
 
 ME = m.Process(1, 1, "here")
 

@@ -25,17 +25,17 @@ from tests.unit import badly
 from tests.unit.helpers import agent_config, wait_for
 from tests.unit.test_agent import WAIT, Nodes, reserve_agent
 from tfos_fast.channel import Channel
-from tfos_fast.channel.processes import alive, started
-from tfos_fast.cluster import closure
-from tfos_fast.cluster import handover as h
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Coordinator
-from tfos_fast.cluster.ending import stop_agents
-from tfos_fast.cluster.lastword import Ear, Mouth
-from tfos_fast.cluster.launch import Handing, spawn_agent
-from tfos_fast.cluster.machine import this_process
-from tfos_fast.cluster.restarts import Restarts
-from tfos_fast.cluster.states import lingers
+from tfos_fast.channel.host.processes import alive, started
+from tfos_fast.cluster.coordinator.coordinator import Coordinator
+from tfos_fast.cluster.coordinator.node_state import lingers
+from tfos_fast.cluster.coordinator.restarts import Restarts
+from tfos_fast.cluster.driver.stop_nodes import stop_agents
+from tfos_fast.cluster.launch.reserve_task import Handing, spawn_agent
+from tfos_fast.cluster.protocol import handover as h
+from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.identity import this_process
+from tfos_fast.cluster.protocol.last_word import Ear, Mouth
+from tfos_fast.cluster.spark import closure
 from tfos_fast.errors import NodeKilled
 
 BOARD = importlib.util.find_spec("tensorboard") is not None
@@ -433,7 +433,8 @@ def test_tensorboard_and_gateway_outlive_a_trainer(run, tmp_path):
     def others():
         """Its children of ours."""
         commands = {pid: words for pid, words in our_processes().items() if pid in {child.pid for child in agent.children()}}
-        return {pid for pid, command in commands.items() if "gateway" in command or "tfos_fast.cluster.tensorboard" in command}
+        kinds = ("gateway", "tfos_fast.cluster.agent.tensorboard")
+        return {pid for pid, command in commands.items() if any(kind in command for kind in kinds)}
 
     with socket.create_connection((host, int(port))):
         nodes.wait(lambda: len(noted(tmp_path, "pids")) == 2 and len(others()) == 1 + BOARD, "processes and gateway")

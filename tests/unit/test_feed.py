@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.feed import Feed
-from tfos_fast.channel.pace import Pace
-from tfos_fast.channel.schema import Column, Schema
-from tfos_fast.channel.spans import NOWHERE
-from tfos_fast.channel.table import INPUT, OUTPUT, TableError
+from tfos_fast.channel.broker.feed import Feed
+from tfos_fast.channel.broker.slot_table import INPUT, OUTPUT, TableError
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.lockstep import Pace
+from tfos_fast.channel.protocol.row_spans import NOWHERE
+from tfos_fast.channel.schema.columns import Column, Schema
 
 INTS = Schema("bare", (Column("c0", "fixed", "int64", (), "int"),))
 

@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.feed import Feed
-from tfos_fast.channel.schema import Column, Schema
-from tfos_fast.channel.table import INPUT, State
+from tfos_fast.channel.broker.feed import Feed
+from tfos_fast.channel.broker.slot_table import INPUT, State
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.schema.columns import Column, Schema
 
 NUMBERS = {"p": 1, "q": 1, "r": 2}  # of the feeds that partitions belong to
 INTS = Schema("bare", (Column("c0", "fixed", "int64"),))

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.rows import slot
-from tfos_fast._floats import choose
-from tfos_fast._pack import END, RowPacker
-from tfos_fast._stream import StreamBatch
-from tfos_fast._stream_pack import pack_stream
-from tfos_fast.channel import decode
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import apply_spec
-from tfos_fast.channel.layout import layout
-from tfos_fast.channel.schema import Schema
+from tfos_fast.channel.codec import decode
+from tfos_fast.channel.codec.layout import layout
+from tfos_fast.channel.schema.columns import Schema
+from tfos_fast.channel.schema.detect import infer
+from tfos_fast.channel.schema.widen import apply_spec
+from tfos_fast.native.pickled.batch import StreamBatch
+from tfos_fast.native.pickled.binfloat_simd import choose
+from tfos_fast.native.pickled.pack_rows import pack_stream
+from tfos_fast.native.row_packer import END, RowPacker
 
 WAYS = [1, 4, 8]
 

@@ -17,7 +17,7 @@ import sys
 from types import SimpleNamespace
 import cloudpickle
 from pyspark.sql import types
-from tfos_fast.cluster.framecolumns import columns_of, fields_of
+from tfos_fast.cluster.spark.frame_columns import columns_of, fields_of
 
 class Point:
     def __init__(self, *xy):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfos_fast.cluster import gpus
-from tfos_fast.cluster.gpus import Found, assign, environment, look
+from tfos_fast.cluster.launch import gpus
+from tfos_fast.cluster.launch.gpus import Found, assign, environment, look
 from tfos_fast.errors import NotEnoughGpus
 
 

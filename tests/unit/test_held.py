@@ -11,10 +11,10 @@ import pytest
 
 from tests.unit.helpers import broker_here, child, wait_for
 from tfos_fast.channel import Channel
-from tfos_fast.channel.messages import Form
-from tfos_fast.channel.processes import is_stopped
-from tfos_fast.cluster.held import Held
-from tfos_fast.cluster.machine import machine_id
+from tfos_fast.channel.host.processes import is_stopped
+from tfos_fast.channel.protocol.messages import Form
+from tfos_fast.cluster.agent.stopped import Held
+from tfos_fast.cluster.protocol.identity import machine_id
 
 
 def open_one(pipe, address, exchange, patience):

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from tfos_fast.cluster.hive import Inference, keys_of, typed
+from tfos_fast.cluster.files.hive import Inference, keys_of, typed
 from tfos_fast.errors import SourceError
 
 NULL = "__HIVE_DEFAULT_PARTITION__"

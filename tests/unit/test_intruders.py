@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from tests.unit import attack
 from tests.unit.test_coordinator import WAIT, agent
-from tfos_fast.cluster import coordinator as coordinator_module
-from tfos_fast.cluster import entrance as module
-from tfos_fast.cluster import membership
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.coordinator import Coordinator
-from tfos_fast.cluster.machine import this_process
+from tfos_fast.cluster.coordinator import coordinator as coordinator_module
+from tfos_fast.cluster.coordinator import endpoint as module
+from tfos_fast.cluster.coordinator import membership
+from tfos_fast.cluster.coordinator.coordinator import Coordinator
+from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.identity import this_process
 
 MANY = 300
 
@@ -222,8 +222,8 @@ def test_what_a_node_can_make_grow_is_bounded(coordinator, monkeypatch):
     monkeypatch.setattr(membership, "MOST_NODES", 5)
     monkeypatch.setattr(coordinator_module, "MOST_FEEDS", 5)
     monkeypatch.setattr(coordinator_module, "MOST_UNFIT", 5)
-    monkeypatch.setattr("tfos_fast.cluster.ledger.MOST_PARTITIONS", 5)
-    monkeypatch.setattr("tfos_fast.cluster.progress.MOST_LOST", 5)
+    monkeypatch.setattr("tfos_fast.cluster.coordinator.ledger.MOST_PARTITIONS", 5)
+    monkeypatch.setattr("tfos_fast.cluster.coordinator.progress.MOST_LOST", 5)
     before = len(os.listdir("/proc/self/fd"))
     with agent(coordinator) as a, contextlib.ExitStack() as others:
         for i in range(20):

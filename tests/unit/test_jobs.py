@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tfos_fast import errors
-from tfos_fast.cluster.jobs import check_rows, exception_of, job_exception, root_first
-from tfos_fast.cluster.messages import Failure
+from tfos_fast.cluster.protocol.messages import Failure
+from tfos_fast.cluster.spark.jobs import check_rows, exception_of, job_exception, root_first
 
 
 def failure(node, kind="NodeFailed", traceback="", **more):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests.unit.rows import rows_of, same
 from tests.unit.test_stream import check, drive
-from tfos_fast._rowtype import names_of
-from tfos_fast._stream import StreamBatch
+from tfos_fast.native.pickled.batch import StreamBatch
+from tfos_fast.values.jvm_rows import names_of
 
 types = pytest.importorskip("pyspark.sql.types")
 

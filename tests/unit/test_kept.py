@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.unit.helpers import child, wait_for
-from tfos_fast.channel import Channel, kept
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.address import Address
-from tfos_fast.channel.segment import Segment
+from tfos_fast.channel import Channel
+from tfos_fast.channel.host import reuse
+from tfos_fast.channel.host.segment import Segment
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.address import Address
 from tfos_fast.errors import AddressError, ChannelError
 
 OWNER = """
 import sys
-from tfos_fast.channel.segment import Segment
+from tfos_fast.channel.host.segment import Segment
 segment = Segment.create("1m", "64k")
 print(segment.fd, segment.id.hex(), flush=True)
 sys.stdin.read()
@@ -40,8 +41,8 @@ def owner():
 
 @pytest.fixture
 def keeping(monkeypatch):
-    monkeypatch.setattr(kept, "_keeps", False)
-    kept.keep_connections()
+    monkeypatch.setattr(reuse, "_keeps", False)
+    reuse.keep_connections()
 
 
 def in_maps() -> int:
@@ -65,7 +66,7 @@ def test_it_goes_with_its_owner(keeping, owner, how):
     Segment.open(*owner).close()
     held = Segment.open(*owner)
     os.kill(owner[0], how)
-    while kept._kept:
+    while reuse._kept:
         time.sleep(0.001)
     assert bytes(held.window(0)) == bytes(held.slot_bytes)  # who still uses it may go on
     held.close()
@@ -73,7 +74,7 @@ def test_it_goes_with_its_owner(keeping, owner, how):
 
 
 def test_nothing_is_kept_unasked(monkeypatch, owner):
-    monkeypatch.setattr(kept, "_keeps", False)
+    monkeypatch.setattr(reuse, "_keeps", False)
     Segment.open(*owner).close()
     assert in_maps() == 0
 
@@ -95,7 +96,7 @@ def channel(keeping):
             with other.writer() as writer:
                 writer.write_rows([1, 2, 3])
             yield other, identity
-    wait_for(lambda: not kept._kept)
+    wait_for(lambda: not reuse._kept)
     wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "tfos_fast kept"])
 
 
@@ -103,10 +104,10 @@ def test_writers_come_and_go_over_one_connection(channel):
     other, identity = channel
     before = sockets()
     for number in range(10):
-        assert kept.rests(identity)
+        assert reuse.rests(identity)
         with other.writer() as writer:
             assert writer.entered["writers"] == 1  # who rests is no writer
-            assert not kept.rests(identity)
+            assert not reuse.rests(identity)
             writer.open_partition(f"p{number}")
             writer.write_rows([10 * number])
     assert sockets() == before
@@ -124,7 +125,7 @@ def test_the_broker_has_heard_all_before_a_connection_rests(channel):
     writer.end_partition()
     connection = writer._conn
     writer.close()
-    assert kept.rests(identity)
+    assert reuse.rests(identity)
     assert connection._status.rows_published == 4  # its answer came behind the rows
     with other.reader() as reader:
         assert reader.next_batch(4, timeout=5.0).rows == 4
@@ -144,7 +145,7 @@ def test_two_at_once_have_two_connections(channel):
         assert {one.entered["writers"], two.entered["writers"]} == {1, 2}
         one.write_rows([4])
         two.write_rows([5])
-    assert len(kept._kept[identity].lines) == 2
+    assert len(reuse._kept[identity].lines) == 2
 
 
 def test_what_was_meant_for_the_last_user_is_not_heard(channel):
@@ -171,18 +172,18 @@ def test_who_met_an_error_does_not_leave_its_connection_to_others(channel):
     with pytest.raises(ChannelError, match="protocol error"):
         writer.open_partition("p")
     writer.close()
-    assert not kept.rests(identity)
+    assert not reuse.rests(identity)
     with other.writer() as writer:
         assert writer.entered["writers"] == 1
 
 
 def test_a_connection_at_rest_goes_with_the_broker(channel):
     other, identity = channel
-    assert kept.rests(identity)
+    assert reuse.rests(identity)
     before = sockets()
     broker = Address.parse(other.address).pid
     os.kill(broker, signal.SIGKILL)
-    wait_for(lambda: identity not in kept._kept)
+    wait_for(lambda: identity not in reuse._kept)
     wait_for(lambda: sockets() < before)
     with pytest.raises(AddressError, match=r"gone|no segment"):
         other.writer()
@@ -190,9 +191,9 @@ def test_a_connection_at_rest_goes_with_the_broker(channel):
 
 def test_a_forked_process_makes_connections_of_its_own(channel):
     other, identity = channel
-    line = kept._kept[identity].lines[0]
+    line = reuse._kept[identity].lines[0]
     line.pid += 1  # as the child of a fork sees it
-    assert not kept.rests(identity)
+    assert not reuse.rests(identity)
     with other.writer() as writer:
         assert writer._conn._socket is not line.socket
     line.pid -= 1
@@ -213,8 +214,8 @@ def test_who_dies_at_rest_is_not_missed(keeping):
 
 
 def write_and_rest(pipe, address):
-    kept.keep_connections()
+    reuse.keep_connections()
     with Channel.attach(address).writer() as writer:
         writer.write_rows([1])
-    assert kept.rests(Address.parse(address).segment_id)
+    assert reuse.rests(Address.parse(address).segment_id)
     os.kill(os.getpid(), signal.SIGKILL)  # nothing that was written may still be in this process

@@ -16,8 +16,9 @@ import pytest
 from tests.unit.refuse_calls import NUMBERS
 from tests.unit.test_preflight import DRIVER, NEED, executor
 from tfos_fast import errors
-from tfos_fast.channel import Channel, kernel, processes
-from tfos_fast.cluster import preflight
+from tfos_fast.channel import Channel
+from tfos_fast.channel.host import kernel, processes
+from tfos_fast.cluster.preflight import checks
 
 REFUSE = str(Path(__file__).with_name("refuse_calls.py"))
 known = pytest.mark.skipif(platform.machine() not in NUMBERS, reason="the numbers of its system calls are not known here")
@@ -40,7 +41,7 @@ def refusing(code, *calls):
     return [sys.executable, REFUSE, code, ",".join(calls)]
 
 
-MISSING = "import os\nfrom tfos_fast.channel import kernel\nprint(*kernel.missing(os.environ), sep='\\n')"
+MISSING = "import os\nfrom tfos_fast.channel.host import kernel\nprint(*kernel.missing(os.environ), sep='\\n')"
 CHANNEL = "from tfos_fast.channel import Channel\nwith Channel.create(memory='1m') as channel: print(channel.address)"
 
 
@@ -69,7 +70,7 @@ def test_each_missing_thing_has_a_sentence():
 def test_a_hidden_part_of_proc_is_named(tmp_path):
     hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc/sys && exec "$@"', "sh"]
     assert run(hide, MISSING).startswith("/proc/sys/kernel/random/boot_id cannot be read, ")
-    facts = "from tfos_fast.cluster import probe\nprint(probe.look('tfos_fast', '', {}, None, 1.0, ())['lacking'])"
+    facts = "from tfos_fast.cluster.spark import probe\nprint(probe.look('tfos_fast', '', {}, None, 1.0, ())['lacking'])"
     assert "mount /proc with /proc/sys in the container" in run(hide, facts)
 
 
@@ -77,7 +78,7 @@ def test_a_hidden_part_of_proc_is_named(tmp_path):
 def test_a_descriptor_that_may_not_be_opened_through_proc_is_named():
     text = (
         "import os\n"
-        "from tfos_fast.channel import kernel\n"
+        "from tfos_fast.channel.host import kernel\n"
         "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         f"print(kernel.open_by_proc({os.getpid()}, 0))\n"
     )
@@ -122,10 +123,10 @@ def test_socket_paths_are_counted_in_bytes(monkeypatch, tmp_path):
 
 def test_the_look_at_the_executors_names_what_they_lack():
     lack = executor("a", lacking=["the system call x fails"]), executor("b", lacking=["the system call x fails"])
-    found = preflight.check_executors(lack, DRIVER, NEED)
+    found = checks.check_executors(lack, DRIVER, NEED)
     assert [(problem.kind, problem.text) for problem in found.problems] == [
         (errors.UnsupportedPlatform, "on each of 2 executors on a, b, the system call x fails")
     ]
     driver = dataclasses.replace(DRIVER, lacking=["the system call x fails", "y"])
-    found = preflight.check_executors(lack, driver, NEED)
+    found = checks.check_executors(lack, driver, NEED)
     assert [problem.text for problem in found.problems][1:] == ["on the driver's host front, y"]

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from tests.unit.helpers import ended, in_thread
 from tests.unit.rows import drive, same
 from tests.unit.test_stream import check
-from tfos_fast._nested import encode, measure
-from tfos_fast.channel import Channel, decode
-from tfos_fast.channel.lattice import Nulls
-from tfos_fast.channel.ragged import Ragged, concatenate, deepen, from_array
+from tfos_fast.channel import Channel
+from tfos_fast.channel.codec import decode
+from tfos_fast.channel.schema.widen import Nulls
 from tfos_fast.errors import SchemaMismatch, WriterDied
+from tfos_fast.values.nested import encode, measure
+from tfos_fast.values.ragged import Ragged, concatenate, deepen, from_array
 
 some = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 many = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

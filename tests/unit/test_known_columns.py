@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from tests.unit.helpers import wait_for
 from tests.unit.test_remote import client, hear, remote
-from tfos_fast.channel import messages as m
-from tfos_fast.channel import wire
-from tfos_fast.channel.decode import columns, rows
-from tfos_fast.channel.feed import Feed
-from tfos_fast.channel.kinds import PICKLED, WAYS, check_mode, is_pickled, way_of
-from tfos_fast.channel.layout import layout
-from tfos_fast.channel.remote import Buffers, RemoteConnection
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.broker.feed import Feed
+from tfos_fast.channel.codec.decode import columns, rows
+from tfos_fast.channel.codec.layout import layout
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.remote import wire
+from tfos_fast.channel.remote.client import Buffers, RemoteConnection
+from tfos_fast.channel.schema.columns import Column, Schema
+from tfos_fast.channel.schema.kinds import PICKLED, WAYS, check_mode, is_pickled, way_of
 from tfos_fast.errors import BrokerDied, SchemaMismatch
 
 KINDS = ["fixed", "ragged", "string", "bytes", "object", "null", "unused"]

@@ -8,18 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfos_fast.channel.layout import (
-    ALIGNMENT,
-    MAX_FREE,
-    MAX_ROWS,
-    MAX_SLOT_BYTES,
-    Layout,
-    free_bytes,
-    has_heap,
-    layout,
-    plan,
-)
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.codec.layout import ALIGNMENT, MAX_FREE, MAX_ROWS, MAX_SLOT_BYTES, Layout, free_bytes, has_heap, layout, plan
+from tfos_fast.channel.schema.columns import Column, Schema
 from tfos_fast.errors import RowTooLarge
 
 columns = st.one_of(

@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from tfos_fast.channel.spans import NOWHERE
-from tfos_fast.cluster.ledger import MOST_PARTITIONS, AskFence, Grant, Ledger, Refuse, State
+from tfos_fast.channel.protocol.row_spans import NOWHERE
+from tfos_fast.cluster.coordinator.ledger import MOST_PARTITIONS, AskFence, Grant, Ledger, Refuse, State
 
 NODES = ["worker:0", "worker:1", "worker:2"]
 ROWS = 20  # of each partition

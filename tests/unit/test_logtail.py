@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tfos_fast.cluster.logtail import KEPT, LINES, LogTail
+from tfos_fast.cluster.agent.log_tail import KEPT, LINES, LogTail
 
 
 def printed(tmp_path, text):

@@ -17,9 +17,9 @@ from tests.unit.helpers import broker_here, ended, in_thread
 from tests.unit.rows import same
 from tfos_fast import MASK
 from tfos_fast.channel import Channel
-from tfos_fast.channel.ragged import Ragged
-from tfos_fast.declarations import null_policies, row_spec
 from tfos_fast.errors import SchemaMismatch, WriterDied
+from tfos_fast.tf.declarations import null_policies, row_spec
+from tfos_fast.values.ragged import Ragged
 
 some = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 

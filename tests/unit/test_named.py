@@ -9,11 +9,11 @@ import pytest
 import tfos_fast
 from tests.unit.helpers import ended, in_thread
 from tfos_fast.channel import Channel
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.broker import Broker
-from tfos_fast.channel.feed import Feed
-from tfos_fast.channel.segment import Segment
-from tfos_fast.cluster.named import check_name, feed_of
+from tfos_fast.channel.broker.broker import Broker
+from tfos_fast.channel.broker.feed import Feed
+from tfos_fast.channel.host.segment import Segment
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.cluster.agent.feeds import check_name, feed_of
 from tfos_fast.errors import Yielded
 
 

@@ -18,11 +18,11 @@ from tests.unit.helpers import broker_here, ended, gateway, in_thread, wait_for
 from tests.unit.rows import same
 from tfos_fast import MASK
 from tfos_fast.channel import Channel
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.agreement import Agreement
-from tfos_fast.channel.infer import infer
-from tfos_fast.declarations import null_policies
+from tfos_fast.channel.broker.schema_agreement import Agreement
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.schema.detect import infer
 from tfos_fast.errors import SchemaMismatch, WriterDied
+from tfos_fast.tf.declarations import null_policies
 
 way = pytest.mark.parametrize("pickled", [False, True], ids=["rows", "pickled"])
 

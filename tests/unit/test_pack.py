@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.rows import drive, feeds, rows_of, same, slot
-from tfos_fast._column import dumps
-from tfos_fast._pack import END, FULL, MISFIT, TICK, RowPacker, move_rows
-from tfos_fast.channel import decode
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import apply_spec
-from tfos_fast.channel.layout import Layout, layout, plan
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.codec import decode
+from tfos_fast.channel.codec.layout import Layout, layout, plan
+from tfos_fast.channel.schema.columns import Column, Schema
+from tfos_fast.channel.schema.detect import infer
+from tfos_fast.channel.schema.widen import apply_spec
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
+from tfos_fast.native.column_writer import dumps
+from tfos_fast.native.row_packer import END, FULL, MISFIT, TICK, RowPacker, move_rows
 
 relaxed = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -9,10 +9,10 @@ import pytest
 
 from tests.unit.rows import drive, rows_of, same, slot
 from tests.unit.test_pack import packer_for
-from tfos_fast._pack import END, MISFIT, RowPacker
-from tfos_fast.channel import decode
-from tfos_fast.channel.layout import layout
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.codec import decode
+from tfos_fast.channel.codec.layout import layout
+from tfos_fast.channel.schema.columns import Column, Schema
+from tfos_fast.native.row_packer import END, MISFIT, RowPacker
 
 
 def packed(values: list[Any], dtype: str, *, shape: tuple[int, ...] = ()) -> np.ndarray | None:

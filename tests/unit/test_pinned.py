@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tfos_fast import pinned as module
 from tfos_fast.channel import Channel
-from tfos_fast.channel.segment import Segment
-from tfos_fast.pinned import pin
+from tfos_fast.channel.host.segment import Segment
 from tfos_fast.tensors import DataFeed
+from tfos_fast.tf import gpu as module
+from tfos_fast.tf.gpu import pin
 
 Calls = Callable[[], list[tuple[str, int, int]]]
 CONTEXT = 0x1122334455667700
@@ -37,7 +37,7 @@ def calls(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog:
     monkeypatch.setenv("TFOS_TEST_CUDA_GPUS", "2")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("TFOS_FAST_PINNED", raising=False)
-    caplog.set_level(logging.INFO, logger="tfos_fast.pinned")
+    caplog.set_level(logging.INFO, logger="tfos_fast.tf.gpu")
     module._say.cache_clear()
 
     def read() -> list[tuple[str, int, int]]:
@@ -125,7 +125,7 @@ def test_no_gpu_of_tensorflow_and_a_bad_setting(
 @pytest.mark.parametrize("end", ["closed", "dropped"])
 def test_a_feed_pins_when_tensors_are_wanted_until_its_reader_ends(end: str, calls: Calls, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("tensorflow")
-    monkeypatch.setattr("tfos_fast.tensors.tensorflow_gpu", lambda tf: 0)  # this machine has none
+    monkeypatch.setattr("tfos_fast.tf.feed.tensorflow_gpu", lambda tf: 0)  # this machine has none
     with Channel.create(memory="64k", slot_bytes="4k") as channel:
         with channel.writer() as writer:
             writer.write_rows([(1.0,), (2.0,)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfos_fast.cluster.placement import most_slots, setting_for_slots
+from tfos_fast.cluster.spark.placement import most_slots, setting_for_slots
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tfos_fast import errors
-from tfos_fast.cluster import preflight, probe
-from tfos_fast.cluster.preflight import Facts, Need, Problem, check_executors, check_settings, check_shipped, explain_spark
+from tfos_fast.cluster.preflight import checks
+from tfos_fast.cluster.preflight.checks import Facts, Need, Problem, check_executors, check_settings, check_shipped, explain_spark
+from tfos_fast.cluster.spark import probe
 
 GIB = 1 << 30
 VERSIONS = {
@@ -40,7 +41,7 @@ def test_nothing_is_in_the_way():
     found = check_executors([executor("a"), executor("b")], DRIVER, NEED)
     assert (found.problems, found.advice, found.ship, found.along) == ([], [], False, set())
     assert check_settings({}).problems == check_settings({}).advice == []
-    preflight.raise_problems([])
+    checks.raise_problems([])
 
 
 def test_settings():
@@ -79,10 +80,10 @@ def test_everything_found_is_told_together():
     with pytest.raises(
         errors.PreflightFailed, match=r"(?s)3 things stand in the way.*; nothing was started:\n  1\. .*\n  3\. "
     ) as caught:
-        preflight.raise_problems(found.problems)
+        checks.raise_problems(found.problems)
     assert [type(problem) for problem in caught.value.problems] == [problem.kind for problem in found.problems]
     with pytest.raises(errors.NotEnoughMemory):
-        preflight.raise_problems([Problem(errors.NotEnoughMemory, "one")])
+        checks.raise_problems([Problem(errors.NotEnoughMemory, "one")])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_words_of_spark():
 
 def test_oldest_versions_are_those_of_the_project():
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    for (name, *_), least in preflight.NEEDED.values():
+    for (name, *_), least in checks.NEEDED.values():
         assert f'"{name}>={".".join(map(str, least))}"' in text
 
 
@@ -140,10 +141,10 @@ def test_oldest_versions_are_those_of_the_project():
 
 
 def test_facts_of_this_process(tmp_path):
-    facts = Facts(**probe.look("tfos_fast", "_along", preflight.LOOKED_AT, None, 1.0, ("zmq",)))
+    facts = Facts(**probe.look("tfos_fast", "_along", checks.LOOKED_AT, None, 1.0, ("zmq",)))
     assert facts.ours["version"] == "0.1.0"
     assert Path(facts.ours["folder"]).name == "tfos_fast"
-    assert all(facts.versions[module] for module in preflight.LOOKED_AT)
+    assert all(facts.versions[module] for module in checks.LOOKED_AT)
     assert facts.import_error == ""
     assert check_executors([facts], facts, Need(1, 1, "")).problems == []
 
@@ -165,7 +166,7 @@ def test_a_package_is_known_without_importing_it(tmp_path, monkeypatch):
 
 
 def test_reaching_a_coordinator():
-    from tfos_fast.cluster.coordinator import Coordinator
+    from tfos_fast.cluster.coordinator.coordinator import Coordinator
 
     coordinator = Coordinator("127.0.0.1", "127.0.0.1")
     try:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tfos_fast.channel import Channel, processes
-from tfos_fast.channel.address import Address
-from tfos_fast.channel.processes import alive, make_runtime_directory, open_pidfd, reap, runtime_base, started
+from tfos_fast.channel import Channel
+from tfos_fast.channel.host import processes
+from tfos_fast.channel.host.processes import alive, make_runtime_directory, open_pidfd, reap, runtime_base, started
+from tfos_fast.channel.protocol.address import Address
 from tfos_fast.errors import SegmentError
 
 
@@ -94,12 +95,12 @@ def test_directories_are_private_and_only_those_of_the_dead_are_reaped(base: Pat
     assert mine_again != mine
 
 
-MAKE = "from tfos_fast.channel.processes import make_runtime_directory as make; print(make(), flush=True); input()"
+MAKE = "from tfos_fast.channel.host.processes import make_runtime_directory as make; print(make(), flush=True); input()"
 
 
 def owner(place: processes._Place) -> tuple[subprocess.Popen[str], Path]:
     """A process that has a runtime directory, as it looks when it runs at another place."""
-    code = f"from tfos_fast.channel import processes as p\np._Place.here = lambda: p._Place(*{tuple(place)!r})\n{MAKE}"
+    code = f"from tfos_fast.channel.host import processes as p\np._Place.here = lambda: p._Place(*{tuple(place)!r})\n{MAKE}"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())

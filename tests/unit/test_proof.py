@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.helpers import in_thread, wait_for
-from tfos_fast._pack import END, RowPacker
 from tfos_fast.channel import Channel
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.layout import layout
-from tfos_fast.channel.proof import MIXED, Proof, Prover, mark
+from tfos_fast.channel.codec.fingerprint import MIXED, Proof, Prover, mark
+from tfos_fast.channel.codec.layout import layout
+from tfos_fast.channel.schema.detect import infer
 from tfos_fast.errors import NonDeterministicPartition
+from tfos_fast.native.row_packer import END, RowPacker
 
 SLOT = 1 << 16
 

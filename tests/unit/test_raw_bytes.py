@@ -11,11 +11,12 @@ import pytest
 from tests.unit.helpers import ended, in_thread
 from tests.unit.rows import same
 from tests.unit.test_kinds import through
-from tfos_fast.channel import Channel, decode
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.agreement import Agreement
-from tfos_fast.channel.lattice import Nulls, apply_spec
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel import Channel
+from tfos_fast.channel.broker.schema_agreement import Agreement
+from tfos_fast.channel.codec import decode
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.schema.columns import Column, Schema
+from tfos_fast.channel.schema.widen import Nulls, apply_spec
 from tfos_fast.errors import SchemaMismatch
 
 SHAPE = (4, 4, 3)

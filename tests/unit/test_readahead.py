@@ -12,8 +12,8 @@ import pytest
 
 from tests.unit.helpers import ended, in_thread
 from tfos_fast.channel import Channel
-from tfos_fast.channel import readahead as module
-from tfos_fast.channel.readahead import ReadAhead
+from tfos_fast.channel.reader import read_ahead as module
+from tfos_fast.channel.reader.read_ahead import ReadAhead
 from tfos_fast.tensors import DataFeed
 
 ROWS, BATCH = 2000, 100

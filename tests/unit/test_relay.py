@@ -10,11 +10,11 @@ import time
 import pytest
 import zmq
 
-from tfos_fast.cluster import handover as h
-from tfos_fast.cluster.machine import this_process
-from tfos_fast.cluster.relay import Relay
-from tfos_fast.cluster.relayed import RelayedEntrance
-from tfos_fast.cluster.rendezvous import rendezvous
+from tfos_fast.cluster.coordinator.relay import Relay
+from tfos_fast.cluster.coordinator.relay_client import RelayedEntrance
+from tfos_fast.cluster.driver.rendezvous import rendezvous
+from tfos_fast.cluster.protocol import handover as h
+from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.errors import CoordinatorUnreachable, RoleError
 
 

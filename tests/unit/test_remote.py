@@ -24,14 +24,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.helpers import broker_here, child, ended, free, gateway, in_thread, wait_for
-from tfos_fast.channel import Channel, wire
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.layout import layout
-from tfos_fast.channel.remote import RemoteAddress
-from tfos_fast.channel.schema import Column, Schema
-from tfos_fast.channel.vetting import vet
-from tfos_fast.cluster.entrance import Keys
-from tfos_fast.cluster.feeder import Feeder
+from tfos_fast.channel import Channel
+from tfos_fast.channel.codec.layout import layout
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.remote import wire
+from tfos_fast.channel.remote.client import RemoteAddress
+from tfos_fast.channel.schema.columns import Column, Schema
+from tfos_fast.channel.untrusted.vetting import vet
+from tfos_fast.cluster.coordinator.endpoint import Keys
+from tfos_fast.cluster.tasks.feed import Feeder
 from tfos_fast.errors import (
     AddressError,
     BrokerDied,

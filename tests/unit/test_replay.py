@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from tests.unit.helpers import broker_here, ended, in_thread
 from tfos_fast.channel import Channel
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.decode import columns as decode_columns
-from tfos_fast.channel.layout import layout
-from tfos_fast.channel.replay import Keeper, Piece
-from tfos_fast.channel.schema import Column, Schema
-from tfos_fast.channel.store import Store
+from tfos_fast.channel.codec.decode import columns as decode_columns
+from tfos_fast.channel.codec.layout import layout
+from tfos_fast.channel.epochs.replay import Keeper, Piece
+from tfos_fast.channel.epochs.store import Store
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.schema.columns import Column, Schema
 from tfos_fast.errors import NotEnoughMemory, StoreFull
 
 KINDS = ["memory", "disk"]
@@ -291,7 +291,7 @@ def test_a_store_gives_back_what_the_rows_use(sizes: list[int], text: bool, seed
 
 
 def test_a_store_grows_by_chunks(monkeypatch):
-    monkeypatch.setattr("tfos_fast.channel.store.CHUNK_BYTES", 8192)
+    monkeypatch.setattr("tfos_fast.channel.epochs.store.CHUNK_BYTES", 8192)
     store = Store("disk", 1 << 20)
     schema = Schema("bare", (Column("c0", "fixed", "uint8", (3000,)),))
     where = layout(schema, 4, 16384)

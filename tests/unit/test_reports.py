@@ -9,7 +9,7 @@ from typing import get_type_hints
 import pytest
 
 from tfos_fast import errors
-from tfos_fast.cluster.report import FeedReport, NodeReport, ShutdownReport
+from tfos_fast.cluster.driver.report import FeedReport, NodeReport, ShutdownReport
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reports.md").read_text()
 
@@ -48,7 +48,7 @@ def test_every_attribute_of_an_error_is_on_the_page():
 
 
 def test_every_report_is_on_the_page():
-    from tfos_fast.cluster import report
+    from tfos_fast.cluster.driver import report
 
     classes = {name for name, kind in vars(report).items() if isinstance(kind, type) and kind.__module__ == report.__name__}
     assert classes == {FeedReport.__name__, ShutdownReport.__name__, NodeReport.__name__}

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tfos_fast.channel.deliveries import Deliveries
-from tfos_fast.channel.spans import NOWHERE, OPEN, count, join, split, without
-from tfos_fast.channel.tally import Tally
-from tfos_fast.channel.trail import Trail
-from tfos_fast.cluster.ledger import AskFence, Grant, Ledger, Refuse, State
-from tfos_fast.cluster.restarts import Begin, Halt, Restarts
+from tfos_fast.channel.broker.delivered import Deliveries
+from tfos_fast.channel.broker.tally import Tally
+from tfos_fast.channel.protocol.row_spans import NOWHERE, OPEN, count, join, split, without
+from tfos_fast.channel.reader.position import Trail
+from tfos_fast.cluster.coordinator.ledger import AskFence, Grant, Ledger, Refuse, State
+from tfos_fast.cluster.coordinator.restarts import Begin, Halt, Restarts
 
 NODES = ["worker:0", "worker:1"]
 KEYS = ["j/0", "j/1"]
@@ -332,7 +332,7 @@ class Lives(RuleBasedStateMachine):
                 stream[4] = False
             self.to_ledger.append(("fenced", node, message.key, message.attempt, (stream[0], stream[2]) if stream else NOWHERE))
         elif self.asked.pop((message.key, message.attempt), None) is not None:
-            # As in channel/streams.py: an unfinished lane goes on.
+            # As in channel/broker/streams.py: an unfinished lane goes on.
             if stream is not None and message.skip and stream[2] < stream[3]:
                 lane = stream[1]
             else:

@@ -22,9 +22,9 @@ from pyspark.sql import Row
 
 from tests.unit.helpers import ended, in_thread
 from tfos_fast.channel import Channel
-from tfos_fast.channel.arrow_build import to_array
-from tfos_fast.channel.arrow_out import slot_to_arrow
-from tfos_fast.channel.blocks import to_results
+from tfos_fast.channel.arrow.build import to_array
+from tfos_fast.channel.arrow.unpack import slot_to_arrow
+from tfos_fast.channel.codec.result_arrays import to_results
 from tfos_fast.errors import SchemaMismatch
 
 UTC = dt.timezone.utc

@@ -13,11 +13,13 @@ import pyarrow as pa
 import pytest
 
 from tests.unit.helpers import broker_here, child, ended, in_thread, wait_for
-from tfos_fast.channel import Channel, columnreader, rowreader
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.arrow_out import slot_to_arrow
-from tfos_fast.channel.blocks import Block, to_results
-from tfos_fast.channel.table import INPUT, OUTPUT
+from tfos_fast.channel import Channel
+from tfos_fast.channel.arrow.unpack import slot_to_arrow
+from tfos_fast.channel.broker.slot_table import INPUT, OUTPUT
+from tfos_fast.channel.codec.result_arrays import Block, to_results
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.reader import columns as columnreader
+from tfos_fast.channel.reader import rows as rowreader
 from tfos_fast.errors import SchemaMismatch
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfos_fast.cluster.context import Context
-from tfos_fast.cluster.placement import spreading_profile, why_uneven
-from tfos_fast.cluster.ports import HeldPort, parse_ports
-from tfos_fast.cluster.roles import assign, cluster_spec, tf_config
-from tfos_fast.cluster.slots import Slots
+from tfos_fast.cluster.host.ports import HeldPort, parse_ports
+from tfos_fast.cluster.protocol.roles import assign, cluster_spec, tf_config
+from tfos_fast.cluster.spark.placement import spreading_profile, why_uneven
+from tfos_fast.cluster.spark.task_slots import Slots
+from tfos_fast.cluster.trainer.context import Context
 from tfos_fast.errors import FormError, PortUnavailable, RoleError, UnevenExecutors
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tfos_fast.cluster import messages as m
-from tfos_fast.cluster.scalars import scalars
+from tfos_fast.cluster.agent.scalars import scalars
+from tfos_fast.cluster.protocol import messages as m
 
 event_pb2 = pytest.importorskip("tensorboard.compat.proto.event_pb2")
 
 WRITER = """
 import sys
-from tfos_fast.cluster import scalars
+from tfos_fast.cluster.agent import scalars
 scalars.follow(sys.stdin.buffer, sys.argv[1]).join()
 """
 

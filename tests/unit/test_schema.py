@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.rows import Point, anything, arrays, drive, flat, numbers, same, scalars, slot, values
-from tfos_fast._convert import DTYPES, as_array, can_cast, cast_values, dtype_of, promote
-from tfos_fast._pack import END, RowPacker
-from tfos_fast.channel import decode
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import Nulls, apply_nulls, apply_spec, join, settle
-from tfos_fast.channel.layout import plan
-from tfos_fast.channel.schema import OBJECT_ROWS, Column, Schema, describe
+from tfos_fast.channel.codec import decode
+from tfos_fast.channel.codec.layout import plan
+from tfos_fast.channel.schema.columns import OBJECT_ROWS, Column, Schema, describe
+from tfos_fast.channel.schema.detect import infer
+from tfos_fast.channel.schema.widen import Nulls, apply_nulls, apply_spec, join, settle
 from tfos_fast.errors import SchemaMismatch
+from tfos_fast.native.row_packer import END, RowPacker
+from tfos_fast.values.dtypes import DTYPES, as_array, can_cast, cast_values, dtype_of, promote
 
 relaxed = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 

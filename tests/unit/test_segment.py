@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfos_fast._segment import HUGE_PAGE, Lease, Mapping, ReleaseSet, Window
-from tfos_fast.channel import memory as memories
-from tfos_fast.channel import segment as segments
-from tfos_fast.channel.memory import available_bytes
-from tfos_fast.channel.segment import HEADER_BYTES, Segment, parse_bytes
+from tfos_fast.channel.host import memory as memories
+from tfos_fast.channel.host import segment as segments
+from tfos_fast.channel.host.memory import available_bytes
+from tfos_fast.channel.host.segment import HEADER_BYTES, Segment, parse_bytes
 from tfos_fast.errors import AddressError, ChannelClosed, NotEnoughMemory, SegmentError
+from tfos_fast.native.shared_memory import HUGE_PAGE, Lease, Mapping, ReleaseSet, Window
 
 
 @pytest.fixture

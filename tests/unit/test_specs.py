@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfos_fast import specs
 from tfos_fast.errors import FormError
+from tfos_fast.tf import specs
 
 IMAGE = ("float32", (784,))
 NAMED = SimpleNamespace(dtype="int64", shape=(), name="label")  # as a tf.TensorSpec is

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfos_fast.cluster.columnar import pattern_of
-from tfos_fast.cluster.splits import SPLIT_BYTES, Order, count_of, group
+from tfos_fast.cluster.files.parquet import pattern_of
+from tfos_fast.cluster.files.splits import SPLIT_BYTES, Order, count_of, group
 
 sizes = st.lists(st.integers(0, 10**9), max_size=60)
 

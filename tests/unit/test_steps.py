@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tfos_fast.channel.assembler import Assembler, Slot
-from tfos_fast.channel.pace import Gate, Pace
-from tfos_fast.channel.stepcount import StepCount
-from tfos_fast.channel.window import Window
-from tfos_fast.cluster.steps import AskSettle, StepAgreement, Tell
+from tfos_fast.channel.broker.step_count import StepCount
+from tfos_fast.channel.protocol.lockstep import Gate, Pace
+from tfos_fast.channel.reader.assemble import Assembler, Slot
+from tfos_fast.channel.reader.shuffle_window import Window
+from tfos_fast.cluster.coordinator.lockstep import AskSettle, StepAgreement, Tell
 
 HOSTS = {"worker:0": "here", "worker:1": "here", "worker:2": "there"}
 

@@ -15,9 +15,9 @@ from tests.unit.test_replay import Kept
 KEEP = """
 import sys
 import numpy as np
-from tfos_fast.channel import store
-from tfos_fast.channel.layout import layout
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.epochs import store
+from tfos_fast.channel.codec.layout import layout
+from tfos_fast.channel.schema.columns import Column, Schema
 from tfos_fast.errors import StoreFull
 
 store.CHUNK_BYTES = 64 << 10

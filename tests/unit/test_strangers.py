@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from tests.unit import attack
 from tests.unit.helpers import broker_here, wait_for
 from tfos_fast.channel import Channel
-from tfos_fast.channel import broker as module
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.address import Address
-from tfos_fast.channel.feed import Feed
-from tfos_fast.channel.processes import runtime_base, started
-from tfos_fast.channel.table import TableError
+from tfos_fast.channel.broker import broker as module
+from tfos_fast.channel.broker.feed import Feed
+from tfos_fast.channel.broker.slot_table import TableError
+from tfos_fast.channel.host.processes import runtime_base, started
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.address import Address
 
 ROOT = Path(__file__).parents[2]
 HELLO = {role: m.Hello(role, os.getpid(), started(os.getpid())) for role in ("writer", "reader", "control")}  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ def test_another_user_does_not_talk_to_the_broker(channel):
 def test_another_users_folder_in_the_place_of_ours(tmp_path, monkeypatch):
     if os.getuid() != 0:
         pytest.skip("only root can give a folder away")
-    from tfos_fast.channel.processes import make_runtime_directory
+    from tfos_fast.channel.host.processes import make_runtime_directory
     from tfos_fast.errors import SegmentError
 
     theirs = tmp_path / "theirs"
@@ -200,17 +200,17 @@ def test_nothing_is_unpickled_by_a_broker(tmp_path):
 
 #: Modules that know pickle, and what comes to them. What comes off a socket is unpickled by none of them.
 PICKLE = {
-    "tfos_fast/channel/vetting.py": "pickles values of a remote feed anew, which plain.py has read; it unpickles nothing",
-    "tfos_fast/channel/writer.py": "batches that Spark keeps of a stored RDD, in Spark's own task",
-    "tfos_fast/_convert.py": "pickles what stands for None in a column of objects; it unpickles nothing",
-    "tfos_fast/cluster/frames.py": "results of the first rows, from Spark's own job",
-    "tfos_fast/cluster/inferrer.py": "pickles results for Spark's own job",
-    "tfos_fast/cluster/closure.py": "main: for Spark's closure, and from the file that a Spark task has written for a trainer",
-    "tfos_fast/cluster/connect.py": "pickles tasks for Spark's closure; results of tasks, from Spark's own job",
-    "tfos_fast/cluster/probe.py": "pickles what an executor's look found, for Spark's own job",
-    "src_cython/tfos_fast/_column.pyx": "pickles values for a slot",
-    "src_cython/tfos_fast/_stream.pyx": "batches that Spark keeps, as in writer.py",
-    "src_cython/tfos_fast/_unpack.pyx": "values of a slot: shared memory of this user, on this host",
+    "tfos_fast/channel/untrusted/vetting.py": "pickles values of a remote feed anew, which plain.py has read; it unpickles nothing",
+    "tfos_fast/channel/writer/writer.py": "batches that Spark keeps of a stored RDD, in Spark's own task",
+    "tfos_fast/values/dtypes.py": "pickles what stands for None in a column of objects; it unpickles nothing",
+    "tfos_fast/cluster/driver/infer.py": "results of the first rows, from Spark's own job",
+    "tfos_fast/cluster/tasks/infer.py": "pickles results for Spark's own job",
+    "tfos_fast/cluster/spark/closure.py": "main: for Spark's closure, and from the file that a task has written for a trainer",
+    "tfos_fast/cluster/spark/connect_engine.py": "pickles tasks for Spark's closure; results of tasks, from Spark's own job",
+    "tfos_fast/cluster/spark/probe.py": "pickles what an executor's look found, for Spark's own job",
+    "src_cython/tfos_fast/native/column_writer.pyx": "pickles values for a slot",
+    "src_cython/tfos_fast/native/pickled/batch.pyx": "batches that Spark keeps, as in writer.py",
+    "src_cython/tfos_fast/native/row_decoder.pyx": "values of a slot: shared memory of this user, on this host",
 }
 EXECUTES = re.compile(
     r"^\s*(?:from|import|cimport)\s+(?:pickle|cloudpickle|dill|marshal|shelve|jsonpickle)\b|\b(?:recv_pyobj|send_pyobj|allow_pickle=True)\b"

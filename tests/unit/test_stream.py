@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from pyspark.sql import Row
 
 from tests.unit.rows import anything, drive, feeds, rows_of, same, slot
-from tfos_fast._pack import END, FULL, TICK, RowPacker
-from tfos_fast._stream import StreamBatch
-from tfos_fast._stream_pack import pack_stream
-from tfos_fast.channel import decode
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import apply_spec
-from tfos_fast.channel.layout import layout
-from tfos_fast.channel.sources import PickledRows
+from tfos_fast.channel.codec import decode
+from tfos_fast.channel.codec.layout import layout
+from tfos_fast.channel.codec.row_sources import PickledRows
+from tfos_fast.channel.schema.detect import infer
+from tfos_fast.channel.schema.widen import apply_spec
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
+from tfos_fast.native.pickled.batch import StreamBatch
+from tfos_fast.native.pickled.pack_rows import pack_stream
+from tfos_fast.native.row_packer import END, FULL, TICK, RowPacker
 
 relaxed = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 PROTOCOLS = [2, 3, 4, 5]

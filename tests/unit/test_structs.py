@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from tests.unit.helpers import broker_here, ended, in_thread, wait_for
 from tests.unit.test_kinds import unbatched
 from tfos_fast.channel import Channel
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.agreement import Agreement
-from tfos_fast.channel.lattice import Nulls
-from tfos_fast.channel.schema import Column, Schema
+from tfos_fast.channel.broker.schema_agreement import Agreement
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.schema.columns import Column, Schema
+from tfos_fast.channel.schema.widen import Nulls
 from tfos_fast.errors import SchemaMismatch
 
 Row = pytest.importorskip("pyspark.sql.types").Row

@@ -12,7 +12,7 @@ import tfos_fast
 from tests.unit.helpers import ended, in_thread
 from tests.unit.test_channel import inside
 from tfos_fast.channel import Channel
-from tfos_fast.channel.lattice import Nulls
+from tfos_fast.channel.schema.widen import Nulls
 from tfos_fast.errors import FormError
 from tfos_fast.tensors import DataFeed, null_policies, row_spec
 

@@ -12,9 +12,9 @@ import pytest
 from tests.unit.helpers import broker_here, child, ended, in_thread, wait_for, write_images
 from tests.unit.test_channel import inside
 from tfos_fast.channel import Channel
-from tfos_fast.channel.aligned import is_aligned
 from tfos_fast.errors import ChannelClosed, FormError, SchemaMismatch
 from tfos_fast.tensors import DataFeed, alias, row_spec
+from tfos_fast.values.aligned import is_aligned
 
 tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.tensorflow

@@ -17,9 +17,9 @@ from hypothesis.extra import numpy as hnp
 
 from tests.unit.helpers import broker_here, ended, in_thread
 from tests.unit.rows import feeds, same
-from tfos_fast._convert import DTYPES, dtype_of
 from tfos_fast.channel import Channel
 from tfos_fast.errors import WriterDied
+from tfos_fast.values.dtypes import DTYPES, dtype_of
 
 some = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -21,13 +21,13 @@ from tests.unit import fed
 from tests.unit.helpers import broker_here, ended, in_thread
 from tests.unit.rows import same
 from tfos_fast import MASK
-from tfos_fast._special import as_number
 from tfos_fast.channel import Channel
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.agreement import Agreement
-from tfos_fast.channel.infer import infer
-from tfos_fast.declarations import row_spec
+from tfos_fast.channel.broker.schema_agreement import Agreement
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.schema.detect import infer
 from tfos_fast.errors import SchemaMismatch
+from tfos_fast.tf.declarations import row_spec
+from tfos_fast.values.special import as_number
 
 UTC = dt.timezone.utc
 DAY, HOUR = 86_400_000_000, 3_600_000_000
@@ -212,13 +212,13 @@ def test_units_of_numpy_are_floored_or_refused(count: int, unit: str, step: int)
                 assert fed_one(each) == exact
             else:
                 with pytest.raises(SchemaMismatch, match=f"outside of 64 bits of microseconds \\(its unit is {unit}\\)"):
-                    from tfos_fast._convert import as_tagged
+                    from tfos_fast.values.dtypes import as_tagged
 
                     as_tagged(each)
 
 
 def fed_one(value: Any) -> int:
-    from tfos_fast._convert import as_tagged
+    from tfos_fast.values.dtypes import as_tagged
 
     tagged = as_tagged(value)
     assert tagged is not None

@@ -16,11 +16,11 @@ from tests.unit import fed
 from tests.unit.helpers import broker_here, ended, in_thread
 from tfos_fast import MASK
 from tfos_fast.channel import Channel
-from tfos_fast.channel.lattice import Nulls
-from tfos_fast.channel.schema import Octets
-from tfos_fast.channel.typenames import type_name
-from tfos_fast.declarations import null_policies, row_spec
+from tfos_fast.channel.schema.columns import Octets
+from tfos_fast.channel.schema.type_names import type_name
+from tfos_fast.channel.schema.widen import Nulls
 from tfos_fast.errors import FormError
+from tfos_fast.tf.declarations import null_policies, row_spec
 
 sql = pytest.importorskip("pyspark.sql.types")
 

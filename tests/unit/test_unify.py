@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfos_fast.cluster.conform import conform
-from tfos_fast.cluster.unify import Differ, Held, holds, pairs, unify
+from tfos_fast.cluster.files.conform import conform
+from tfos_fast.cluster.files.unify import Differ, Held, holds, pairs, unify
 
 thorough = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 

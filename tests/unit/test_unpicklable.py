@@ -9,9 +9,9 @@ import types
 
 import pytest
 
-from tfos_fast.cluster import closure
-from tfos_fast.cluster.launch import pickle_main
-from tfos_fast.cluster.unpicklable import culprit
+from tfos_fast.cluster.launch.reserve_task import pickle_main
+from tfos_fast.cluster.launch.unpicklable import culprit
+from tfos_fast.cluster.spark import closure
 from tfos_fast.errors import MainNotPicklable
 
 LOCK = threading.Lock()

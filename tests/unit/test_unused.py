@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 
 from tests.unit.helpers import ended, in_thread
 from tests.unit.rows import same, slot
-from tfos_fast._pack import END, RowPacker
-from tfos_fast._stream import StreamBatch
-from tfos_fast._stream_pack import pack_stream
-from tfos_fast.channel import Channel, decode
-from tfos_fast.channel.infer import infer
-from tfos_fast.channel.lattice import apply_spec, leave_out
-from tfos_fast.channel.layout import plan
-from tfos_fast.channel.reader import Reader
+from tfos_fast.channel import Channel
+from tfos_fast.channel.codec import decode
+from tfos_fast.channel.codec.layout import plan
+from tfos_fast.channel.reader.reader import Reader
+from tfos_fast.channel.schema.detect import infer
+from tfos_fast.channel.schema.widen import apply_spec, leave_out
 from tfos_fast.errors import ChannelClosed, FormError, SchemaMismatch, WriterDied
+from tfos_fast.native.pickled.batch import StreamBatch
+from tfos_fast.native.pickled.pack_rows import pack_stream
+from tfos_fast.native.row_packer import END, RowPacker
 
 some = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from tests.fuzz.hostile import HOSTILE, count8, named, whole
 from tests.fuzz.hostile import text as s
 from tests.fuzz.values import Target, mutated
-from tfos_fast.channel import vetting
-from tfos_fast.channel.decode import rows
-from tfos_fast.channel.layout import layout
-from tfos_fast.channel.plain import build
-from tfos_fast.channel.plaintypes import NAMES, Budget, Refused
-from tfos_fast.channel.schema import Column, Schema
-from tfos_fast.channel.vetting import ALLOWED, COST, vet
+from tfos_fast.channel.codec.decode import rows
+from tfos_fast.channel.codec.layout import layout
+from tfos_fast.channel.schema.columns import Column, Schema
+from tfos_fast.channel.untrusted import vetting
+from tfos_fast.channel.untrusted.pickles import build
+from tfos_fast.channel.untrusted.types import NAMES, Budget, Refused
+from tfos_fast.channel.untrusted.vetting import ALLOWED, COST, vet
 from tfos_fast.errors import SchemaMismatch
 
 UTC = datetime.timezone.utc
@@ -434,7 +434,7 @@ def test_a_deque_that_is_part_of_something_gets_no_more_items():
 def test_a_process_survives():
     """It once made an object of any address, and freed arrays in arrays by a call within a call: the process died."""
     program = (
-        "import sys; from tfos_fast.channel.plain import build; from tfos_fast.channel.plaintypes import *\n"
+        "import sys; from tfos_fast.channel.untrusted.pickles import build; from tfos_fast.channel.untrusted.types import *\n"
         "try: print(build(sys.stdin.buffer.read(), Budget(1 << 20)))\n"
         "except Refused as error: print('refused', error)"
     )

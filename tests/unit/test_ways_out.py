@@ -16,7 +16,7 @@ import pytest
 from tests.unit import fed
 from tests.unit.helpers import broker_here, ended, in_thread
 from tfos_fast.channel import Channel
-from tfos_fast.cluster.seconds import seconds
+from tfos_fast.cluster.driver.seconds import seconds
 from tfos_fast.errors import SchemaMismatch
 
 

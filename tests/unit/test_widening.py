@@ -12,8 +12,8 @@ from tests.unit.rows import same
 from tests.unit.test_replay import Kept
 from tfos_fast import MASK
 from tfos_fast.channel import Channel
-from tfos_fast.declarations import null_policies
 from tfos_fast.errors import RowTooLarge
+from tfos_fast.tf.declarations import null_policies
 
 way = pytest.mark.parametrize("pickled", [False, True], ids=["rows", "pickled"])
 

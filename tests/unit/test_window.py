@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfos_fast import _window
-from tfos_fast.channel import window as module
-from tfos_fast.channel.aligned import is_aligned
-from tfos_fast.channel.ragged import Ragged, concatenate
+from tfos_fast.channel.reader import shuffle_window as module
+from tfos_fast.native import shuffle
+from tfos_fast.values.aligned import is_aligned
+from tfos_fast.values.ragged import Ragged, concatenate
 
 
 def window_of(rows: int, seed: int, *, most_held: int) -> module.Window:
@@ -142,15 +142,15 @@ def test_gather_and_pick_check_what_they_are_given():
     index = np.array([0, 1, 0], np.int32)
     source = [np.arange(4.0), None]
     with pytest.raises(ValueError, match="row 1 of source 1 is not there"):
-        _window.gather(np.empty(3), source, index, np.array([0, 1, 2], np.int32), 8)
+        shuffle.gather(np.empty(3), source, index, np.array([0, 1, 2], np.int32), 8)
     with pytest.raises(ValueError, match="row 4 of source 0 is not there"):
-        _window.gather(np.empty(1), source, index[:1], np.array([4], np.int32), 8)
+        shuffle.gather(np.empty(1), source, index[:1], np.array([4], np.int32), 8)
     with pytest.raises(ValueError, match="do not fill 16"):
-        _window.gather(np.empty(2), source, index, index, 8)
+        shuffle.gather(np.empty(2), source, index, index, 8)
     with pytest.raises((ValueError, BufferError)):
-        _window.gather(np.empty(1), [np.arange(8.0)[::2]], index[:1], index[:1], 8)
+        shuffle.gather(np.empty(1), [np.arange(8.0)[::2]], index[:1], index[:1], 8)
     out = np.empty(2, np.int32)
     with pytest.raises(ValueError, match="2 of 1 rows cannot be taken"):
-        _window.pick(index.copy(), index.copy(), 1, np.zeros(2), out, out.copy(), np.ones(2, np.int64))
+        shuffle.pick(index.copy(), index.copy(), 1, np.zeros(2), out, out.copy(), np.ones(2, np.int64))
     with pytest.raises(ValueError, match="no source 1"):
-        _window.pick(index.copy(), index.copy(), 3, np.zeros(2), out, out.copy(), np.ones(1, np.int64))
+        shuffle.pick(index.copy(), index.copy(), 3, np.zeros(2), out, out.copy(), np.ones(1, np.int64))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tfos_fast.channel.channel import Channel
-    from tfos_fast.channel.messages import Form
-    from tfos_fast.channel.reader import Reader
-    from tfos_fast.channel.writer import Writer
+    from tfos_fast.channel.protocol.messages import Form
+    from tfos_fast.channel.reader.reader import Reader
+    from tfos_fast.channel.writer.writer import Writer
 
 # Lazily: the compiled packer imports this package's schema and layout, and the writer imports the packer.
-_HOMES = {"Channel": "channel", "Form": "messages", "Reader": "reader", "Writer": "writer"}
+_HOMES = {"Channel": "channel", "Form": "protocol.messages", "Reader": "reader.reader", "Writer": "writer.writer"}
 
 
 def __getattr__(name: str) -> object:

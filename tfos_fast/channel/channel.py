@@ -10,16 +10,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from tfos_fast.channel import messages as m
-from tfos_fast.channel.address import Address
-from tfos_fast.channel.attach import connect
-from tfos_fast.channel.connection import Connection
-from tfos_fast.channel.kept import rests
-from tfos_fast.channel.processes import reap, runtime_base, started
-from tfos_fast.channel.reader import Reader
-from tfos_fast.channel.remote import RemoteAddress
-from tfos_fast.channel.segment import Segment
-from tfos_fast.channel.writer import Writer
+from tfos_fast.channel.host.processes import reap, runtime_base, started
+from tfos_fast.channel.host.reuse import rests
+from tfos_fast.channel.host.segment import Segment
+from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.address import Address
+from tfos_fast.channel.reader.reader import Reader
+from tfos_fast.channel.remote.attach import connect
+from tfos_fast.channel.remote.client import RemoteAddress
+from tfos_fast.channel.transport.connection import Connection
+from tfos_fast.channel.writer.writer import Writer
 from tfos_fast.errors import AddressError, BrokerDied, ChannelClosed
 
 _START_TIMEOUT_S = 60.0
@@ -77,7 +77,7 @@ class Channel:
         segment = Segment.create(memory, slot_bytes)
         ready, ready_in = os.pipe()
         try:
-            command = [sys.executable, "-m", "tfos_fast.channel.broker"]
+            command = [sys.executable, "-m", "tfos_fast.channel.broker.broker"]
             command += ["--segment-fd", str(segment.fd), "--ready-fd", str(ready_in)]
             command += ["--owner", str(os.getpid()), "--owner-started", str(started(os.getpid()))]
             command += ["--end-after", str(writers)]
@@ -160,7 +160,7 @@ class Channel:
         self._connection()
 
     def status(self) -> dict[str, Any]:
-        """The broker's counters: see :class:`~tfos_fast.channel.messages.Status`."""
+        """The broker's counters: see :class:`~tfos_fast.channel.protocol.messages.Status`."""
         return self._connection().status()
 
     def end_feed(self) -> None:

@@ -9,22 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfos_fast.cluster.cluster import Cluster
-    from tfos_fast.cluster.columnar import Parquet, parquet
-    from tfos_fast.cluster.context import Context
-    from tfos_fast.cluster.report import FeedReport
-    from tfos_fast.cluster.reserving import reserve, run
-    from tfos_fast.cluster.watching import InputMode
+    from tfos_fast.cluster.driver.cluster import Cluster
+    from tfos_fast.cluster.driver.report import FeedReport
+    from tfos_fast.cluster.driver.reserve import reserve, run
+    from tfos_fast.cluster.driver.watch import InputMode
+    from tfos_fast.cluster.files.parquet import Parquet, parquet
+    from tfos_fast.cluster.trainer.context import Context
 
 _HOMES = {
-    "Cluster": "cluster",
-    "Context": "context",
-    "FeedReport": "report",
-    "InputMode": "watching",
-    "Parquet": "columnar",
-    "parquet": "columnar",
-    "reserve": "reserving",
-    "run": "reserving",
+    "Cluster": "driver.cluster",
+    "Context": "trainer.context",
+    "FeedReport": "driver.report",
+    "InputMode": "driver.watch",
+    "Parquet": "files.parquet",
+    "parquet": "files.parquet",
+    "reserve": "driver.reserve",
+    "run": "driver.reserve",
 }
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import tfos_fast
 from tfos_fast.cluster import InputMode
-from tfos_fast.cluster.engine import engine_of
-from tfos_fast.cluster.ports import parse_ports
-from tfos_fast.cluster.rendezvous import front
-from tfos_fast.cluster.reserving import UNFED_MEMORY
+from tfos_fast.cluster.driver.rendezvous import front
+from tfos_fast.cluster.driver.reserve import UNFED_MEMORY
+from tfos_fast.cluster.host.ports import parse_ports
+from tfos_fast.cluster.spark.engine import engine_of
 from tfos_fast.compat import gone, reservation
 from tfos_fast.compat.node import NodeMain, if_dropin
 from tfos_fast.errors import ClusterError, NotEnoughGpus

@@ -233,7 +233,7 @@ def train(
     cluster_info: list[dict[str, Any]], cluster_meta: Mapping[str, Any], feed_timeout: float = 600, qname: str = "input"
 ) -> Callable[[Iterable[Any]], list[bool]]:
     """A function for ``mapPartitions`` that feeds a partition to a node of a running cluster."""
-    from tfos_fast.cluster.feeder import Feeder
+    from tfos_fast.cluster.tasks.feed import Feeder
 
     if qname != "input":
         raise ClusterError(f"tasks feed the queue 'input'; {qname!r} is a named feed: give its data to cluster.train(..., qname=)")
@@ -252,12 +252,12 @@ def inference(
     cluster_info: list[dict[str, Any]], feed_timeout: float = 600, qname: str = "input"
 ) -> Callable[[Iterable[Any]], Iterable[Any]]:
     """A function for ``mapPartitions`` that gives one result for each row."""
-    from tfos_fast.cluster.inferrer import Inferrer
+    from tfos_fast.cluster.tasks.infer import Inferrer
 
     inferrer = Inferrer(*_nodes(cluster_info), feed_timeout)
 
     def infer(rows: Iterable[Any]) -> Iterable[Any]:
-        from tfos_fast.cluster.feeder import attempt_here
+        from tfos_fast.cluster.tasks.feed import attempt_here
 
         return inferrer.rows(attempt_here()[0], rows)
 

@@ -127,7 +127,7 @@ class DataFeed:
 
     Attributes
     ----------
-    feed : tfos_fast.tensors.DataFeed
+    feed : tfos_fast.tf.feed.DataFeed
         Our own feed below this one, with tensors, datasets and nodes in step; on queues fed by hand only its own methods. It is
         opened when it is first used.
     """

@@ -8,7 +8,7 @@ import queue
 import threading
 from typing import Any, NoReturn
 
-from tfos_fast.cluster.context import Context
+from tfos_fast.cluster.trainer.context import Context
 from tfos_fast.compat.queues import Named, Results, Rows, own_queue
 from tfos_fast.compat.values import Values, as_proxy
 from tfos_fast.errors import ClusterError, RoleError

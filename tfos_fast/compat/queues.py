@@ -7,7 +7,7 @@ import queue
 import time
 from typing import Any, Protocol
 
-from tfos_fast.cluster.context import FED, Context
+from tfos_fast.cluster.trainer.context import FED, Context
 from tfos_fast.errors import ClusterError, NotThere
 
 _TURN_S = 0.05  # for the rows of a queue, before its own items are looked at again

@@ -21,11 +21,11 @@ from typing import Any
 import msgspec
 import zmq
 
-from tfos_fast.channel.messages import UNREADABLE
-from tfos_fast.channel.processes import runtime_base
-from tfos_fast.cluster.addresses import listen_at
-from tfos_fast.cluster.entrance import Entrance, Keys
-from tfos_fast.cluster.ports import HeldPort, parse_ports, unavailable
+from tfos_fast.channel.host.processes import runtime_base
+from tfos_fast.channel.protocol.messages import UNREADABLE
+from tfos_fast.cluster.coordinator.endpoint import Entrance, Keys
+from tfos_fast.cluster.host.addresses import listen_at
+from tfos_fast.cluster.host.ports import HeldPort, parse_ports, unavailable
 from tfos_fast.compat import util
 from tfos_fast.errors import ClusterError, ClusterTimeout
 

@@ -39,11 +39,11 @@ def _launch(module):
 
 
 HOOKS = {
-    "tfos_fast.cluster.launch": _launch,
+    "tfos_fast.cluster.launch.reserve_task": _launch,
     # Asked by an agent only, when it has its segment and has not answered yet.
-    "tfos_fast.cluster.machine": lambda module: _before(module, "address_towards", lambda: _reach("agent", "reserve")),
+    "tfos_fast.cluster.protocol.identity": lambda module: _before(module, "address_towards", lambda: _reach("agent", "reserve")),
     # Asked by an agent once a second.
-    "tfos_fast.channel.broker": lambda module: _before(module.Broker, "status", _raise_if_told),
+    "tfos_fast.channel.broker.broker": lambda module: _before(module.Broker, "status", _raise_if_told),
 }
 
 

@@ -1,6 +1,0 @@
-from typing import Any
-
-from tfos_fast.channel.schema import Column
-
-def dumps(value: Any) -> bytes: ...
-def with_type(value: Any, column: Column) -> Any: ...

@@ -1,0 +1,1 @@
+"""Arrow arrays to columns of a slot, and back."""

@@ -1,0 +1,1 @@
+"""Values to bytes of a slot, and back."""

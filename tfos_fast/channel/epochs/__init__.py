@@ -1,0 +1,1 @@
+"""Epochs that a node keeps and gives out again."""

@@ -1,0 +1,1 @@
+"""What the channel needs of this host: memory, processes, descriptors, the kernel."""

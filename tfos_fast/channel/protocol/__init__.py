@@ -1,0 +1,1 @@
+"""What reader, writer and broker say to each other."""

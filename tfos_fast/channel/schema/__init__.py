@@ -1,0 +1,1 @@
+"""Columns: which there are, how rows tell them, how two views become one."""

@@ -1,0 +1,1 @@
+"""Pickled values that came over a network: read as data, never executed."""

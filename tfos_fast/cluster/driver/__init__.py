@@ -1,0 +1,1 @@
+"""The driver's calls: reserve, start, feed, infer, shutdown."""

@@ -1,0 +1,1 @@
+"""Files as a feed: Parquet. It imports nothing else of the cluster."""

@@ -1,0 +1,1 @@
+"""What the processes of a cluster do with their host: addresses, ports, child processes."""

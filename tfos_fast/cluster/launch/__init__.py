@@ -1,0 +1,1 @@
+"""How a node starts, in the task of its reservation and as a process."""

@@ -1,0 +1,1 @@
+"""What runs in Spark tasks: feeding and inference."""

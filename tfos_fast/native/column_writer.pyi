@@ -1,0 +1,6 @@
+from typing import Any
+
+from tfos_fast.channel.schema.columns import Column
+
+def dumps(value: Any) -> bytes: ...
+def with_type(value: Any, column: Column) -> Any: ...

@@ -1,0 +1,1 @@
+"""Pickled batches of rows: parsed and packed without making Python objects."""

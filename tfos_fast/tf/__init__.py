@@ -1,0 +1,1 @@
+"""Tensors of batches: what a TensorFlow program reads."""
