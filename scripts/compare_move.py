@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 MAP = json.loads((ROOT / "scripts" / "move.json").read_text())
 MODULES: dict[str, str] = MAP["modules"]
 SYMBOLS: dict[str, str] = MAP.get("symbols", {})
+#: Written anew: what gives the documented names their new homes.
+ANEW: set[str] = set(MAP["anew"])
 PACKAGE = "tfos_fast"
 
 
@@ -105,8 +107,8 @@ def sources(commit: str | None) -> Iterator[tuple[str, str]]:
 def main() -> None:
     old = {k: v for module, text in sources(sys.argv[1]) for k, v in definitions(text, module, moved)}
     new = {k: v for module, text in sources(None) for k, v in definitions(text, module, same)}
-    only = sorted(old.keys() ^ new.keys())
-    other = sorted(k for k in old.keys() & new.keys() if old[k] != new[k])
+    only = sorted((old.keys() ^ new.keys()) - ANEW)
+    other = sorted(k for k in old.keys() & new.keys() if old[k] != new[k] and k not in ANEW)
     for name in only:
         print("only", "before" if name in old else "after", name)
     for name in other:
