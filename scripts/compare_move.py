@@ -1,6 +1,6 @@
 """Compare every function and class before and after modules were moved: ``python scripts/compare_move.py OLD_COMMIT``.
 
-The map of the move is ``scripts/move.json``: old module to new module, and old symbol to new module where a symbol went another way.
+The map of the move is ``scripts/move.json``: old module to new module, and symbols that went another way.
 Docstrings and the form of imports do not count. Names that imports bind count as what they stand for.
 """
 
@@ -100,7 +100,8 @@ def sources(commit: str | None) -> Iterator[tuple[str, str]]:
     ).stdout
     for name in names.split():
         if name.endswith(".py"):
-            text = subprocess.run(["git", "show", f"{commit or 'HEAD'}:{name}"], cwd=ROOT, capture_output=True, text=True, check=True)
+            command = ["git", "show", f"{commit or 'HEAD'}:{name}"]
+            text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
             yield name.removesuffix(".py").removesuffix("/__init__").replace("/", "."), text.stdout
 
 

@@ -200,10 +200,10 @@ def test_nothing_is_unpickled_by_a_broker(tmp_path):
 
 #: Modules that know pickle, and what comes to them. What comes off a socket is unpickled by none of them.
 PICKLE = {
-    "tfos_fast/channel/untrusted/vetting.py": "pickles values of a remote feed anew, which pickles.py has read; it unpickles nothing",
+    "tfos_fast/channel/untrusted/vetting.py": "pickles values of a remote feed, read by pickles.py, anew; it unpickles nothing",
     "tfos_fast/channel/writer/writer.py": "batches that Spark keeps of a stored RDD, in Spark's own task",
     "tfos_fast/values/dtypes.py": "pickles what stands for None in a column of objects; it unpickles nothing",
-    "tfos_fast/compat/values.py": "what a program leaves in ctx.mgr: an anonymous file of the trainer, for the processes that it forks",
+    "tfos_fast/compat/values.py": "what a program leaves in ctx.mgr, for the processes that the trainer forks",
     "tfos_fast/cluster/driver/infer.py": "results of the first rows, from Spark's own job",
     "tfos_fast/cluster/tasks/infer.py": "pickles results for Spark's own job",
     "tfos_fast/cluster/spark/closure.py": "main: for Spark's closure, and from the file that a task has written for a trainer",
