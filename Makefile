@@ -8,7 +8,7 @@ PYTHON_BIN = $(VENV)/bin/python
 RUN = env -u SPARK_HOME JAVA_HOME="$$(scripts/java-home)" PYSPARK_PYTHON="$(CURDIR)/$(PYTHON_BIN)" $(PYTHON_BIN)
 ARGS ?=
 
-.PHONY: help setup demo test failures chaos lint unit build sanitize fuzz fuzz-guided bench bench-tfos tfos-suite dist test-gpu test-oldest clean multihost
+.PHONY: help setup demo docs test failures chaos lint unit build sanitize fuzz fuzz-guided bench bench-tfos tfos-suite dist test-gpu test-oldest clean multihost
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -45,6 +45,9 @@ test-gpu: setup ## on a GPU node: pinned shared memory and copies to the device 
 lint: setup ## ruff and mypy
 	$(PYTHON_BIN) -m ruff check .
 	$(PYTHON_BIN) -m mypy
+
+docs: setup ## the site, in build/docs (a warning is an error)
+	$(PYTHON_BIN) -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
 
 build: setup ## rebuild the compiled modules in place (TFOS_BUILD=debug|sanitize|coverage)
 	$(PYTHON_BIN) setup.py build_ext --inplace --force
