@@ -265,7 +265,7 @@ class ClusterTimeout(ClusterError, TimeoutError):
 NAMED = {name: kind for name, kind in list(vars().items()) if isinstance(kind, type) and issubclass(kind, TfosError)}
 
 
-def named(name: str, otherwise: type[TfosError]) -> Any:
+def named(name: str, otherwise: type[TfosError]) -> type[TfosError]:
     """Return the exception class of this name, of those in :data:`NAMED`; ``otherwise`` for any other name.
 
     A name that comes from a process elsewhere chooses among exceptions, and finds nothing else in this module.

@@ -17,7 +17,9 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     raw = np.empty(size + ALIGNMENT, np.uint8)
     shift = -raw.ctypes.data % ALIGNMENT
-    return np.ndarray(shape, dtype, buffer=raw, offset=shift)  # a slice would not keep the address of an empty array
+    # A slice would not keep the address of an empty array.
+    array: np.ndarray = np.ndarray(shape, dtype, buffer=raw, offset=shift)
+    return array
 
 
 def is_aligned(array: np.ndarray) -> bool:

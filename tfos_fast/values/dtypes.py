@@ -52,7 +52,8 @@ def dtype_of(name: str) -> np.dtype:
             import ml_dtypes
         except ImportError as error:
             raise MissingDependency("numpy has bfloat16 by the package ml_dtypes only: pip install ml_dtypes") from error
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)
 
 

@@ -75,7 +75,7 @@ class Ragged:
 
     def tolist(self) -> list[Any]:
         """Nested Python lists."""
-        items = self.values.tolist()
+        items: list[Any] = self.values.tolist()
         for split in reversed(self.splits):
             bounds = split.tolist()
             items = [items[a:b] for a, b in itertools.pairwise(bounds)]

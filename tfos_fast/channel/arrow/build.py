@@ -254,7 +254,7 @@ def _items(value: Any, kind: Any, where: str) -> Sequence[Any]:
         return list(value)
     if isinstance(value, np.ndarray):
         if value.dtype.kind == "V" and value.dtype.type.__module__ == "ml_dtypes":
-            return value.tolist() if value.ndim == 1 else list(value)  # type: ignore[no-any-return]
+            return value.tolist() if value.ndim == 1 else list(value)
         return list(value) if value.ndim > 1 or value.dtype.kind in "MmV" else value.tolist()
     if type(value).__name__ == "array" and type(value).__module__ == "array":
         return value.tolist()  # type: ignore[no-any-return]

@@ -19,7 +19,8 @@ def numbers_of(array: Any) -> np.ndarray:
     """The innermost values of a numeric column, flat. Memory is not copied, except of booleans."""
     while hasattr(array, "flatten"):
         array = array.flatten()
-    return array.to_numpy(zero_copy_only=False)
+    values: np.ndarray = array.to_numpy(zero_copy_only=False)
+    return values
 
 
 def text_spans(array: Any) -> tuple[np.ndarray, np.ndarray]:

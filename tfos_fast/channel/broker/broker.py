@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 import zmq
 
-from tfos_fast.channel.broker.feed import Feed, Loss, OnOpen
+from tfos_fast.channel.broker.feed import Feed, Loss
+from tfos_fast.channel.broker.feed_partitions import OnOpen
 from tfos_fast.channel.broker.slot_table import TableError
 from tfos_fast.channel.codec.fingerprint import Proof
 from tfos_fast.channel.host.descriptors import Descriptors, make_room

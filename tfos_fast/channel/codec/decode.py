@@ -285,7 +285,8 @@ def _filled(column: Column, rows: int) -> Values:
     fill = fill_bytes(column.kind, column.dtype, column.shape, column.fill)
     if column.kind == "fixed":
         one = np.frombuffer(fill, dtype_of(column.dtype)).reshape(column.shape)
-        return np.broadcast_to(one, (rows, *column.shape)).copy()
+        values: np.ndarray = np.broadcast_to(one, (rows, *column.shape)).copy()
+        return values
     if column.kind == "ragged":
         kind = object if column.dtype in nested.TEXTS else dtype_of(column.dtype)
         depth = column.ragged_dims

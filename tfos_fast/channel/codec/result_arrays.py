@@ -189,7 +189,7 @@ def _is_plain(column: Any) -> bool:
     return type(column) is np.ndarray and is_packable(column.dtype) and column.dtype.isnative
 
 
-def _values(column: Any) -> Sequence[Any]:
+def _values(column: np.ndarray | Sequence[Any]) -> Sequence[Any]:
     """One value for each row, of the types that a block's rows have."""
     if not isinstance(column, np.ndarray):
         return column
@@ -200,13 +200,14 @@ def _values(column: Any) -> Sequence[Any]:
     if column.dtype.kind in "fc" and column.dtype.itemsize > 8 * (1 + (column.dtype.kind == "c")):
         numbers = [value.item() if column.dtype.kind == "c" else float(value) for value in column]  # Python has no long double
         return numbers if np.array_equal(np.isfinite(column), np.isfinite(numbers)) else list(column)
-    return column.tolist()
+    values: list[Any] = column.tolist()
+    return values
 
 
 def _times(column: np.ndarray) -> list[Any]:
     """Days as dates where Python has them; other times as numpy's, as Python's have no time zone or no nanoseconds."""
     if np.datetime_data(column.dtype)[0] in ("Y", "M", "W", "D") and column.dtype.kind == "M":
-        days = column.tolist()
+        days: list[Any] = column.tolist()
         if not any(type(day) is int for day in days):
             return days
     return list(column)

@@ -89,6 +89,9 @@ class Segment:
         if size < HEADER_BYTES:
             raise AddressError(f"no segment of tfos_fast: {size} bytes")
         header = os.pread(fd, _HEADER.size, 0)
+        self.id: bytes
+        self.slot_bytes: int
+        self.n_slots: int
         magic, version, self.id, total, self.slot_bytes, self.n_slots = _HEADER.unpack(header)
         if magic != _MAGIC:
             raise AddressError("no segment of tfos_fast: wrong magic number")

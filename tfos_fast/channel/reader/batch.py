@@ -51,7 +51,8 @@ class PlainBatch:
 
     def capsules(self) -> list[Any]:
         """As DLPack capsules."""
-        return self._cut.capsules(self._start, self._start + self.rows)
+        capsules: list[Any] = self._cut.capsules(self._start, self._start + self.rows)
+        return capsules
 
 
 class _Renamed(PlainBatch):

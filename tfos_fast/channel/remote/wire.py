@@ -98,7 +98,7 @@ def frames(message: m.Publish | m.Deliver, parts: Sequence[Extent], slot: Any) -
     """A message with a slot's contents as frames. The slot's memory is not copied: it must stay as it is until they are sent."""
     view = memoryview(slot).cast("B")
     pieces = list(_pieces(parts))
-    offsets = m.encode([start for start, _ in pieces])  # type: ignore[arg-type]
+    offsets = m.encode([start for start, _ in pieces])
     return [m.encode(message), offsets, *(view[start : start + length] for start, length in pieces)]
 
 

@@ -60,7 +60,8 @@ def _ragged_shape(name: str, spec: Any) -> tuple[int | None, ...]:
     lengths = spec.shape
     if lengths.rank is None or lengths.rank < 2 or spec.ragged_rank < 1:
         raise FormError(f"column {name!r}: the spec says {spec!r}; it is that of a batch: give it a shape of [None, None] or more")
-    inner = tuple(lengths)[1 + spec.ragged_rank :]
+    inner: tuple[int | None, ...] = tuple(lengths)[1 + spec.ragged_rank :]
     if None in inner:
         raise FormError(f"column {name!r}: the spec says {spec!r}, whose last dimensions have no length")
-    return (None,) * spec.ragged_rank + inner
+    ragged: tuple[None, ...] = (None,) * spec.ragged_rank
+    return ragged + inner

@@ -321,7 +321,7 @@ class Connection:
         A wait that ends without the answer (a timeout, Ctrl-C) ends the use of this connection: the answer may still come, and must
         not be taken for that of a later request.
         """
-        found: list[Any] = []
+        found: list[T | m.Refused] = []
 
         def catch(message: Any) -> bool:
             if found or not isinstance(message, answer | m.Refused):
@@ -338,9 +338,10 @@ class Connection:
             raise
         finally:
             self._catch = None
-        if isinstance(found[0], m.Refused):
-            raise to_exception(found[0])
-        return found[0]
+        reply = found[0]
+        if isinstance(reply, m.Refused):
+            raise to_exception(reply)
+        return reply
 
     def status(self) -> dict[str, Any]:
         """Ask the broker for its counters."""

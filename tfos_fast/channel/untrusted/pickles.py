@@ -152,6 +152,7 @@ class _Machine:
         return self.stream[begin : self.at]
 
     def _number(self, unpack: Any, size: int) -> int:
+        value: int
         (value,) = unpack(self.stream, self.at)
         self.at += size
         return value
@@ -403,5 +404,6 @@ def _inside(value: Any) -> Iterable[Any] | None:
     if isinstance(value, slice):
         return value.start, value.stop, value.step
     if isinstance(value, np.ndarray) and value.dtype == object:
-        return value.reshape(-1).tolist()
+        items: list[Any] = value.reshape(-1).tolist()
+        return items
     return None

@@ -329,13 +329,15 @@ def _from_buffer(args: tuple[Any, ...], budget: Budget) -> np.ndarray:
     check(not dtype.hasobject and dtype.subdtype is None and dtype.itemsize and _is_shape(shape), what)
     check(len(data) == dtype.itemsize * math.prod(shape), what)
     budget.spend(200 + len(data))
-    flat = np.frombuffer(data, dtype) if data else np.empty(0, dtype)
+    flat: np.ndarray = np.frombuffer(data, dtype) if data else np.empty(0, dtype)
     _check_text(flat, budget)
     if order == "K":
         check(len(axes) == 1 and _is_shape(axes[0]) and sorted(axes[0]) == list(range(len(shape))), what)
-        return flat.reshape(shape).transpose(axes[0])
+        transposed: np.ndarray = flat.reshape(shape).transpose(axes[0])
+        return transposed
     check(order in ("C", "F") and axes in ([], [None]), what)
-    return flat.reshape(shape, order=order)
+    array: np.ndarray = flat.reshape(shape, order=order)
+    return array
 
 
 class _Array(Pending):

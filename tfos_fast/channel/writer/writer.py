@@ -90,7 +90,8 @@ class Writer:
     @property
     def slot_bytes(self) -> int:
         """Bytes of a slot."""
-        return self._conn.segment.slot_bytes
+        size: int = self._conn.segment.slot_bytes
+        return size
 
     # ---- partitions ----------------------------------------------------------------------------------------------------------
 
