@@ -23,7 +23,7 @@ FIRST_CONTACT = 30.0
 
 def _socket(context: zmq.Context[Any], config: h.AgentConfig, who: str = "") -> zmq.Socket[Any]:
     """The node's, or that of the agent's parent; not connected yet."""
-    socket = context.socket(zmq.DEALER)
+    socket: zmq.Socket[Any] = context.socket(zmq.DEALER)
     socket.curve_serverkey = config.server_public.encode()
     socket.curve_publickey = config.client_public.encode()
     socket.curve_secretkey = config.client_secret.encode()

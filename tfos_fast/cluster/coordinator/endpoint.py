@@ -34,7 +34,7 @@ class Keys:
 
 def questions(context: zmq.Context[Any]) -> zmq.Socket[Any]:
     """The address at which libzmq asks who may enter; it is per context, and so per cluster."""
-    asks = context.socket(zmq.REP)
+    asks: zmq.Socket[Any] = context.socket(zmq.REP)
     asks.linger = 0
     asks.bind("inproc://zeromq.zap.01")
     return asks
@@ -54,7 +54,7 @@ def answer(asks: zmq.Socket[Any], may: Mapping[bytes, bytes]) -> None:
 
 def door(context: zmq.Context[Any], server_secret: bytes) -> zmq.Socket[Any]:
     """A ROUTER for agents, not bound yet."""
-    socket = context.socket(zmq.ROUTER)
+    socket: zmq.Socket[Any] = context.socket(zmq.ROUTER)
     socket.router_handover = True  # a node that reconnects takes its name over
     guard(socket, server_secret, DOMAIN)
     socket.linger = 500

@@ -135,8 +135,7 @@ class Watching:
         return tuple(node for node in self.nodes if states[node.name].fed)
 
     def _wait(self, condition: Callable[[], bool]) -> None:
-        eats = lambda: any(state.eats for state in self._coordinator.nodes.values())  # noqa: E731
-        over = lambda: self._failed or self._offers.error is not None or not eats() or condition()  # noqa: E731
+        over = lambda: self._failed or self._offers.error is not None or not self.takes_rows or condition()  # noqa: E731
         self._coordinator.wait(over, THREE_DAYS, "the driver waits for the evaluation of a named feed")
         self._raise_failure()
 

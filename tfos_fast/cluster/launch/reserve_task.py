@@ -77,13 +77,16 @@ def executor_pid() -> int:
 @functools.cache  # it stays the same, and a look at ten ancestors costs more than the rest of what a task begins with
 def _executor_of(pid: int) -> int:
     process = psutil.Process(pid)
+    ancestor_pid: int
     for ancestor in process.parents():
         if ancestor.name() == "java":
-            return ancestor.pid
+            ancestor_pid = ancestor.pid
+            return ancestor_pid
     # A JVM under another name: it is what spawned pyspark's daemon, or this worker where the daemon is switched off.
     for ancestor in process.parents():
         if "python" not in ancestor.name():
-            return ancestor.pid
+            ancestor_pid = ancestor.pid
+            return ancestor_pid
     raise ClusterError(f"process {process.pid} is no Spark worker: no executor among its ancestors")
 
 

@@ -28,4 +28,5 @@ def address_towards(host: str, port: int) -> str:
     """The address of this host on the network that leads to ``host``. Nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((host, port))
-        return probe.getsockname()[0]
+        address: str = probe.getsockname()[0]
+        return address

@@ -227,7 +227,7 @@ def travel() -> None:
     from pyspark import cloudpickle  # a copy of its own
 
     for module in (sys.modules[__name__], memory_facts, kernel):
-        cloudpickle.register_pickle_by_value(module)
+        cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]  # pyspark's copy has no annotations
 
 
 def task(arguments: tuple[Any, ...], hold: float, _: int, __: Iterable[object]) -> Iterator[dict[str, Any]]:

@@ -40,7 +40,8 @@ def load(directory: Path, *, keep: bool) -> tuple[Callable[[Any, Context], Any],
     data = path.read_bytes()
     if not keep:
         path.unlink()
-    return closure.loads(data)
+    program: tuple[Callable[[Any, Context], Any], Any] = closure.loads(data)
+    return program
 
 
 def run_main(directory: Path, restarts: int, mouth: Mouth) -> h.Report:
