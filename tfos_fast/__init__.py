@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from tfos_fast.errors import TfosError, UnsupportedPlatform
 
@@ -29,7 +30,7 @@ _CLUSTER_NAMES = ("Cluster", "InputMode", "parquet", "reserve", "run")
 _TENSOR_NAMES = ("MASK",)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # The lifecycle imports pyspark; the channel must work without it.
     if name in _CLUSTER_NAMES:
         from tfos_fast import cluster

@@ -12,8 +12,8 @@ from typing import Any
 import tfos_fast
 from tfos_fast.cluster import InputMode
 from tfos_fast.cluster.driver.rendezvous import front
-from tfos_fast.cluster.driver.reserve import UNFED_MEMORY
 from tfos_fast.cluster.host.ports import parse_ports
+from tfos_fast.cluster.launch.reserve_task import UNFED_MEMORY
 from tfos_fast.cluster.spark.engine import engine_of
 from tfos_fast.compat import gone, reservation
 from tfos_fast.compat.node import NodeMain, if_dropin
@@ -155,7 +155,8 @@ class TFCluster:
 
     def tensorboard_url(self) -> str | None:
         """Where TensorBoard is, or None."""
-        return self.cluster.tensorboard_url()
+        url: str | None = self.cluster.tensorboard_url()
+        return url
 
 
 reserve = gone.function(
@@ -167,7 +168,7 @@ reserve = gone.function(
 def default_fs(sc: Any) -> str:
     """Hadoop's default file system, without a slash behind ``file://``."""
     engine_of(sc).check()
-    root = sc._jsc.hadoopConfiguration().get("fs.defaultFS")
+    root: str = sc._jsc.hadoopConfiguration().get("fs.defaultFS")
     return root[:-1] if root.startswith("file://") and root.endswith("/") and len(root) > 7 else root
 
 

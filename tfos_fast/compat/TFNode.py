@@ -21,7 +21,7 @@ def hdfs_path(ctx: Any, path: str) -> str:
     """
     if "://" in path or path.startswith("file:/"):
         return path
-    root = ctx.defaultFS
+    root: str = ctx.defaultFS
     if path.startswith("/"):
         return root + path
     if root.startswith(("hdfs://", "viewfs://")):

@@ -176,11 +176,13 @@ class DataFeed:
     @property
     def done_feeding(self) -> bool:
         """Whether the feed has ended."""
-        return self.feed.should_stop()
+        ended: bool = self.feed.should_stop()
+        return ended
 
     def should_stop(self) -> bool:
         """Whether the feed has ended and every row was handed out."""
-        return self.feed.should_stop()
+        ended: bool = self.feed.should_stop()
+        return ended
 
     def next_batch(self, batch_size: float) -> Any:
         """The next rows as they were fed, or a dict of columns with ``input_mapping``.

@@ -7,7 +7,8 @@ import queue
 import time
 from typing import Any, Protocol
 
-from tfos_fast.cluster.trainer.context import FED, Context
+from tfos_fast.cluster.protocol.roles import FED
+from tfos_fast.cluster.trainer.context import Context
 from tfos_fast.errors import ClusterError, NotThere
 
 _TURN_S = 0.05  # for the rows of a queue, before its own items are looked at again
@@ -88,7 +89,8 @@ class Rows(_Fed):
         return self._row(self._feed, _deadline(block, timeout))
 
     def empty(self) -> bool:
-        return self._feed.should_stop()
+        ended: bool = self._feed.should_stop()
+        return ended
 
     def qsize(self) -> int:
         """1 until the feed has ended: how many rows will come is not known."""
@@ -168,7 +170,9 @@ class Named(_Fed):
         self._own.put(item)
 
     def empty(self) -> bool:
-        return self._own.empty()
+        empty: bool = self._own.empty()
+        return empty
 
     def qsize(self) -> int:
-        return self._own.qsize()
+        size: int = self._own.qsize()
+        return size

@@ -36,7 +36,7 @@ TFOS_SERVER_PORT = "TFOS_SERVER_PORT"
 ANSWER = 30.0  # seconds
 
 
-class Address(tuple):
+class Address(tuple[str, int]):
     """``(host, port)`` that knows the keys."""
 
     keys: Keys
@@ -126,7 +126,7 @@ class Server:
         self._entrance: Entrance | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
-        self._forget: weakref.finalize | None = None
+        self._forget: weakref.finalize[..., Server] | None = None
 
     def start(self, *, any_port: bool = False, front: tuple[str, str] | None = None) -> Address:
         """Listen; returns ``(host, port)``. TFOS_SERVER_HOST and TFOS_SERVER_PORT (a port or a range) say where.
@@ -306,7 +306,8 @@ class Client:
 
     def get_reservations(self) -> list[dict[str, Any]]:
         """Those that have registered by now."""
-        return self._ask("QINFO")
+        reservations: list[dict[str, Any]] = self._ask("QINFO")
+        return reservations
 
     def await_reservations(self) -> list[dict[str, Any]]:
         """Wait for all of them."""

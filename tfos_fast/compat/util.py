@@ -44,7 +44,8 @@ def get_ip_address() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("8.8.8.8", 80))  # sends nothing; the kernel chooses the interface
-            return probe.getsockname()[0]
+            address: str = probe.getsockname()[0]
+            return address
         except OSError:  # no route to anywhere
             pass
     try:

@@ -56,7 +56,8 @@ class Values:
 
     def _read(self) -> dict[str, Any]:
         self._memory.seek(0)
-        return pickle.loads(self._memory.read())
+        values: dict[str, Any] = pickle.loads(self._memory.read())
+        return values
 
     def _write(self, values: dict[str, Any]) -> None:
         data = pickle.dumps(values)

@@ -225,7 +225,8 @@ def _of_rows(tf: Any, spec: Any, rows: int) -> Any:
 
 
 def _chunk(rows: Any, batches: int, each: int) -> np.ndarray:
-    return rows.reshape(batches, each, *rows.shape[1:])
+    chunk: np.ndarray = rows.reshape(batches, each, *rows.shape[1:])
+    return chunk
 
 
 def _nothing(spec: Any) -> Values:

@@ -46,7 +46,7 @@ def _iterator_class(tf: Any) -> Any:
     # Of an iterator, since the class of eager ones has no public name; a function that is traced takes no other kind.
     real: Any = type(iter(tf.data.Dataset.range(0)))
 
-    class DirectIterator(real):
+    class DirectIterator(real):  # type: ignore[misc]  # the class is known only when TensorFlow runs
         """Hands elements to Python, and becomes one of TensorFlow's for whoever wants more than that."""
 
         def __init__(self, dataset: Any, batches: Generator[Any, None, None], go_over: Callable[[], None]) -> None:

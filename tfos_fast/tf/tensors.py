@@ -80,7 +80,8 @@ def _aliasable(dtype: str) -> bool:
     """Whether this TensorFlow imports the dtype through DLPack (the list differs between versions, so it is tried)."""
     tf = tensorflow()
     try:
-        return importer()([capsule(aligned_empty((16,), dtype_of(dtype)))])[0].dtype == tf.as_dtype(dtype)
+        tensor = importer()([capsule(aligned_empty((16,), dtype_of(dtype)))])[0]
+        return bool(tensor.dtype == tf.as_dtype(dtype))
     except (TypeError, ValueError, BufferError, RuntimeError, tf.errors.OpError):
         return False
 
