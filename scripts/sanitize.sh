@@ -18,7 +18,10 @@ TFOS_BUILD=sanitize "$python" -W ignore setup.py -q build_ext --inplace
 # The interpreter itself is not sanitized, so the runtimes come first by force; it also keeps memory until it ends, which is no leak.
 # Freed memory is held back only shortly, as some tests look at how much this process has.
 run=(-m pytest -q --capture=no -p no:cacheprovider
-    -m "not tensorflow" tests/unit/test_{copy,pack,pack_values,unused,stream,floats,decode,arrow,segment,dlpack,assembler,broker,window,kinds,proof}.py tests/unit/test_channel*.py "$@")
+    -m "not tensorflow" tests/unit/native
+    tests/unit/channel/test_{channel,column_kinds,deaths,ends,inference_results,leases,rows,threads}.py
+    tests/unit/channel/{arrow/test_pack,broker/test_malformed_messages,codec/test_decode,codec/test_fingerprint,host/test_segment}.py
+    tests/unit/channel/{reader/test_assemble,reader/test_shuffle_window,schema/test_unused_columns}.py "$@")
 if [[ "${1:-}" == --fuzz ]]; then
     run=(-m tests.fuzz.stream "${@:2}")
     export PYTHONMALLOC=malloc # short streams, too, have poisoned memory around them

@@ -9,7 +9,7 @@ import pytest
 
 import tfos_fast
 from tests.spark.mains import noted
-from tests.unit import badly
+from tests.support import badly
 from tfos_fast import InputMode
 from tfos_fast.channel.host.processes import alive, started
 from tfos_fast.errors import NodeKilled

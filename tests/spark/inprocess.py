@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyspark.sql import Row
 from pyspark.sql.types import ArrayType, MapType, StructType, TimestampNTZType
 
-from tests.unit.helpers import ended, gateway, in_thread
+from tests.support.helpers import ended, gateway, in_thread
 from tfos_fast.channel import Channel
 from tfos_fast.channel.arrow.unpack import slot_to_arrow
 from tfos_fast.cluster.driver.result_schema import arrow_schema

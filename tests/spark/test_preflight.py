@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-import tests.unit.refuse_calls
+import tests.support.refuse_calls
 import tfos_fast
 from tests.spark import mains, sparks
 from tests.spark.mains import noted
@@ -109,7 +109,7 @@ def test_another_python_on_the_executors(sc, tmp_path):
 
 
 def test_executors_whose_container_refuses_system_calls(sc, tmp_path):
-    refuse = tests.unit.refuse_calls.__file__
+    refuse = tests.support.refuse_calls.__file__
     stand_in = script(
         tmp_path / "python", f'#!/bin/sh\nexec {sys.executable} {refuse} EPERM memfd_create,pidfd_open {sys.executable} "$@"\n'
     )

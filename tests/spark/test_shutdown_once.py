@@ -10,7 +10,7 @@ import time
 
 import tfos_fast
 from tests.spark import mains
-from tests.unit import badly
+from tests.support import badly
 
 MASTER = "local[2]"
 SMALL = {"memory": "1m", "slot_bytes": "64k"}
