@@ -111,10 +111,16 @@ place="$PWD $venv $("$python" -V)"
 mapfile -t sources < <(find src_cython \( -name '*.p[yx]*' -o -name '*.h' \) -type f | sort)
 state="$extras $(cat pyproject.toml setup.py ${constraints:+"$constraints"} "${sources[@]}" | sha256sum | cut -d' ' -f1)"
 built() {
-    local suffix
-    suffix=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))' 2>/dev/null) &&
-        compgen -G "tfos_fast/_*$suffix" >/dev/null
+    local suffix source
+    suffix=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))' 2>/dev/null) || return 1
+    for source in "${sources[@]#src_cython/}"; do
+        [[ "$source" != *.pyx || -f "${source%.pyx}$suffix" ]] || return 1
+    done
 }
+
+# Two calls at once, as of .ci/run, do not install into each other's way.
+exec 9<"${BASH_SOURCE[0]}"
+! command -v flock >/dev/null || flock 9
 
 if [[ "$(cat "$venv/.place" 2>/dev/null)" == "$place" && "$(cat "$venv/.state" 2>/dev/null)" == "$state" ]] && built &&
     scripts/java-home >/dev/null && command -v make >/dev/null; then
