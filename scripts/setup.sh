@@ -119,7 +119,7 @@ built() {
 }
 
 # Two calls at once, as of .ci/run, do not install into each other's way.
-exec 9<"${BASH_SOURCE[0]}"
+exec 9<scripts/setup.sh
 ! command -v flock >/dev/null || flock 9
 
 if [[ "$(cat "$venv/.place" 2>/dev/null)" == "$place" && "$(cat "$venv/.state" 2>/dev/null)" == "$state" ]] && built &&
