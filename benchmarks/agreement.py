@@ -14,7 +14,7 @@ import zmq
 
 from tfos_fast.channel.protocol.lockstep import Pace
 from tfos_fast.cluster.coordinator.coordinator import Coordinator
-from tfos_fast.cluster.coordinator.endpoint import Keys
+from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.protocol import messages as m
 
 JOB = "agreement/0"
@@ -23,13 +23,13 @@ JOB = "agreement/0"
 class Nodes:
     """So many agents as the coordinator sees them, each with a partition open."""
 
-    def __init__(self, keys: Keys, count: int) -> None:
+    def __init__(self, keys: ClusterKeys, count: int) -> None:
         self._context = zmq.Context(io_threads=2)
         self._context.max_sockets = count + 16
         self._poller = zmq.Poller()
         self.sockets = [self._connect(keys, number) for number in range(count)]
 
-    def _connect(self, keys: Keys, number: int) -> zmq.Socket[bytes]:
+    def _connect(self, keys: ClusterKeys, number: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
         socket.linger = 0
         socket.curve_serverkey, socket.curve_publickey = keys.server_public, keys.client_public
@@ -67,13 +67,13 @@ def latency(nodes: int, rounds: int = 30) -> list[float]:
         them = Nodes(coordinator.keys, nodes)
         try:
             elsewhere = m.Process(1, 1, "another machine")
-            them.tell(lambda number: m.Hello(f"worker:{number}", "t", f"host{number}", elsewhere))
-            them.hear(m.Welcome)
+            them.tell(lambda number: m.AgentHello(f"worker:{number}", "t", f"host{number}", elsewhere))
+            them.hear(m.AgentWelcome)
             coordinator.begin_epoch(JOB)
             coordinator.count_partitions(nodes)
             them.tell(lambda number: m.Join(Pace("stop", 64)))
-            them.tell(lambda number: m.OpenPartition(1, f"{JOB}/{number}", 0))
-            them.hear(m.Opened)
+            them.tell(lambda number: m.ClaimPartition(1, f"{JOB}/{number}", 0))
+            them.hear(m.ClaimGranted)
             seconds = []
             for step in range(1, rounds + 1):
                 begin = time.perf_counter()

@@ -51,7 +51,7 @@ class Nodes:
             self._names[socket] = name
             self._asked[socket] = 0
             self._poller.register(socket, zmq.POLLIN)
-            self._send(socket, m.Hello(name, "token", "simulated", m.Process(os.getpid(), 1, "another machine")))
+            self._send(socket, m.AgentHello(name, "token", "simulated", m.Process(os.getpid(), 1, "another machine")))
 
     def run(self) -> None:
         """Until every node was told to stop."""
@@ -82,7 +82,7 @@ class Nodes:
     def _open(self, socket: Any) -> None:
         self._asked[socket] += 1
         number = self._asked[socket]
-        self._send(socket, m.OpenPartition(number, f"feed1/{self._names[socket]}-{number}", number))
+        self._send(socket, m.ClaimPartition(number, f"feed1/{self._names[socket]}-{number}", number))
 
     def _receive(self, socket: Any) -> None:
         while True:
@@ -91,7 +91,7 @@ class Nodes:
             except zmq.Again:
                 return
             match message:
-                case m.Opened():
+                case m.ClaimGranted():
                     self._answers += 1
                     if self._storm_ends:
                         self._open(socket)
@@ -99,9 +99,9 @@ class Nodes:
                     self._send(socket, m.Ack(message.request, 1000))
                 case m.Stop():
                     self._left -= 1
-                    self._send(socket, m.Bye())
+                    self._send(socket, m.AgentBye())
 
-    def _send(self, socket: Any, message: m.Message) -> None:
+    def _send(self, socket: Any, message: m.ControlMessage) -> None:
         socket.send(m.encode(message), zmq.NOBLOCK)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from multiprocessing.managers import BaseManager
 from typing import Any
 
-from tfos_fast.cluster.coordinator.endpoint import Keys
+from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.compat.values import as_proxy
 from tfos_fast.errors import ClusterError
 
@@ -105,7 +105,7 @@ def connect(address: Any, authkey: bytes) -> TFManager:
     ClusterError
         These are of ``cluster_info``: nodes of ``TFCluster.run`` have no such manager.
     """
-    if isinstance(authkey, Keys):
+    if isinstance(authkey, ClusterKeys):
         raise ClusterError(
             "a node of TFCluster.run has no manager to connect to. In map_fun use ctx.mgr; rows go there by cluster.train() or "
             "cluster.inference(), and cluster.shutdown() stops every node, a ps too"

@@ -23,7 +23,7 @@ import zmq
 
 from tfos_fast.channel.host.processes import runtime_base
 from tfos_fast.channel.protocol.messages import UNREADABLE
-from tfos_fast.cluster.coordinator.endpoint import Entrance, Keys
+from tfos_fast.cluster.coordinator.endpoint import ClusterKeys, Entrance
 from tfos_fast.cluster.host.addresses import listen_at
 from tfos_fast.cluster.host.ports import HeldPort, parse_ports, unavailable
 from tfos_fast.compat import util
@@ -39,9 +39,9 @@ ANSWER = 30.0  # seconds
 class Address(tuple[str, int]):
     """``(host, port)`` that knows the keys."""
 
-    keys: Keys
+    keys: ClusterKeys
 
-    def __new__(cls, host: str, port: int, keys: Keys) -> Address:
+    def __new__(cls, host: str, port: int, keys: ClusterKeys) -> Address:
         self = super().__new__(cls, (host, port))
         self.keys = keys
         return self
@@ -281,7 +281,7 @@ class Client:
         self._socket.connect(f"tcp://{host}:{port}")
 
     @staticmethod
-    def _look_up(host: str, port: int) -> Keys:
+    def _look_up(host: str, port: int) -> ClusterKeys:
         try:
             server, public, secret = msgspec.json.decode(_file(host, port).read_bytes(), type=tuple[str, str, str])
         except FileNotFoundError:
@@ -289,7 +289,7 @@ class Client:
                 f"no reservation server of this user is known at {host}:{port}. A bare address works on the server's own host, for "
                 "the same user; elsewhere send the address that Server.start() returned inside a Spark closure"
             ) from None
-        return Keys(f"tcp://{host}:{port}", server.encode(), public.encode(), secret.encode())
+        return ClusterKeys(f"tcp://{host}:{port}", server.encode(), public.encode(), secret.encode())
 
     def _ask(self, kind: str, data: dict[str, Any] | None = None) -> Any:
         self._socket.send(msgspec.msgpack.encode(_Ask(kind, data)))

@@ -35,7 +35,7 @@ def _raise_if_told():
 
 def _launch(module):
     _before(module.Reservation, "__call__", lambda: _reach("worker", "reserve"))
-    _before(module.Handing, "__call__", lambda: _reach("worker", "start"))
+    _before(module.StartMain, "__call__", lambda: _reach("worker", "start"))
 
 
 HOOKS = {

@@ -18,7 +18,7 @@ from tests.support.helpers import ended, in_thread
 from tfos_fast.channel import Channel
 from tfos_fast.channel.host.processes import runtime_base
 from tfos_fast.cli import DROPIN, with_dropin
-from tfos_fast.cluster.coordinator.endpoint import Keys
+from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.trainer.context import Context
 from tfos_fast.compat import TFManager, TFNode, TFSparkNode, gpu_info, marker, node, reservation, submitted, util
 from tfos_fast.compat.manager import NodeManager
@@ -376,7 +376,7 @@ def channel_fed(channel: Channel) -> None:
 
 
 def test_who_wants_the_manager_of_a_node_learns_what_to_do():
-    keys = Keys("tcp://127.0.0.1:1", b"", b"", b"")
+    keys = ClusterKeys("tcp://127.0.0.1:1", b"", b"", b"")
     with pytest.raises(ClusterError, match=r"In map_fun use ctx\.mgr"):
         TFManager.connect("/tmp/node", keys)
     with pytest.raises(NotThere, match=r"call TFSparkNode\.train\(cluster_info, cluster_meta\)"):

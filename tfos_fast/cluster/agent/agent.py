@@ -30,7 +30,7 @@ from tfos_fast.channel.protocol.row_spans import OPEN
 from tfos_fast.cluster.agent.driver_link import DriverLink, tell_end
 from tfos_fast.cluster.agent.feeds import NamedFeeds, feed_number, feed_of
 from tfos_fast.cluster.agent.gateway_door import Door
-from tfos_fast.cluster.agent.stopped import Held
+from tfos_fast.cluster.agent.stopped import StoppedProcesses
 from tfos_fast.cluster.agent.supervisor import Supervisor, watch_once
 from tfos_fast.cluster.agent.tensorboard import TensorBoard
 from tfos_fast.cluster.host.detach import detach
@@ -84,7 +84,7 @@ class Agent:
         self.broker = Broker(segment, on_open=self._on_open)
         undo.callback(self.broker.close)
         self.broker.on_control = self._on_control
-        self.broker.on_terminated = lambda asked: self._state(m.Terminated(asked))
+        self.broker.on_terminated = lambda asked: self._state(m.FeedTerminated(asked))
         self.broker.on_partition_done = self._on_partition_done
         self.trainer = Supervisor(self.name, self.host, self.broker, lambda: self.named, self._state, self._own_children)
         self.broker.explain_death = self.trainer.explain_death
@@ -99,16 +99,16 @@ class Agent:
             self.trainer,
             self._tell,
         )
-        self.held = Held(config, self.named, lambda: self.trainer.pid)
+        self.stopped = StoppedProcesses(config, self.named, lambda: self.trainer.pid)
         self.door = Door(config, self.broker, self.ip)
         undo.callback(self.door.close)
         self._board: TensorBoard | None = None
         self._preparing: m.Process | None = None  # the task that hands main over
-        self._bye = m.Bye()
+        self._bye = m.AgentBye()
         self._ends: dict[str, int] = {}  # feed -> number of the last EndEpoch
         self._last_order = -1  # number of the last Keep or Replay
         self._epoch_ended = False  # and not all of its rows were taken when that was last looked at
-        self._leaves: list[m.Message] = []  # what the life that is over has left, until the next one begins
+        self._leaves: list[m.ControlMessage] = []  # what the life that is over has left, until the next one begins
         self._replayed = -1  # number of the last Replay whose rows were all taken
         self._infers = -1  # the last stage of an inference that the driver was told of
         me = this_process()
@@ -117,7 +117,7 @@ class Agent:
             str(self.broker.directory), me, config.executor, self.door.endpoint, self.door.public_key,
             config.gpus, config.gpu_source,
         )  # fmt: skip
-        hello = m.Hello(self.name, config.token, self.host, me)
+        hello = m.AgentHello(self.name, config.token, self.host, me)
         self.link = DriverLink(config, self.broker, hello, lambda: self.named.demands.values(), self._on_message, self._give_up)
         undo.callback(self.link.close)
         self._watch_processes()
@@ -129,22 +129,22 @@ class Agent:
 
     # ---- the driver ----------------------------------------------------------------------------------------------------------
 
-    def _tell(self, message: m.Message) -> None:
+    def _tell(self, message: m.ControlMessage) -> None:
         self.link.send(message)
 
-    def _state(self, message: m.Message) -> None:
+    def _state(self, message: m.ControlMessage) -> None:
         self.link.state(message)
 
     def _on_message(self, message: m.ToAgent) -> None:
         match message:
             case m.Fence():
                 reached, proof = self.named.broker(feed_of(message.key)).fence(message.key, message.attempt)
-                self.link.send(m.Fenced(message.key, message.attempt, reached, proof))
-            case m.Settle():
+                self.link.send(m.FenceDone(message.key, message.attempt, reached, proof))
+            case m.SettleSteps():
                 self.broker.feed.steps.settle(message.epoch, message.turn)
             case m.StepsAgreed():
                 self.broker.feed.steps.agree(message.epoch, message.steps, message.end)
-            case m.Welcome():
+            case m.AgentWelcome():
                 self.broker.feed.steps.changed = True  # what was told last may be lost
             case m.EndEpoch():
                 if message.request > self._ends.get(message.feed, -1):  # it is asked again after a reconnect
@@ -152,11 +152,11 @@ class Agent:
                     self.named.end_epoch(message.feed)
                     self._epoch_ended = self._epoch_ended or not message.feed
                 self._acknowledge(message.request)
-            case m.Keep():
+            case m.KeepEpoch():
                 if not self._again(message.request):
                     self.broker.feed.keep(message.kind, message.limit)
                 self._acknowledge(message.request)
-            case m.Replay():
+            case m.ReplayEpoch():
                 # Asked a second time, after a reconnect, it is not done twice; the answer may have been lost, too.
                 if not self._again(message.request):
                     self._replay(message)
@@ -165,14 +165,14 @@ class Agent:
             case m.EndFeed():
                 self.named.end_feed(message.feed)
                 self._acknowledge(message.request)
-            case m.Yield():
+            case m.YieldTasks():
                 self.broker.feed.make_yield(message.on)
                 if not message.on:
                     self.named.repeat()
                 self._acknowledge(message.request)
-            case m.Halt():
+            case m.HaltTrainer():
                 self._halt(message)
-            case m.Begin():
+            case m.BeginTrainer():
                 if message.life == self.trainer.life and self._leaves:
                     self._leaves = []
                     self.broker.feed.base = message.epoch
@@ -190,7 +190,7 @@ class Agent:
             case m.Stop():
                 self._stop("the driver said so")
 
-    def _halt(self, order: m.Halt) -> None:
+    def _halt(self, order: m.HaltTrainer) -> None:
         if order.life == self.trainer.life:
             self.trainer.halt()
             self.link.begin_anew()
@@ -209,7 +209,7 @@ class Agent:
         again, self._last_order = self._last_order == request, request
         return again
 
-    def _replay(self, message: m.Replay) -> None:
+    def _replay(self, message: m.ReplayEpoch) -> None:
         def done() -> None:
             self._replayed = message.request
             self._acknowledge(message.request)
@@ -236,17 +236,17 @@ class Agent:
             m.Beat(
                 status["progress"] + self.named.progress, status["rows_published"], status["rows_taken"],
                 status["writers"], status["waiting"], status["reader"], self.named.totals, self.named.newest,
-                self.held.look(),
+                self.stopped.look(),
             )
         )  # fmt: skip
-        self.held.end_tasks()
+        self.stopped.end_tasks()
         self.trainer.look()
         self.link.tick()
 
     def _on_stalled(self, text: str) -> None:
         """A feed task waited in vain. Others would, too, and each further attempt of Spark's."""
         if not self.trainer.ended:
-            words = f"{self.name} on {self.host}: {text}{self.held.words()}"
+            words = f"{self.name} on {self.host}: {text}{self.stopped.words()}"
             self.trainer.end(m.Failure("StallTimeout", words, self.name, self.host))
 
     # ---- deaths of others ----------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ class Agent:
 
     def _give_up(self, why: str) -> None:
         """End although nobody has asked for it: what the driver may still wait for does not come."""
-        self._bye = m.Bye(f"ended: {why}")
+        self._bye = m.AgentBye(f"ended: {why}")
         self._stop(why)
 
     # ---- the feed ------------------------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ class Agent:
             raise ClusterError(f"{self.name} does not know what {name!r} is")
         if self.trainer.started:
             return b"runs"
-        start = msgspec.msgpack.decode(body, type=h.Start)
+        start = msgspec.msgpack.decode(body, type=h.StartTrainer)
         try:
             directory = Path(start.directory).resolve()
             if self.broker.directory.resolve() not in directory.parents:
@@ -360,7 +360,7 @@ class Agent:
     def _show(self, handover: h.Handover) -> None:
         board = self._board = TensorBoard(handover, self.ip)
         watch_once(self.broker, board.pidfd, board.died)
-        self._state(m.TensorBoard(board.url))
+        self._state(m.TensorBoardRuns(board.url))
 
     def _hold(self) -> bytes:
         self.broker.feed.close()
@@ -392,7 +392,7 @@ class Agent:
     def failed(self, error: Exception) -> None:
         """Note what this agent met; ``close`` tells the driver."""
         text = "".join(traceback.format_exception_only(error)).strip()
-        self._bye = m.Bye(
+        self._bye = m.AgentBye(
             m.clip(f"failed: {text}", m.MAX_TEXT), m.clip("".join(traceback.format_exception(error)), m.MAX_TRACEBACK)
         )
 

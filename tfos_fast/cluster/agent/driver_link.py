@@ -60,8 +60,8 @@ class DriverLink:
         self,
         config: h.AgentConfig,
         broker: Broker,
-        hello: m.Hello,
-        greetings: Callable[[], Iterable[m.Message]],
+        hello: m.AgentHello,
+        greetings: Callable[[], Iterable[m.ControlMessage]],
         on_message: Callable[[m.ToAgent], None],
         on_end: Callable[[str], None],
     ) -> None:
@@ -72,7 +72,7 @@ class DriverLink:
         self._greetings = greetings
         self._on_message = on_message
         self._on_end = on_end
-        self._states: list[m.Message] = []
+        self._states: list[m.ControlMessage] = []
         self._pending: dict[int, tuple[str, int, Callable[..., None]]] = {}
         self._requests = 0
         self._driver_deadline: float | None = time.monotonic() + FIRST_CONTACT
@@ -113,14 +113,14 @@ class DriverLink:
         for greeting in self._greetings():
             self.send(greeting)
         for request, (key, attempt, _) in self._pending.items():
-            self.send(m.OpenPartition(request, key, attempt))
+            self.send(m.ClaimPartition(request, key, attempt))
 
-    def send(self, message: m.Message) -> None:
+    def send(self, message: m.ControlMessage) -> None:
         # HWM reached means that the driver has been away for long; the deadline ends this agent soon.
         with contextlib.suppress(zmq.Again):
             self._socket.send(m.encode(message), zmq.NOBLOCK)
 
-    def state(self, message: m.Message) -> None:
+    def state(self, message: m.ControlMessage) -> None:
         """Send what the coordinator must know, again after each reconnect."""
         self._states.append(message)
         self.send(message)
@@ -133,7 +133,7 @@ class DriverLink:
         """Ask the ledger for a partition; ``reply`` gets the rows to skip, or ``error``."""
         self._requests += 1
         self._pending[self._requests] = (key, attempt, reply)
-        self.send(m.OpenPartition(self._requests, key, attempt))
+        self.send(m.ClaimPartition(self._requests, key, attempt))
 
     def _on_messages(self) -> None:
         while True:
@@ -142,11 +142,11 @@ class DriverLink:
             except zmq.Again:
                 return
             match message:
-                case m.Opened():
+                case m.ClaimGranted():
                     # An answer that comes twice (it was asked again after a reconnect) finds nobody waiting.
                     if waiting := self._pending.pop(message.request, None):
                         waiting[2](message.skip, message.proof, message.stop)
-                case m.Refused():
+                case m.ClaimRefused():
                     if waiting := self._pending.pop(message.request, None):
                         waiting[2](error=message.text, kind=message.kind)
                 case _:
@@ -158,7 +158,7 @@ class DriverLink:
         if self._driver_deadline is not None and time.monotonic() > self._driver_deadline:
             self._on_end("the driver is gone")
 
-    def close(self, bye: m.Bye | None = None) -> None:
+    def close(self, bye: m.AgentBye | None = None) -> None:
         """Say goodbye, if there is something to say."""
         if bye is not None:
             self.send(bye)

@@ -82,7 +82,7 @@ class NamedFeeds:
         on_open: Callable[..., None],
         on_partition_done: Callable[[str, int, int, Proof], None],
         deaths: Deaths,
-        send: Callable[[m.Message], None],
+        send: Callable[[m.ControlMessage], None],
     ) -> None:
         self.demands: dict[str, m.Demand] = {}  # not yet answered by an end of epoch
         self._read = 0  # rows of named feeds that trainers took which are dead

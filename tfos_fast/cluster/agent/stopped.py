@@ -19,7 +19,7 @@ from tfos_fast.cluster.protocol.identity import machine_id
 log = logging.getLogger("tfos_fast.agent")
 
 
-class Held:
+class StoppedProcesses:
     """Looks after the tasks, the executor and the trainer of one node.
 
     Parameters

@@ -63,7 +63,7 @@ class Supervisor:
         host: str,
         broker: Broker,
         feeds: Callable[[], NamedFeeds],
-        state: Callable[[m.Message], None],
+        state: Callable[[m.ControlMessage], None],
         spare: Callable[[], set[int]] = set,
     ) -> None:
         self.name = name

@@ -365,7 +365,7 @@ class Coordinator:
         return False
 
     def _handle(self, peer: bytes, message: m.FromAgent) -> None:
-        if isinstance(message, m.Hello):
+        if isinstance(message, m.AgentHello):
             self._hello(peer, message)
             return
         if isinstance(message, m.Died):
@@ -390,17 +390,17 @@ class Coordinator:
                 self._progress.lost(node, message)
             case m.Halted():
                 self._progress.halted(node, message)
-            case m.Terminated():
+            case m.FeedTerminated():
                 node.terminated, node.asked = True, message.asked
                 node.stops(self.nodes.values())
-            case m.TensorBoard():
+            case m.TensorBoardRuns():
                 node.tensorboard, self._board = message.url, node.name
             case m.Holding():
                 node.holding = True
             case m.Demand():
                 if message.feed in node.demands or len(node.demands) < MOST_FEEDS:
                     node.demands[message.feed] = message
-            case m.Bye():
+            case m.AgentBye():
                 node.gone, node.said_bye = True, True
                 node.stops(self.nodes.values())
                 node.status, node.totals = message.status, message.totals
@@ -434,14 +434,14 @@ class Coordinator:
                 self._progress.join(node, message)
             case m.StepsReady():
                 self.steps.ready(node.name, message.epoch, message.steps, message.turn)
-            case m.OpenPartition():
+            case m.ClaimPartition():
                 self._progress.open_partition(peer, node, message)
-            case m.Fenced():
+            case m.FenceDone():
                 self._progress.fenced(node, message)
             case m.PartitionDone():
                 self._progress.partition_done(node, message)
 
-    def _hello(self, peer: bytes, message: m.Hello) -> None:
+    def _hello(self, peer: bytes, message: m.AgentHello) -> None:
         if peer != m.routing_id(message.name, message.token):
             return  # it speaks for somebody else
         self._news = True

@@ -23,7 +23,7 @@ _AT_ONCE = 1000  # then the other sources are looked at
 
 
 @dataclass(frozen=True)
-class Keys:
+class ClusterKeys:
     """What an agent needs to connect: sent only inside Spark's closures."""
 
     endpoint: str
@@ -107,7 +107,7 @@ class Entrance:
 
     Attributes
     ----------
-    keys : Keys
+    keys : ClusterKeys
     socket, asks : zmq.Socket
         To be polled: messages of agents, and libzmq's questions who may enter (see :meth:`answer`).
     lost : str
@@ -129,7 +129,7 @@ class Entrance:
             self.socket.linger = 0
             self.close()
             raise
-        self.keys = Keys(f"tcp://{advertise}:{port}", server_public, client_public, client_secret)
+        self.keys = ClusterKeys(f"tcp://{advertise}:{port}", server_public, client_public, client_secret)
 
     @property
     def closed(self) -> bool:

@@ -30,7 +30,7 @@ from tfos_fast.channel.codec.fingerprint import Proof
 from tfos_fast.channel.protocol.row_spans import OPEN, Reached, Span, join, without
 
 
-class State(Enum):
+class PartitionState(Enum):
     """Of one partition."""
 
     ACTIVE = auto()
@@ -97,7 +97,7 @@ class _Entry:
     proof: Proof = Proof()  # noqa: RUF009  # of the rows before the active attempt's
     whole: bool = False  # it was published to its end while its node took rows
     proven: bool = True  # the rows before were delivered in order, so that there is a proof of them
-    state: State = State.ACTIVE
+    state: PartitionState = PartitionState.ACTIVE
     waiting: tuple[str, int] | None = None  # (node, attempt) that gets the partition after the fence
 
 
@@ -124,11 +124,11 @@ class Ledger:
         newest = entry.waiting[1] if entry.waiting else entry.attempt
         if attempt < newest:
             return [Refuse(node, key, attempt, f"attempt {attempt} at partition {key} was replaced by attempt {newest}")]
-        if entry.state is State.IDLE and (entry.node, entry.attempt) == (node, attempt):
+        if entry.state is PartitionState.IDLE and (entry.node, entry.attempt) == (node, attempt):
             # It asks again, its node having connected anew. It was answered before, and may have done with that, or its reader is
             # dead: what is left is for a further job.
             return [Grant(node, key, attempt, entry.rows, entry.proof, entry.rows)]
-        if entry.state in (State.DONE, State.IDLE):
+        if entry.state in (PartitionState.DONE, PartitionState.IDLE):
             # Of a DONE one the whole partition is skipped. The attempt becomes the owner, so that a still newer one asks the same
             # way.
             entry.node, entry.attempt = node, attempt
@@ -138,8 +138,8 @@ class Ledger:
             old_node, old = entry.waiting
             actions.append(Refuse(old_node, key, old, f"attempt {old} at partition {key} was replaced by attempt {attempt}"))
         entry.waiting = (node, attempt)
-        if entry.state is State.ACTIVE:
-            entry.state = State.FENCING
+        if entry.state is PartitionState.ACTIVE:
+            entry.state = PartitionState.FENCING
             self._fencing.add(key)
         # Asked again even if a fence is under way: the first one may be lost with its connection, and fencing twice is harmless.
         actions.append(AskFence(entry.node, key, attempt))
@@ -148,7 +148,7 @@ class Ledger:
     def fenced(self, node: str, key: str, attempt: int, reached: Reached, proof: Proof = Proof()) -> list[Action]:  # noqa: B008
         """A node answers the fence for ``attempt``: how far the last attempt has come that was opened there."""
         entry = self.entries.get(key)
-        if entry is None or entry.state is not State.FENCING or entry.waiting is None:
+        if entry is None or entry.state is not PartitionState.FENCING or entry.waiting is None:
             return []
         if entry.node != node or entry.waiting[1] != attempt:
             # The answer to an older fence: since then that node may have published more. The newest fence has been asked, too.
@@ -211,7 +211,7 @@ class Ledger:
                 if prefix in self.closed:
                     self.closed.discard(prefix)
                     self.reopened.add(prefix)
-                entry = self.entries[key] = _Entry("", -1, rows=max(end for _, end in spans[key]), state=State.DONE)
+                entry = self.entries[key] = _Entry("", -1, rows=max(end for _, end in spans[key]), state=PartitionState.DONE)
             stopped = entry.node == node and entry.active is not None and key in published
             if stopped:
                 self._stop(entry, published[key], Proof())
@@ -219,7 +219,7 @@ class Ledger:
                 entry.todo = join(entry.todo, spans[key])
                 entry.proof, entry.proven = Proof(), False
                 self._lost.setdefault(prefix, set()).add(key)
-            if stopped or entry.state is State.DONE:
+            if stopped or entry.state is PartitionState.DONE:
                 actions += self._next(key, entry)
         return actions
 
@@ -233,7 +233,9 @@ class Ledger:
 
     def published(self, prefix: str) -> tuple[int, int]:
         """Partitions ``<prefix>/...`` that are known to be published whole, and their rows."""
-        done = [entry.rows for key, entry in self.entries.items() if key.startswith(prefix + "/") and entry.state is State.DONE]
+        done = [
+            entry.rows for key, entry in self.entries.items() if key.startswith(prefix + "/") and entry.state is PartitionState.DONE
+        ]
         return len(done), sum(done)
 
     def unfinished(self, prefix: str) -> frozenset[int]:
@@ -244,7 +246,9 @@ class Ledger:
         """The numbers of the job's partitions that were published to their end while their node took rows."""
         begin = prefix + "/"
         entries = self.entries.items()
-        return _numbers(key for key, entry in entries if key.startswith(begin) and entry.state is State.DONE and entry.whole)
+        return _numbers(
+            key for key, entry in entries if key.startswith(begin) and entry.state is PartitionState.DONE and entry.whole
+        )
 
     def is_new(self, key: str) -> bool:
         """Whether the partition is of a job that is not over, and no attempt at it has come yet."""
@@ -262,7 +266,7 @@ class Ledger:
         """Of these partitions of a job that has not begun, these rows are not to be published: an earlier application had them."""
         for number, covered in spans.items():
             todo = without([(0, OPEN)], covered)
-            self.entries[f"{prefix}/{number}"] = _Entry("", -1, todo=todo, proven=False, state=State.IDLE)
+            self.entries[f"{prefix}/{number}"] = _Entry("", -1, todo=todo, proven=False, state=PartitionState.IDLE)
 
     def close(self, prefix: str) -> None:
         """The job that fed the partitions ``<prefix>/...`` is over: refuse stragglers, and forget its entries."""
@@ -279,7 +283,7 @@ class Ledger:
         skip = stop = entry.rows
         if entry.todo:
             skip, stop = entry.active = entry.todo.pop(0)
-            entry.state = State.ACTIVE
+            entry.state = PartitionState.ACTIVE
         elif key.rpartition("/")[0] not in self.reopened:
             stop = OPEN  # of a job that was over, it is not known where the partition ends
         return Grant(entry.node, key, entry.attempt, skip, entry.proof, stop)
@@ -307,7 +311,7 @@ class Ledger:
     def _next(self, key: str, entry: _Entry) -> list[Action]:
         """Nobody publishes the partition: who waits for it gets what is left of it."""
         self._fencing.discard(key)
-        entry.state = State.IDLE if entry.todo else State.DONE
+        entry.state = PartitionState.IDLE if entry.todo else PartitionState.DONE
         if not entry.todo:
             prefix = key.rpartition("/")[0]
             self._lost.get(prefix, set()).discard(key)

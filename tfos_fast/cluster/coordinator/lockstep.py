@@ -48,7 +48,7 @@ Action = Tell | AskSettle
 
 
 @dataclass
-class _Member:
+class _StepMember:
     host: str
     pace: Pace | None = None  # None: its program has not asked to go in step
     ready: int = 0
@@ -74,7 +74,7 @@ class StepAgreement:
     """
 
     def __init__(self) -> None:
-        self._members: dict[str, _Member] = {}
+        self._members: dict[str, _StepMember] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -108,7 +108,7 @@ class StepAgreement:
         self._claimed.clear()
         self._done.clear()
         for name, host in hosts.items():
-            member = self._members.setdefault(name, _Member(host))
+            member = self._members.setdefault(name, _StepMember(host))
             member.host = host
             member.ready, member.asked, member.settled = 0, False, False
             member.open.clear()
@@ -163,7 +163,7 @@ class StepAgreement:
         """The node's program goes in step. Returns why it cannot; empty: it can."""
         member = self._members.get(node)
         if member is None:
-            member = self._members[node] = _Member("")
+            member = self._members[node] = _StepMember("")
         for name, other in self._members.items():
             if other.pace is not None and other.pace.uneven != pace.uneven:
                 return (

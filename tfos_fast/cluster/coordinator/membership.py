@@ -64,7 +64,7 @@ class Membership:
 
     # ---- who is in it --------------------------------------------------------------------------------------------------------
 
-    def enter(self, peer: bytes, message: m.Hello) -> bool:
+    def enter(self, peer: bytes, message: m.AgentHello) -> bool:
         """An agent says hello; whether it is a member now."""
         stale = self._expected is not None and self._expected.get(message.name) != message.token
         if stale or self.stopping:
@@ -81,7 +81,7 @@ class Membership:
         self._peers[peer] = message.name
         self._routes[message.name] = peer
         node.connected = time.monotonic()
-        self.send(message.name, m.Welcome())
+        self.send(message.name, m.AgentWelcome())
         # What was sent just before the connection broke may be lost.
         for order in node.orders.values():
             self.send(message.name, order)
@@ -117,11 +117,11 @@ class Membership:
 
     # ---- what is sent to it --------------------------------------------------------------------------------------------------
 
-    def send(self, name: str, message: m.Message) -> None:
+    def send(self, name: str, message: m.ControlMessage) -> None:
         """To a node. One that is not connected now does not get it; what it must have is sent again after its next Hello."""
         self.answer(self._routes.get(name, b""), message)
 
-    def answer(self, peer: bytes, message: m.Message) -> None:
+    def answer(self, peer: bytes, message: m.ControlMessage) -> None:
         """To whoever has asked over this connection."""
         if peer:
             self._write(peer, m.encode(message))

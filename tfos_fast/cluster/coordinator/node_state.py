@@ -32,7 +32,7 @@ class NodeState:
     newest: m.Fed = m.Fed()  # noqa: RUF009  # of the feeds that it had rows of
     beat: m.Beat | None = None
     acks: set[int] = field(default_factory=set)
-    orders: dict[int, m.Message] = field(default_factory=dict)  # sent and not acknowledged
+    orders: dict[int, m.ControlMessage] = field(default_factory=dict)  # sent and not acknowledged
     demands: dict[str, m.Demand] = field(default_factory=dict)  # by name of the feed
     totals: m.Totals = field(default_factory=m.Totals)
     status: int | None = None  # exit status of the trainer
@@ -154,7 +154,7 @@ def stuck(states: Iterable[NodeState]) -> str:
             lines.append(f"{beat.writers} feed tasks wait for {who}, where {trainer}{held} does not read")
             continue
         left = beat.rows_published - beat.rows_taken
-        if any(isinstance(order, m.Replay) for order in state.orders.values()):
+        if any(isinstance(order, m.ReplayEpoch) for order in state.orders.values()):
             lines.append(f"the driver waits for {who}, where {trainer}{held} has {left} rows of a replay that it does not take")
         elif beat.waiting or (beat.writers and left) or held:
             lines.append(f"{beat.writers} feed tasks wait for {who}, where {trainer}{held} has {left} rows that it does not take")

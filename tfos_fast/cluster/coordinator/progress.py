@@ -115,20 +115,20 @@ class Progress:
         """Close a job in the ledger."""
         self.ledger.close(prefix)
 
-    def open_partition(self, peer: bytes, node: NodeState, message: m.OpenPartition) -> None:
+    def open_partition(self, peer: bytes, node: NodeState, message: m.ClaimPartition) -> None:
         """A feed task has come to a node; the answer may take until an earlier attempt is fenced."""
         if not self._awaits(node, message.key):
             text = f"{node.name} was started again, and is not yet, or not any more, where partition {message.key} is fed"
-            self._members.answer(peer, m.Refused(message.request, text, "Yielded"))
+            self._members.answer(peer, m.ClaimRefused(message.request, text, "Yielded"))
         elif other := self.steps.better(node.name, message.key):
-            self._members.answer(peer, m.Refused(message.request, other, "Elsewhere"))
+            self._members.answer(peer, m.ClaimRefused(message.request, other, "Elsewhere"))
         else:
             if self.ledger.is_new(message.key) and message.key.rpartition("/")[0] in self._jobs:
                 node.begun += 1
             self._opening[message.key, message.attempt] = (peer, message.request)
             self._act(self.ledger.open(node.name, message.key, message.attempt))
 
-    def fenced(self, node: NodeState, message: m.Fenced) -> None:
+    def fenced(self, node: NodeState, message: m.FenceDone) -> None:
         """A node has shut an older attempt out."""
         self._act(self.ledger.fenced(node.name, message.key, message.attempt, message.reached, message.proof))
 
@@ -148,10 +148,10 @@ class Progress:
                 case Grant(name, key, attempt, skip, proof, stop):
                     self.steps.opened(name, key)
                     peer, request = self._opening.pop((key, attempt), (b"", 0))
-                    self._members.answer(peer, m.Opened(request, skip, proof, stop))
+                    self._members.answer(peer, m.ClaimGranted(request, skip, proof, stop))
                 case Refuse(_, key, attempt, text):
                     peer, request = self._opening.pop((key, attempt), (b"", 0))
-                    self._members.answer(peer, m.Refused(request, text))
+                    self._members.answer(peer, m.ClaimRefused(request, text))
                 case AskFence(node, key, attempt):
                     self._members.send(node, m.Fence(key, attempt))
 
@@ -175,7 +175,7 @@ class Progress:
     def _carry(self, actions: list[Step]) -> None:
         for action in actions:
             if isinstance(action, AskSettle):
-                self._members.send(action.node, m.Settle(action.epoch, action.turn))
+                self._members.send(action.node, m.SettleSteps(action.epoch, action.turn))
             else:
                 self._members.send(action.node, m.StepsAgreed(action.epoch, action.steps, action.end))
 
@@ -236,7 +236,7 @@ class Progress:
         for action in actions:
             life, epoch = action.life, 0
             if isinstance(action, Halt):
-                self._members.order([action.node], lambda number, life=life: m.Halt(number, life))  # type: ignore[misc]
+                self._members.order([action.node], lambda number, life=life: m.HaltTrainer(number, life))  # type: ignore[misc]
             else:
                 epoch = self._nodes[action.node].at = action.epoch
-                self._members.order([action.node], lambda number, life=life, epoch=epoch: m.Begin(number, life, epoch))  # type: ignore[misc]
+                self._members.order([action.node], lambda number, life=life, epoch=epoch: m.BeginTrainer(number, life, epoch))  # type: ignore[misc]

@@ -13,7 +13,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from tfos_fast import errors
-from tfos_fast.cluster.coordinator.endpoint import HEARTBEAT, HELD, MAX_MESSAGE, SILENCE, Keys
+from tfos_fast.cluster.coordinator.endpoint import HEARTBEAT, HELD, MAX_MESSAGE, SILENCE, ClusterKeys
 from tfos_fast.cluster.coordinator.relay import RelayTask
 from tfos_fast.cluster.protocol import handover as h
 from tfos_fast.cluster.spark.engine import Engine
@@ -42,7 +42,7 @@ class RelayedEntrance:
 
     def __init__(self, relay: h.RelayReady, client: tuple[bytes, bytes], operator: tuple[bytes, bytes]) -> None:
         self.lost = ""
-        self.keys = Keys(relay.agents, relay.server_public.encode(), *client)
+        self.keys = ClusterKeys(relay.agents, relay.server_public.encode(), *client)
         self._relay = relay
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)

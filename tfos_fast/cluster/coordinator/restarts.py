@@ -18,7 +18,7 @@ from typing import Literal
 Kind = Literal["node", "group"]
 
 
-class State(Enum):
+class TrainerState(Enum):
     """Of one trainer."""
 
     RUNS = auto()
@@ -47,10 +47,10 @@ Action = Halt | Begin
 
 
 @dataclass
-class _Member:
+class _RestartMember:
     life: int = 0
     used: int = 0
-    state: State = State.RUNS
+    state: TrainerState = TrainerState.RUNS
     epoch: int = 0
     round: frozenset[str] = frozenset()
 
@@ -69,7 +69,7 @@ class Restarts:
 
     most: int = 0
     kind: Kind = "node"
-    _members: dict[str, _Member] = field(default_factory=dict)
+    _members: dict[str, _RestartMember] = field(default_factory=dict)
     _rounds: int = 0
 
     def life(self, node: str) -> int:
@@ -78,7 +78,7 @@ class Restarts:
 
     def under_way(self, node: str) -> bool:
         """Whether the node is between two lives."""
-        return self._member(node).state is not State.RUNS
+        return self._member(node).state is not TrainerState.RUNS
 
     def fell(self, node: str, life: int, everybody: Iterable[str], *, group: bool = False) -> list[Action] | None:
         """A trainer has died.
@@ -99,7 +99,7 @@ class Restarts:
             What is to be ordered; None: it may not be started again.
         """
         member = self._member(node)
-        if life != member.life or member.state is not State.RUNS:
+        if life != member.life or member.state is not TrainerState.RUNS:
             return []  # known, or it was killed with its group
         if self.kind == "group" or group:
             if self._rounds >= self.most:
@@ -118,27 +118,27 @@ class Restarts:
         for name in sorted(names):
             other = self._member(name)
             other.round = names
-            if other.state is State.RUNS:
-                other.state = State.HALTING
+            if other.state is TrainerState.RUNS:
+                other.state = TrainerState.HALTING
                 actions.append(Halt(name, other.life))
         return actions
 
     def halted(self, node: str, life: int, epoch: int) -> list[Action]:
         """A life is over, the last commit of which was in this epoch."""
         member = self._member(node)
-        if life != member.life or member.state is not State.HALTING:
+        if life != member.life or member.state is not TrainerState.HALTING:
             return []
-        member.state, member.epoch = State.HALTED, epoch
+        member.state, member.epoch = TrainerState.HALTED, epoch
         members = {name: self._member(name) for name in sorted(member.round)}
-        if any(other.state is not State.HALTED for other in members.values()):
+        if any(other.state is not TrainerState.HALTED for other in members.values()):
             return []
         first = min(other.epoch for other in members.values())  # a group goes through its epochs together
         actions: list[Action] = []
         for name, other in members.items():
             other.life += 1
-            other.state, other.round = State.RUNS, frozenset()
+            other.state, other.round = TrainerState.RUNS, frozenset()
             actions.append(Begin(name, other.life, first))
         return actions
 
-    def _member(self, node: str) -> _Member:
-        return self._members.setdefault(node, _Member())
+    def _member(self, node: str) -> _RestartMember:
+        return self._members.setdefault(node, _RestartMember())

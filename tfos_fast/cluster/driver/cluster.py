@@ -20,7 +20,7 @@ from tfos_fast.cluster.driver.seconds import seconds
 from tfos_fast.cluster.driver.stop_nodes import stop_agents
 from tfos_fast.cluster.driver.watch import THREE_DAYS, InputMode
 from tfos_fast.cluster.launch import driver_nodes
-from tfos_fast.cluster.launch.reserve_task import Handing, pickle_main
+from tfos_fast.cluster.launch.reserve_task import StartMain, pickle_main
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.cluster.protocol.roles import CHIEFS, FED, cluster_spec
@@ -181,7 +181,7 @@ class Cluster(Feeding):
         here = tuple(node for node in missing if node.executor == this_process())
         there = tuple(node for node in missing if node not in here)
         hold = 0.0 if tasks == 1 else 0.3
-        task = Handing(there, spec, payload, ids, self._log_level, attempt > 0, tensorboard, hold, restarts, feeds)
+        task = StartMain(there, spec, payload, ids, self._log_level, attempt > 0, tensorboard, hold, restarts, feeds)
         driver_nodes.hand_over(task, here, broadcasts)
         if not there:
             return
@@ -324,9 +324,7 @@ class Cluster(Feeding):
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            raise ClusterError(
-                f"this cluster belongs to process {self._pid}, not to its fork {os.getpid()}: call shutdown() there"
-            )
+            raise ClusterError(f"this cluster belongs to process {self._pid}, not to its fork {os.getpid()}: call shutdown() there")
 
     def _at_exit(self) -> None:
         """The interpreter ends, and nobody has shut down."""

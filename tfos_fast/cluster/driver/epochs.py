@@ -154,5 +154,5 @@ class Epochs(Watching):
     def _keep(self, kind: str | None, limit: int) -> None:
         """The nodes keep what they are fed from here on, or give it up."""
         if kind is not None or self._keeping:
-            self._order(lambda number: m.Keep(number, kind or "", limit))  # type: ignore[arg-type]
+            self._order(lambda number: m.KeepEpoch(number, kind or "", limit))  # type: ignore[arg-type]
         self._keeping = kind is not None

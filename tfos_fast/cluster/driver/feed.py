@@ -15,7 +15,7 @@ from tfos_fast.cluster.driver.epochs import ORDER_TIMEOUT, Epoch, Epochs
 from tfos_fast.cluster.driver.infer import check_data, infer_frame, is_frame
 from tfos_fast.cluster.driver.named_feeds import Offer
 from tfos_fast.cluster.driver.positions import start_of
-from tfos_fast.cluster.driver.replay import EpochEnds, Replay, check_keep, epoch_seed
+from tfos_fast.cluster.driver.replay import EpochEnds, EpochReplay, check_keep, epoch_seed
 from tfos_fast.cluster.driver.report import FeedReport
 from tfos_fast.cluster.driver.seconds import seconds
 from tfos_fast.cluster.driver.source import check_engine, source_of
@@ -141,7 +141,7 @@ class Feeding(Epochs):
                 if keep is not None and fed:
                     names = [node.name for node in self._fed_nodes]
                     self._coordinator.begin_epoch("", newest)
-                    replay = Replay(self._coordinator, names, epoch_seed(seed, epoch) if shuffle else None)
+                    replay = EpochReplay(self._coordinator, names, epoch_seed(seed, epoch) if shuffle else None)
                     self._coordinator.finish_epoch()
                     self._watch(replay, stall=feed_timeout)
                     self._watch(EpochEnds(self._coordinator), stall=feed_timeout)

@@ -220,7 +220,7 @@ class Offers:
         everybody = [node.name for node in self._nodes]
         self.busy = True
         try:
-            self._order(everybody, lambda number: m.Yield(number, True))
+            self._order(everybody, lambda number: m.YieldTasks(number, True))
             feeder = Feeder(
                 members, self._coordinator.keys, offer.job_name, offer.feed_timeout, name=offer.name, only=offer.left or None
             )
@@ -245,7 +245,7 @@ class Offers:
                 self._order(self._remaining(offer), lambda number: m.EndEpoch(number, offer.name))
         finally:
             if not self._over:
-                self._order(everybody, lambda number: m.Yield(number, False))
+                self._order(everybody, lambda number: m.YieldTasks(number, False))
             with self._coordinator.changed:
                 self.busy = False
                 self._coordinator.changed.notify_all()

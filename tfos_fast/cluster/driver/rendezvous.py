@@ -13,7 +13,7 @@ from tfos_fast.cluster.host.addresses import listen_at, numeric
 from tfos_fast.cluster.host.ports import parse_ports
 from tfos_fast.cluster.preflight.survey import Survey
 from tfos_fast.cluster.spark.engine import Engine
-from tfos_fast.cluster.spark.task_slots import Slots
+from tfos_fast.cluster.spark.task_slots import TaskSlots
 from tfos_fast.errors import CoordinatorUnreachable, RoleError
 
 log = logging.getLogger("tfos_fast.cluster")
@@ -32,7 +32,7 @@ def rendezvous(
     log_level: str,
     *,
     driver_nodes: bool,
-) -> tuple[Coordinator, Slots]:
+) -> tuple[Coordinator, TaskSlots]:
     """Open a coordinator that executors reach, and look at these.
 
     Parameters

@@ -74,14 +74,14 @@ class RowsTaken:
         """Nothing runs."""
 
 
-class Replay:
+class EpochReplay:
     """One epoch that every node replays: like a SparkJob for whoever watches it, without Spark."""
 
     error: Exception | None = None
 
     def __init__(self, coordinator: Coordinator, names: Iterable[str], seed: int | None) -> None:
         self._nodes = coordinator.nodes
-        self._number = coordinator.post(names, lambda number: m.Replay(number, seed))
+        self._number = coordinator.post(names, lambda number: m.ReplayEpoch(number, seed))
 
     @property
     def done(self) -> bool:

@@ -13,13 +13,13 @@ from tfos_fast.cluster.coordinator.coordinator import Coordinator
 from tfos_fast.cluster.coordinator.node_state import stuck
 from tfos_fast.cluster.driver.inferences import Inferences
 from tfos_fast.cluster.driver.named_feeds import Offers
-from tfos_fast.cluster.driver.replay import EpochEnds, Replay, RowsTaken
+from tfos_fast.cluster.driver.replay import EpochEnds, EpochReplay, RowsTaken
 from tfos_fast.cluster.driver.source import source_of
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.roles import FED
 from tfos_fast.cluster.spark.engine import Engine
 from tfos_fast.cluster.spark.jobs import SparkJob, exception_of, job_exception, root_first, unfit
-from tfos_fast.cluster.spark.task_slots import Slots
+from tfos_fast.cluster.spark.task_slots import TaskSlots
 from tfos_fast.errors import ClusterError, ClusterTimeout
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Watching:
         engine: Engine,
         coordinator: Coordinator,
         nodes: tuple[m.NodeInfo, ...],
-        slots: Slots,
+        slots: TaskSlots,
         *,
         log_level: str,
         start_timeout: float,
@@ -141,7 +141,7 @@ class Watching:
 
     def _watch(
         self,
-        job: SparkJob | Replay | EpochEnds | RowsTaken,
+        job: SparkJob | EpochReplay | EpochEnds | RowsTaken,
         *,
         timeout: float | None = None,
         stall: float | None = None,
@@ -200,7 +200,7 @@ class Watching:
             raise self._explain(job.error)
 
     @staticmethod
-    def _may_end(job: SparkJob | Replay | EpochEnds | RowsTaken, seconds: float) -> bool:
+    def _may_end(job: SparkJob | EpochReplay | EpochEnds | RowsTaken, seconds: float) -> bool:
         """Whether a job is left alone when no node has taken rows for so long: tasks behind the last row end by themselves."""
         if not isinstance(job, SparkJob):
             return False

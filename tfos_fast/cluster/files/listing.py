@@ -24,7 +24,7 @@ INT96_UNIT = "us"  # nanoseconds overflow outside of 1677 to 2262
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowGroup:
     """A row group of a file.
 
     Attributes
@@ -149,7 +149,7 @@ class Files:
             raise SourceError(f"{what}: the files have no columns")
         return table
 
-    def pieces(self, table: Table, expression: Expression | None, filtered: Sequence[str]) -> list[Piece]:
+    def pieces(self, table: Table, expression: Expression | None, filtered: Sequence[str]) -> list[RowGroup]:
         """Return the row groups that may have rows which the filter wants.
 
         Parameters
@@ -181,7 +181,9 @@ class Files:
                 raise unfit(expression, fragment.path, error) from error
             groups = [info for part in some for info in part.row_groups]
             keys = self._keys[fragment.path]
-            pieces += [Piece(fragment.path, info.id, info.num_rows, info.total_byte_size, keys) for info in groups if info.num_rows]
+            pieces += [
+                RowGroup(fragment.path, info.id, info.num_rows, info.total_byte_size, keys) for info in groups if info.num_rows
+            ]
         return pieces
 
     def _fragment(self, path: str) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tfos_fast.channel.arrow.spark_types import KEY
 from tfos_fast.cluster.files.filters import check_filters, names, to_expression
 from tfos_fast.cluster.files.hive import Inference, keys_of, typed
-from tfos_fast.cluster.files.listing import Files, Piece
+from tfos_fast.cluster.files.listing import Files, RowGroup
 from tfos_fast.cluster.files.splits import count_of, group
 from tfos_fast.errors import MissingDependency, SourceError
 from tfos_fast.values.spelling import meant, quoted
@@ -38,7 +38,7 @@ class Parquet:
     filesystem: Any = None
     splits: int | None = None
 
-    def plan(self, cores: int, settings: Mapping[str, str] | None = None) -> tuple[list[list[Piece]], SplitReader]:
+    def plan(self, cores: int, settings: Mapping[str, str] | None = None) -> tuple[list[list[RowGroup]], SplitReader]:
         """Find the files, read their footers, and cut them into splits.
 
         Parameters
@@ -51,7 +51,7 @@ class Parquet:
 
         Returns
         -------
-        (list of list of Piece, SplitReader)
+        (list of list of RowGroup, SplitReader)
             The splits, and what reads one inside a task.
 
         Raises

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
     from pyarrow.parquet import ParquetFile
 
-    from tfos_fast.cluster.files.listing import Piece
+    from tfos_fast.cluster.files.listing import RowGroup
 
 BATCH_BYTES = 2**20  # of values decoded at a time: they are still in the cache when they are copied
 _MOST_ROWS = 65536
@@ -76,12 +76,12 @@ class SplitReader:
     exact: bool = False
     users: tuple[Any, ...] = ()
 
-    def batches(self, split: Sequence[Piece], slot_bytes: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
+    def batches(self, split: Sequence[RowGroup], slot_bytes: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
         """The rows of a split.
 
         Parameters
         ----------
-        split : sequence of Piece
+        split : sequence of RowGroup
         slot_bytes : int
             A batch has about so many bytes, and 1 MiB at most.
         skip : int
@@ -159,7 +159,7 @@ class SplitReader:
                 )
         return _Opened(file, about, there, told)
 
-    def _row_bytes(self, opened: _Opened, piece: Piece) -> tuple[float, int]:
+    def _row_bytes(self, opened: _Opened, piece: RowGroup) -> tuple[float, int]:
         """Bytes that a row of this row group has in memory, and the most rows that a batch should have."""
         metadata = opened.file.metadata
         if piece.row_group >= metadata.num_row_groups or metadata.row_group(piece.row_group).num_rows != piece.rows:
@@ -179,7 +179,7 @@ class SplitReader:
                 size += width * leaf.num_values
         return size / piece.rows, most
 
-    def _read(self, opened: _Opened, piece: Piece, rows: int) -> Iterator[pa.RecordBatch]:
+    def _read(self, opened: _Opened, piece: RowGroup, rows: int) -> Iterator[pa.RecordBatch]:
         names = [opened.there[name] for name in self.schema.names if name in opened.there and name not in piece.keys]
         # One task runs on each of the executor's cores: further threads would only take them from each other.
         for batch in opened.file.iter_batches(rows, [piece.row_group], names, use_threads=False):
@@ -189,7 +189,7 @@ class SplitReader:
             else:
                 yield from self._filtered(batch, piece.path)
 
-    def _conform(self, batch: pa.RecordBatch, opened: _Opened, piece: Piece) -> pa.RecordBatch:
+    def _conform(self, batch: pa.RecordBatch, opened: _Opened, piece: RowGroup) -> pa.RecordBatch:
         """The batch with the columns of the data set: those of directory names filled in, missing ones null, types as declared."""
         import pyarrow as pa
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tfos_fast.channel import Channel
-from tfos_fast.cluster.launch.reserve_task import Handing, Reservation, spawn_agent
+from tfos_fast.cluster.launch.reserve_task import Reservation, StartMain, spawn_agent
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.roles import Role
 
@@ -22,9 +22,9 @@ def spawn(reservation: Reservation, roles: Iterable[Role]) -> list[bytes]:
         return list(threads.map(spawn_agent, configs))
 
 
-def hand_over(handing: Handing, nodes: Iterable[m.NodeInfo], broadcasts: Iterable[Any]) -> None:
+def hand_over(start_main: StartMain, nodes: Iterable[m.NodeInfo], broadcasts: Iterable[Any]) -> None:
     """Hand ``main`` to nodes on the driver, with the driver's folder, module path and environment."""
     variables = {variable._jbroadcast.id(): variable for variable in broadcasts}
     for node in nodes:
         with contextlib.closing(Channel.attach(node.address)) as channel:
-            handing.hand(channel, node, variables)
+            start_main.hand(channel, node, variables)

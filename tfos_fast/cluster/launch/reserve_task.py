@@ -22,7 +22,7 @@ import psutil
 
 from tfos_fast.channel import Channel
 from tfos_fast.channel.host.processes import how_ended
-from tfos_fast.cluster.coordinator.endpoint import Keys
+from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.launch import environment, gpus
 from tfos_fast.cluster.launch.unpicklable import culprit
 from tfos_fast.cluster.protocol import handover as h
@@ -94,7 +94,7 @@ def _executor_of(pid: int) -> int:
 class Reservation:
     """The task that spawns the agent of one node; it travels in Spark's closure, and with it the cluster's keys."""
 
-    keys: Keys
+    keys: ClusterKeys
     driver: m.Process
     roles: tuple[Role, ...]  # one for each task
     memory: str
@@ -175,7 +175,7 @@ def spawn(module: str, config: msgspec.Struct, what: str) -> tuple[bytes, str, s
 
 
 @dataclass(frozen=True)
-class Handing:
+class StartMain:
     """The task that hands ``main`` to those nodes of its executor that have not got it; then, if ``any_executor``, of its host."""
 
     nodes: tuple[m.NodeInfo, ...]
@@ -224,7 +224,7 @@ class Handing:
                     f"main cannot be put into {directory} for {node.name} on {node.host}: {error.strerror}. On the executors "
                     "TFOS_RUNTIME_DIR names the folder"
                 ) from error
-            channel.control("start", msgspec.msgpack.encode(h.Start(str(directory))), timeout=30.0)
+            channel.control("start", msgspec.msgpack.encode(h.StartTrainer(str(directory))), timeout=30.0)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             with contextlib.suppress(TfosError):  # another task may try

@@ -30,7 +30,7 @@ from tfos_fast.cluster.spark import probe
 from tfos_fast.cluster.spark.engine import Engine
 from tfos_fast.cluster.spark.jobs import SparkJob, job_exception
 from tfos_fast.cluster.spark.placement import spreading_profile, wait_for_slots, why_uneven
-from tfos_fast.cluster.spark.task_slots import Slots
+from tfos_fast.cluster.spark.task_slots import TaskSlots
 from tfos_fast.errors import NotEnoughSlots, UnevenExecutors
 
 log = logging.getLogger("tfos_fast.cluster")
@@ -66,7 +66,7 @@ class Survey:
     timeout: float
     reach: bool = True
 
-    def check(self) -> Slots:
+    def check(self) -> TaskSlots:
         """The slots, when nothing stands in the way.
 
         Executors that were found sound are not looked at again for another cluster; their memory is compared by every agent when
@@ -100,7 +100,7 @@ class Survey:
         known.add(key)
         return slots
 
-    def _executors(self, slots: Slots, *, spread: bool) -> list[Problem]:
+    def _executors(self, slots: TaskSlots, *, spread: bool) -> list[Problem]:
         facts = self.look(slots, spread=spread)
         if isinstance(facts, Problem):
             return [facts]
@@ -115,7 +115,7 @@ class Survey:
             return [facts] if isinstance(facts, Problem) else check_shipped(facts, driver, found.along)
         return found.problems
 
-    def look(self, slots: Slots, *, spread: bool, load: tuple[str, ...] = ()) -> list[Facts] | Problem:
+    def look(self, slots: TaskSlots, *, spread: bool, load: tuple[str, ...] = ()) -> list[Facts] | Problem:
         """Facts from executors, one entry each as far as Spark lets us reach each; or why Spark cannot run Python there."""
         probe.travel()
         endpoint = self.coordinator.keys.endpoint.removeprefix("tcp://")

@@ -67,7 +67,7 @@ class RelayReady(msgspec.Struct, frozen=True):
     text: str = ""
 
 
-class Start(msgspec.Struct, frozen=True):
+class StartTrainer(msgspec.Struct, frozen=True):
     """CONTROL ``start``: spawn the trainer on what lies in ``directory``."""
 
     directory: str

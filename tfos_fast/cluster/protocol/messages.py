@@ -2,8 +2,8 @@
 
 They travel over TCP, encrypted and authenticated by CURVE. They never carry rows, and never anything that is executed: the user's
 ``main`` comes to a node only inside a Spark task. Every field is bounded, so that no message makes the coordinator keep more than
-it should; :func:`clip` cuts what a program has written. An agent's messages that tell its state (`Hello`, `Started`, `Ended`,
-`Returned`, `Terminated`) are sent again after a reconnect, so the coordinator takes each of them any number of times.
+it should; :func:`clip` cuts what a program has written. An agent's messages that tell its state (`AgentHello`, `Started`, `Ended`,
+`Returned`, `FeedTerminated`) are sent again after a reconnect, so the coordinator takes each of them any number of times.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def routing_id(name: str, token: str) -> bytes:
     return f"{name}/{token}".encode()
 
 
-class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class ControlMessage(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Base of all messages."""
 
 
@@ -129,7 +129,7 @@ Spans = Annotated[list[tuple[Count, Count]], msgspec.Meta(max_length=1000)]
 # ---- agent to coordinator ----------------------------------------------------------------------------------------------------
 
 
-class Hello(Message, frozen=True):
+class AgentHello(ControlMessage, frozen=True):
     """First message on every connection."""
 
     name: Name
@@ -138,21 +138,21 @@ class Hello(Message, frozen=True):
     agent: Process
 
 
-class Started(Message, frozen=True):
+class Started(ControlMessage, frozen=True):
     """The trainer runs. ``life``: how often it was started before."""
 
     trainer: Process
     life: Count = 0
 
 
-class Fell(Message, frozen=True):
-    """The trainer is dead, and may be started again: answered by `Halt` or `GiveUp`."""
+class Fell(ControlMessage, frozen=True):
+    """The trainer is dead, and may be started again: answered by `HaltTrainer` or `GiveUp`."""
 
     life: Count
     failure: Failure
 
 
-class Lost(Message, frozen=True):
+class Lost(ControlMessage, frozen=True):
     """Partitions that a life leaves, some at a time; `Halted` is the last word of them."""
 
     life: Count
@@ -160,7 +160,7 @@ class Lost(Message, frozen=True):
     rows: Annotated[dict[Key, Spans], msgspec.Meta(max_length=MOST_AT_ONCE)]  # key -> rows that are to come again
 
 
-class Halted(Message, frozen=True):
+class Halted(ControlMessage, frozen=True):
     """The node's trainer is dead, and its feed has begun anew. ``epoch``: that of the last commit."""
 
     life: Count
@@ -169,7 +169,7 @@ class Halted(Message, frozen=True):
     fed: Fed = Fed()
 
 
-class Ended(Message, frozen=True):
+class Ended(ControlMessage, frozen=True):
     """The trainer is gone: with a failure, or because ``main`` returned."""
 
     failure: Failure | None
@@ -178,30 +178,30 @@ class Ended(Message, frozen=True):
     note: Text = ""  # how its process ended badly, although what it has done counts
 
 
-class Returned(Message, frozen=True):
+class Returned(ControlMessage, frozen=True):
     """The trainer's ``main`` has returned, and its process has not ended yet. ``waits``: for what it waits."""
 
     life: Count
     waits: Annotated[str, msgspec.Meta(max_length=2 * MAX_NAMES)] = ""
 
 
-class Terminated(Message, frozen=True):
+class FeedTerminated(ControlMessage, frozen=True):
     """The trainer wants no more rows: it has asked for the end (``terminate()``), or left the feed because ``main`` returned."""
 
     asked: bool
 
 
-class TensorBoard(Message, frozen=True):
+class TensorBoardRuns(ControlMessage, frozen=True):
     """TensorBoard runs at this node, before the trainer does."""
 
     url: Annotated[str, msgspec.Meta(max_length=1024)]
 
 
-class Holding(Message, frozen=True):
+class Holding(ControlMessage, frozen=True):
     """The trainer serves others until it is stopped: it takes no rows, and nobody waits for its end."""
 
 
-class Beat(Message, frozen=True):
+class Beat(ControlMessage, frozen=True):
     """The node's counters, once a second."""
 
     progress: Count
@@ -215,15 +215,15 @@ class Beat(Message, frozen=True):
     stopped: Annotated[dict[Pid, Literal["trainer", "task", "executor"]], msgspec.Meta(max_length=4096)] = {}  # by SIGSTOP, say
 
 
-class OpenPartition(Message, frozen=True):
-    """A writer on this node wants to begin a partition; answered by `Opened` or `Refused`."""
+class ClaimPartition(ControlMessage, frozen=True):
+    """A writer on this node wants to begin a partition; answered by `ClaimGranted` or `ClaimRefused`."""
 
     request: Count
     key: Key
     attempt: Count
 
 
-class Fenced(Message, frozen=True):
+class FenceDone(ControlMessage, frozen=True):
     """Answer to `Fence`: how far the last attempt has come that was opened at this node."""
 
     key: Key
@@ -232,7 +232,7 @@ class Fenced(Message, frozen=True):
     proof: Proof = Proof()
 
 
-class PartitionDone(Message, frozen=True):
+class PartitionDone(ControlMessage, frozen=True):
     """All rows of a partition are published."""
 
     key: Key
@@ -241,13 +241,13 @@ class PartitionDone(Message, frozen=True):
     proof: Proof = Proof()
 
 
-class Empty(Message, frozen=True):
+class Empty(ControlMessage, frozen=True):
     """A feed task found its partition empty."""
 
     key: Key
 
 
-class Unfit(Message, frozen=True):
+class Unfit(ControlMessage, frozen=True):
     """A feed task met rows that cannot be fed; ``kind`` is the name of a class in tfos_fast.errors."""
 
     job: Key
@@ -255,27 +255,27 @@ class Unfit(Message, frozen=True):
     text: Text
 
 
-class Infers(Message, frozen=True):
+class Infers(ControlMessage, frozen=True):
     """The first task of a stage of an inference has come to this node."""
 
     stage: Count
 
 
-class Join(Message, frozen=True):
+class Join(ControlMessage, frozen=True):
     """The node's program goes in step."""
 
     pace: Pace
 
 
-class StepsReady(Message, frozen=True):
-    """The rows published to this node are good for so many steps; ``turn`` as in the last `Settle`, 0 when rows may come."""
+class StepsReady(ControlMessage, frozen=True):
+    """The rows published to this node are good for so many steps; ``turn`` as in the last `SettleSteps`, 0 when rows may come."""
 
     epoch: Count
     steps: Count
     turn: Count
 
 
-class Ack(Message, frozen=True):
+class Ack(ControlMessage, frozen=True):
     """Answer to `EndEpoch` and `EndFeed`, with the node's counters at that moment."""
 
     request: Count
@@ -286,7 +286,7 @@ class Ack(Message, frozen=True):
 LEFT = -1
 
 
-class Demand(Message, frozen=True):
+class Demand(ControlMessage, frozen=True):
     """The reader of a named feed waits for rows of its epoch of this number. ``ends``: it stops at the end of each.
 
     With the number ``LEFT`` it wants none any more.
@@ -297,7 +297,7 @@ class Demand(Message, frozen=True):
     ends: bool
 
 
-class Bye(Message, frozen=True):
+class AgentBye(ControlMessage, frozen=True):
     """The agent ends, and its trainer has ended; ``why`` says what the agent met, when nobody told it to end."""
 
     why: Text = ""
@@ -306,7 +306,7 @@ class Bye(Message, frozen=True):
     totals: Totals = Totals()
 
 
-class Died(Message, frozen=True):
+class Died(ControlMessage, frozen=True):
     """Said by the agent's parent: its process has ended, and this is its exit status, negative when a signal ended it.
 
     Over a connection of its own, since taking the agent's over could lose what that has said last.
@@ -320,11 +320,11 @@ class Died(Message, frozen=True):
 # ---- coordinator to agent ----------------------------------------------------------------------------------------------------
 
 
-class Welcome(Message, frozen=True):
-    """Answer to `Hello`."""
+class AgentWelcome(ControlMessage, frozen=True):
+    """Answer to `AgentHello`."""
 
 
-class Opened(Message, frozen=True):
+class ClaimGranted(ControlMessage, frozen=True):
     """The attempt may write, and skips this many rows."""
 
     request: int
@@ -333,7 +333,7 @@ class Opened(Message, frozen=True):
     stop: int = OPEN  # of the rows that are wanted
 
 
-class Refused(Message, frozen=True):
+class ClaimRefused(ControlMessage, frozen=True):
     """The attempt may not write. ``kind`` is the name of a class in tfos_fast.errors."""
 
     request: int
@@ -341,21 +341,21 @@ class Refused(Message, frozen=True):
     kind: str = "Fenced"
 
 
-class Fence(Message, frozen=True):
+class Fence(ControlMessage, frozen=True):
     """Shut out attempts at the partition that are older than this one."""
 
     key: str
     attempt: int
 
 
-class Settle(Message, frozen=True):
+class SettleSteps(ControlMessage, frozen=True):
     """No more rows are in sight for the node in this epoch; answered by `StepsReady` with this turn."""
 
     epoch: int
     turn: int
 
 
-class StepsAgreed(Message, frozen=True):
+class StepsAgreed(ControlMessage, frozen=True):
     """All nodes can do so many steps of the epoch; ``end``: and no more."""
 
     epoch: int
@@ -363,14 +363,14 @@ class StepsAgreed(Message, frozen=True):
     end: bool
 
 
-class EndEpoch(Message, frozen=True):
+class EndEpoch(ControlMessage, frozen=True):
     """Put an end-of-epoch mark behind everything that is queued."""
 
     request: int
     feed: str = ""
 
 
-class Keep(Message, frozen=True):
+class KeepEpoch(ControlMessage, frozen=True):
     """Keep what is fed from here on (``kind`` memory or disk), in so many bytes (0: as seems good), or forget it ("")."""
 
     request: int
@@ -378,35 +378,35 @@ class Keep(Message, frozen=True):
     limit: int
 
 
-class Replay(Message, frozen=True):
+class ReplayEpoch(ControlMessage, frozen=True):
     """The trainer gets what it keeps once more; acknowledged when it has taken every row."""
 
     request: int
     seed: int | None  # of the order; None: as it was fed
 
 
-class EndFeed(Message, frozen=True):
+class EndFeed(ControlMessage, frozen=True):
     """Put the end of the feed behind everything that is queued."""
 
     request: int
     feed: str = ""
 
 
-class Yield(Message, frozen=True):
+class YieldTasks(ControlMessage, frozen=True):
     """Feed tasks of the default feed that only wait are to end early, or no longer."""
 
     request: int
     on: bool
 
 
-class Halt(Message, frozen=True):
+class HaltTrainer(ControlMessage, frozen=True):
     """End what is left of this life, begin the feed anew, and tell what is lost; a life that is over tells it again."""
 
     request: int
     life: int
 
 
-class Begin(Message, frozen=True):
+class BeginTrainer(ControlMessage, frozen=True):
     """Start the trainer again: this is its life of this number, and its first epoch that of this number."""
 
     request: int
@@ -414,35 +414,35 @@ class Begin(Message, frozen=True):
     epoch: int
 
 
-class GiveUp(Message, frozen=True):
+class GiveUp(ControlMessage, frozen=True):
     """The trainer that fell is not started again: what has happened is a failure."""
 
     request: int
     text: str
 
 
-class From(Message, frozen=True):
+class From(ControlMessage, frozen=True):
     """The number of the epoch that comes first."""
 
     request: int
     epoch: int
 
 
-class Metrics(Message, frozen=True):
+class Metrics(ControlMessage, frozen=True):
     """Counters of all nodes that are fed, for the agent that runs TensorBoard."""
 
     nodes: dict[str, Counters]
 
 
-class Stop(Message, frozen=True):
+class Stop(ControlMessage, frozen=True):
     """End now: the trainer too, if it still runs."""
 
 
-Told = Hello | Started | Fell | Ended | Returned | Terminated | TensorBoard | Holding  # of the node's state
-Rows = OpenPartition | Fenced | PartitionDone | Ack | Demand | Empty | Unfit | Infers | Join | StepsReady | Lost | Halted
-FromAgent = Told | Beat | Rows | Bye | Died
-Order = EndEpoch | Keep | Replay | EndFeed | Yield | Halt | Begin | GiveUp | From
-ToAgent = Welcome | Opened | Refused | Fence | Order | Stop | Settle | StepsAgreed | Metrics
+Told = AgentHello | Started | Fell | Ended | Returned | FeedTerminated | TensorBoardRuns | Holding  # of the node's state
+Rows = ClaimPartition | FenceDone | PartitionDone | Ack | Demand | Empty | Unfit | Infers | Join | StepsReady | Lost | Halted
+FromAgent = Told | Beat | Rows | AgentBye | Died
+Order = EndEpoch | KeepEpoch | ReplayEpoch | EndFeed | YieldTasks | HaltTrainer | BeginTrainer | GiveUp | From
+ToAgent = AgentWelcome | ClaimGranted | ClaimRefused | Fence | Order | Stop | SettleSteps | StepsAgreed | Metrics
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_agent = msgspec.msgpack.Decoder(FromAgent).decode

@@ -26,7 +26,7 @@ from tfos_fast.cluster.spark import probe
 from tfos_fast.cluster.spark.engine import Task
 from tfos_fast.cluster.spark.jobs import SparkJob, job_exception
 from tfos_fast.cluster.spark.placement import most_slots
-from tfos_fast.cluster.spark.task_slots import Slots
+from tfos_fast.cluster.spark.task_slots import TaskSlots
 from tfos_fast.errors import ClusterError, NeedsSparkContext
 
 HOLD = 0.3  # seconds that a task of the census stays, so that the others go to other slots
@@ -98,7 +98,7 @@ class Connect:
 
     # ---- where tasks can go --------------------------------------------------------------------------------------------------
 
-    def slots(self, timeout: float) -> Slots:
+    def slots(self, timeout: float) -> TaskSlots:
         """By a census: tasks for all slots at once, each of which says where it is."""
         cpus = max(1, int(self.settings().get("spark.task.cpus", "1")))
         changed = threading.Condition()
@@ -109,17 +109,17 @@ class Connect:
                 changed.wait(left)
         if not job.done:
             job.cancel()
-            return Slots(0, (), self.local)
+            return TaskSlots(0, (), self.local)
         if job.error is not None:
             raise job_exception(job.error)
         if self.local:
             most = most_slots(self.master, self.settings())
             tasks = most if most is not None else len(job.result) // cpus
             self._executors = {"driver": tasks}
-            return Slots(tasks, (tasks,), True)
+            return TaskSlots(tasks, (tasks,), True)
         self._executors = {found["executor"]: found["cores"] or 1 for found in job.result}
         cores = tuple(self._executors.values())
-        return Slots(sum(each // cpus for each in cores), cores, False)
+        return TaskSlots(sum(each // cpus for each in cores), cores, False)
 
     def _census(self) -> list[dict[str, Any]]:
         partitions = "spark.default.parallelism" in self.settings() and most_slots(self.master, self.settings())
@@ -127,7 +127,7 @@ class Connect:
         found = numbers.mapInArrow(probe.in_arrow(probe.Census(HOLD), None, None), _RESULT).collect()
         return [pickle.loads(row[0]) for row in found]
 
-    def recount(self, known: Slots) -> Slots:
+    def recount(self, known: TaskSlots) -> TaskSlots:
         return known
 
     def loads(self) -> dict[str, int]:

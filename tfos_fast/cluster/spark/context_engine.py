@@ -14,7 +14,7 @@ from typing import Any
 import tfos_fast
 from tfos_fast.cluster.driver import infer
 from tfos_fast.cluster.spark.engine import Task
-from tfos_fast.cluster.spark.task_slots import Slots
+from tfos_fast.cluster.spark.task_slots import TaskSlots
 from tfos_fast.errors import ClusterError
 
 _SHIPPED = "TFOS_FAST_SHIPPED"
@@ -83,14 +83,14 @@ class Classic:
 
     # ---- where tasks can go --------------------------------------------------------------------------------------------------
 
-    def slots(self, timeout: float = 0.0) -> Slots:
+    def slots(self, timeout: float = 0.0) -> TaskSlots:
         """From the driver's own books; no job is run."""
         jsc = self.sc._jsc.sc()
         cores = tuple(int(executor.totalCores()) for executor in self._executors())
         profile = jsc.resourceProfileManager().defaultResourceProfile()
-        return Slots(int(jsc.maxNumConcurrentTasks(profile)), cores, bool(jsc.isLocal()))
+        return TaskSlots(int(jsc.maxNumConcurrentTasks(profile)), cores, bool(jsc.isLocal()))
 
-    def recount(self, known: Slots) -> Slots:
+    def recount(self, known: TaskSlots) -> TaskSlots:
         return known if known.local else self.slots()
 
     def loads(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tfos_fast.cluster.spark.task_slots import Slots
+from tfos_fast.cluster.spark.task_slots import TaskSlots
 
 Task = Callable[[int, Iterable[Any]], Iterator[Any]]  # number of a partition and its items -> results; runs on an executor
 
@@ -55,10 +55,10 @@ class Engine(Protocol):
 
     # ---- where tasks can go --------------------------------------------------------------------------------------------------
 
-    def slots(self, timeout: float) -> Slots:
+    def slots(self, timeout: float) -> TaskSlots:
         """Count the slots, in ``timeout`` seconds at most."""
 
-    def recount(self, known: Slots) -> Slots:
+    def recount(self, known: TaskSlots) -> TaskSlots:
         """The slots as far as it costs nothing to look again."""
 
     def loads(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfos_fast.cluster.spark.engine import Engine
-from tfos_fast.cluster.spark.task_slots import Slots
+from tfos_fast.cluster.spark.task_slots import TaskSlots
 from tfos_fast.errors import NotEnoughSlots, UnevenExecutors
 
 SETTLE = 15.0  # seconds without a new executor after which no more are expected
@@ -52,7 +52,7 @@ def setting_for_slots(master: str) -> str:
     return "spark.executor.instances and spark.executor.cores"
 
 
-def wait_for_slots(engine: Engine, needed: int, timeout: float) -> Slots:
+def wait_for_slots(engine: Engine, needed: int, timeout: float) -> TaskSlots:
     """Wait until Spark has registered enough executors for ``needed`` tasks at once.
 
     Raises
@@ -88,7 +88,7 @@ def _too_few(engine: Engine, found: int, needed: int, verb: str) -> NotEnoughSlo
     )
 
 
-def why_uneven(slots: Slots, nodes: int) -> str:
+def why_uneven(slots: TaskSlots, nodes: int) -> str:
     """Why Spark cannot put each node on an executor of its own although there are enough; empty when it can, or need not."""
     if slots.local or nodes < 2 or len(slots.executor_cores) < nodes:
         return ""
@@ -101,7 +101,7 @@ def why_uneven(slots: Slots, nodes: int) -> str:
     )
 
 
-def spreading_profile(engine: Engine, slots: Slots, nodes: int) -> Any | None:
+def spreading_profile(engine: Engine, slots: TaskSlots, nodes: int) -> Any | None:
     """A resource profile that fills an executor with one task, so that a barrier job puts each node on an executor of its own.
 
     None where nodes must share executors, or where Spark has no such profiles (local mode).

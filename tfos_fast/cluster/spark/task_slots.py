@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Slots:
+class TaskSlots:
     """What a Spark application has now.
 
     Attributes

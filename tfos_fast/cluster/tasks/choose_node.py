@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from tfos_fast.channel import Channel
 from tfos_fast.channel.remote.client import RemoteAddress
-from tfos_fast.cluster.coordinator.endpoint import Keys
+from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.launch.reserve_task import executor_pid
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.identity import host_name
@@ -20,14 +20,14 @@ Rank = tuple[int, int, int]
 
 
 def choose(
-    nodes: Iterable[m.NodeInfo], keys: Keys, partition: int, turn: int = 0, name: str = "", *, stall_timeout: float = 600.0
+    nodes: Iterable[m.NodeInfo], keys: ClusterKeys, partition: int, turn: int = 0, name: str = "", *, stall_timeout: float = 600.0
 ) -> Channel | None:
     """Attach to the node that this partition goes to: the hungriest of its executor, else of its host, else of all.
 
     Parameters
     ----------
     nodes : iterable of NodeInfo
-    keys : Keys
+    keys : ClusterKeys
         With which nodes on other hosts let a feeder in.
     partition, turn : int
         Tasks that begin at the same moment see the same counters: these part them.
@@ -89,7 +89,7 @@ def _local(nodes: list[m.NodeInfo], name: str) -> Iterator[Channel]:
             yield channel
 
 
-def _remote(nodes: list[m.NodeInfo], keys: Keys, name: str, failures: list[str]) -> Iterator[Channel]:
+def _remote(nodes: list[m.NodeInfo], keys: ClusterKeys, name: str, failures: list[str]) -> Iterator[Channel]:
     """The same of nodes that answer over the network."""
     asked = 0
     for node in nodes:

@@ -15,7 +15,7 @@ from tfos_fast.channel import Channel
 from tfos_fast.channel.host.reuse import keep_connections
 from tfos_fast.channel.protocol.row_spans import OPEN
 from tfos_fast.channel.remote.client import RemoteAddress
-from tfos_fast.cluster.coordinator.endpoint import Keys
+from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.tasks.choose_node import choose
 from tfos_fast.errors import (
@@ -118,7 +118,7 @@ class Feeder:
     Parameters
     ----------
     nodes : tuple of NodeInfo
-    keys : Keys
+    keys : ClusterKeys
         With which nodes on other hosts let a feeder in.
     job : str
         Prefix of the partitions' keys in the ledger.
@@ -135,7 +135,7 @@ class Feeder:
     """
 
     nodes: tuple[m.NodeInfo, ...]
-    keys: Keys
+    keys: ClusterKeys
     job: str
     stall_timeout: float
     turn: int = 0

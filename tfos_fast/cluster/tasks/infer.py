@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tfos_fast.channel import Channel
-from tfos_fast.cluster.coordinator.endpoint import Keys
+from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.identity import host_name
 from tfos_fast.cluster.protocol.task_news import stage_key
@@ -47,7 +47,7 @@ class Inferrer:
     Parameters
     ----------
     nodes : tuple of NodeInfo
-    keys : Keys
+    keys : ClusterKeys
         With which nodes on other hosts let a feeder in.
     stall_timeout : float
         Seconds without movement after which a wait ends in StallTimeout.
@@ -56,7 +56,7 @@ class Inferrer:
     """
 
     nodes: tuple[m.NodeInfo, ...]
-    keys: Keys
+    keys: ClusterKeys
     stall_timeout: float
     cancelled: bool = False
 
@@ -98,7 +98,7 @@ class Inferrer:
             def decode(layout: Any, slot: Any, count: int) -> pa.RecordBatch:
                 return slot_to_arrow(layout, slot, count, schema, tuples=tuples)
 
-            kept = Kept(keep)
+            kept = KeptColumns(keep)
             batches = kept.watch((batch for batch in partition if batch.num_rows), columns, given)
             for results in self._exchange(batches, arrow=True, decode=decode):
                 yield from kept.before(results)
@@ -156,7 +156,7 @@ class Inferrer:
         return False
 
 
-class Kept:
+class KeptColumns:
     """The input columns that go before the results. Only those of rows whose results are outstanding are held; nothing is copied.
 
     Parameters

@@ -120,10 +120,10 @@ def test_the_coordinator_goes_on_and_hears_of_ends_when_there_are_some_again(cap
     context = zmq.Context()
     with caplog.at_level(logging.WARNING), coordinator() as it, sleeper() as silent, sleeper() as process:
         first, second = agent(it, "worker:0", context), agent(it, "worker:1", context)
-        first.send(m.encode(m.Hello("worker:0", "token", "h", this_process(silent.pid))))
+        first.send(m.encode(m.AgentHello("worker:0", "token", "h", this_process(silent.pid))))
         wait_for(lambda: "worker:0" in it.nodes)
         time.sleep(0.5)  # the second one has shaken hands
-        who = m.encode(m.Hello("worker:1", "token", "h", this_process(process.pid)))
+        who = m.encode(m.AgentHello("worker:1", "token", "h", this_process(process.pid)))
         with none() as free:
             with it.changed:
                 it.nodes["worker:0"].connected -= 100  # silent for long
@@ -148,7 +148,7 @@ def test_an_end_that_was_not_watched_is_seen_when_there_are_some_again():
     with coordinator() as it, sleeper() as process:
         dealer = agent(it, "worker:0", context)
         time.sleep(0.5)
-        who = m.encode(m.Hello("worker:0", "token", "h", this_process(process.pid)))
+        who = m.encode(m.AgentHello("worker:0", "token", "h", this_process(process.pid)))
         with none() as free:
             dealer.send(who)
             wait_for(lambda: "worker:0" in it.nodes)

@@ -31,7 +31,7 @@ from tfos_fast.channel.remote import wire
 from tfos_fast.channel.remote.client import RemoteAddress
 from tfos_fast.channel.schema.columns import Column, Schema
 from tfos_fast.channel.untrusted.vetting import vet
-from tfos_fast.cluster.coordinator.endpoint import Keys
+from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.tasks.feed import Feeder
 from tfos_fast.errors import (
     AddressError,
@@ -53,7 +53,7 @@ def remote(**options: Any) -> Iterator[tuple[Channel, Channel]]:
 
 
 def test_a_row_that_cannot_be_fed_fails_its_task_where_nobody_can_be_told():
-    feeder = Feeder((), Keys("", b"", b"", b""), "feed1/0", 1.0)
+    feeder = Feeder((), ClusterKeys("", b"", b"", b""), "feed1/0", 1.0)
     with remote(memory="1m", slot_bytes="64k") as (channel, far):
         for one in (channel, far):
             with pytest.raises(SchemaMismatch, match="row 0: no"):

@@ -64,8 +64,8 @@ class Nodes:
         )  # fmt: skip
         (folder / h.MAIN).write_bytes(closure.dumps((main, args)))
         (folder / h.HANDOVER).write_bytes(msgspec.msgpack.encode(handover))
-        assert channel.control("start", msgspec.msgpack.encode(h.Start(str(folder)))) == b"started"
-        assert channel.control("start", msgspec.msgpack.encode(h.Start(str(folder)))) == b"runs"
+        assert channel.control("start", msgspec.msgpack.encode(h.StartTrainer(str(folder)))) == b"started"
+        assert channel.control("start", msgspec.msgpack.encode(h.StartTrainer(str(folder)))) == b"runs"
 
     def wait(self, condition, what):
         self.coordinator.wait(condition, WAIT, f"the test waits for {what}")
@@ -281,7 +281,9 @@ class Attacked(Nodes):
         folder = Path(info.directory) / "empty"
         folder.mkdir()
         (folder / h.HANDOVER).write_bytes(b"\xff")
-        starts = [msgspec.msgpack.encode(h.Start(where)) for where in ("a\0b", "/", str(folder) + "2", "x" * 5000, str(folder))]
+        starts = [
+            msgspec.msgpack.encode(h.StartTrainer(where)) for where in ("a\0b", "/", str(folder) + "2", "x" * 5000, str(folder))
+        ]
         for name, body in [*(("start", start) for start in starts), ("feed", b"\xff/.."), ("no such", b"")]:
             with pytest.raises(ClusterError):
                 channel.control(name, body)

@@ -30,7 +30,7 @@ from tfos_fast.cluster.coordinator.coordinator import Coordinator
 from tfos_fast.cluster.coordinator.node_state import lingers
 from tfos_fast.cluster.coordinator.restarts import Restarts
 from tfos_fast.cluster.driver.stop_nodes import stop_agents
-from tfos_fast.cluster.launch.reserve_task import Handing, spawn_agent
+from tfos_fast.cluster.launch.reserve_task import StartMain, spawn_agent
 from tfos_fast.cluster.protocol import handover as h
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.identity import this_process
@@ -421,7 +421,7 @@ class Restarting(Nodes):
         )  # fmt: skip
         (folder / h.MAIN).write_bytes(closure.dumps((main, args)))
         (folder / h.HANDOVER).write_bytes(h.encode(handover))
-        assert channel.control("start", msgspec.msgpack.encode(h.Start(str(folder)))) == b"started"
+        assert channel.control("start", msgspec.msgpack.encode(h.StartTrainer(str(folder)))) == b"started"
 
 
 def test_tensorboard_and_gateway_outlive_a_trainer(run, tmp_path):
@@ -479,7 +479,7 @@ class Surrounded(Nodes):
         (folder / h.MAIN).write_bytes(closure.dumps((main, args)))
         (folder / h.HANDOVER).write_bytes(h.encode(handover))
         assert h.read_handover(folder) == handover
-        assert channel.control("start", msgspec.msgpack.encode(h.Start(str(folder)))) == b"started"
+        assert channel.control("start", msgspec.msgpack.encode(h.StartTrainer(str(folder)))) == b"started"
 
 
 def test_surroundings_that_are_no_text_are_carried_along(run, tmp_path):
@@ -500,7 +500,7 @@ def test_main_lies_on_disk_once_and_as_long_as_it_is_needed(tmp_path, restarts):
         info = msgspec.json.decode(spawn_agent(agent_config(coordinator, 0, this_process())), type=h.Ready).node
         coordinator.expect({info.name: info.token})
         main = closure.dumps((badly.wait_for_file, {"out": str(tmp_path), "much": b"x" * 1_000_000}))
-        task = Handing((info,), {"worker": ["a:1"]}, main, (), "WARNING", False, ("", ""), 0.0, restarts)
+        task = StartMain((info,), {"worker": ["a:1"]}, main, (), "WARNING", False, ("", ""), 0.0, restarts)
         channels = [Channel.attach(info.address) for _ in range(8)]
         dead = subprocess.Popen(["true"])  # a task that died when it had begun
         ask = msgspec.msgpack.encode(m.Process(dead.pid, started(dead.pid) or 1, info.agent.machine))
@@ -531,7 +531,7 @@ def test_a_handover_that_comes_to_nothing_leaves_nothing(tmp_path, monkeypatch):
     try:
         info = msgspec.json.decode(spawn_agent(agent_config(coordinator, 0, this_process())), type=h.Ready).node
         coordinator.expect({info.name: info.token})
-        task = Handing((info,), {"worker": ["a:1"]}, b"", (7,), "WARNING", False, ("", ""), 0.0)
+        task = StartMain((info,), {"worker": ["a:1"]}, b"", (7,), "WARNING", False, ("", ""), 0.0)
         with Channel.attach(info.address) as channel:
             with pytest.raises(KeyError):
                 task.hand(channel, info, {})  # there is no such broadcast variable

@@ -13,7 +13,7 @@ from tests.support.helpers import broker_here, child, wait_for
 from tfos_fast.channel import Channel
 from tfos_fast.channel.host.processes import is_stopped
 from tfos_fast.channel.protocol.messages import Form
-from tfos_fast.cluster.agent.stopped import Held
+from tfos_fast.cluster.agent.stopped import StoppedProcesses
 from tfos_fast.cluster.protocol.identity import machine_id
 
 
@@ -27,7 +27,7 @@ def open_one(pipe, address, exchange, patience):
 def held_of(broker, *, workers=None, machine=None, trainer=None):
     executor = SimpleNamespace(machine=machine or machine_id(), pid=os.getpid())
     config = SimpleNamespace(executor=executor, workers=workers or os.getpid())
-    return Held(config, SimpleNamespace(all=lambda: [broker]), lambda: trainer)
+    return StoppedProcesses(config, SimpleNamespace(all=lambda: [broker]), lambda: trainer)
 
 
 def test_a_held_task_of_an_inference_is_killed_after_half_of_its_timeout():

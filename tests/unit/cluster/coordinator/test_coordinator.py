@@ -52,8 +52,8 @@ class Agent:
         )
         self.socket.connect(keys.endpoint)
         if hello:
-            self.send(m.Hello(name, token, "here", process or this_process()))
-            assert isinstance(self.receive(), m.Welcome)
+            self.send(m.AgentHello(name, token, "here", process or this_process()))
+            assert isinstance(self.receive(), m.AgentWelcome)
 
     def send(self, message):
         self.socket.send(m.encode(message))
@@ -94,14 +94,14 @@ def test_keys_of_the_cluster_open_the_door(coordinator):
 def test_foreign_key_is_refused(coordinator):
     public, secret = zmq.curve_keypair()
     with agent(coordinator, public=public, secret=secret, hello=False) as a:
-        a.try_to_send(m.Hello("worker:0", "t", "there", this_process()))
+        a.try_to_send(m.AgentHello("worker:0", "t", "there", this_process()))
         assert a.handshake() == zmq.EVENT_HANDSHAKE_FAILED_AUTH
     assert coordinator.nodes == {}
 
 
 def test_client_without_keys_is_refused(coordinator):
     with agent(coordinator, public=b"", hello=False) as a:
-        a.try_to_send(m.Hello("worker:0", "t", "there", this_process()))
+        a.try_to_send(m.AgentHello("worker:0", "t", "there", this_process()))
         assert a.handshake() in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
         assert not a.socket.poll(300)
     assert coordinator.nodes == {}
@@ -148,16 +148,16 @@ def test_order_is_repeated_after_a_reconnect(coordinator):
 
 def test_partition_moves_behind_the_watermark(coordinator):
     with agent(coordinator, "worker:0") as a, agent(coordinator, "worker:1") as b:
-        a.send(m.OpenPartition(1, "f/0", 10))
-        assert a.receive() == m.Opened(1, 0)
-        b.send(m.OpenPartition(7, "f/0", 11))
+        a.send(m.ClaimPartition(1, "f/0", 10))
+        assert a.receive() == m.ClaimGranted(1, 0)
+        b.send(m.ClaimPartition(7, "f/0", 11))
         assert a.receive() == m.Fence("f/0", 11)
         assert not b.socket.poll(100)
-        a.send(m.Fenced("f/0", 11, (10, 42)))
-        assert b.receive() == m.Opened(7, 42)
-        a.send(m.OpenPartition(2, "f/0", 10))
+        a.send(m.FenceDone("f/0", 11, (10, 42)))
+        assert b.receive() == m.ClaimGranted(7, 42)
+        a.send(m.ClaimPartition(2, "f/0", 10))
         refused = a.receive()
-        assert isinstance(refused, m.Refused)
+        assert isinstance(refused, m.ClaimRefused)
         assert "replaced by attempt 11" in refused.text
         b.send(m.PartitionDone("f/0", 11, 60))
         b.send(m.Started(this_process()))
@@ -168,14 +168,14 @@ def test_partition_moves_behind_the_watermark(coordinator):
 def test_fence_is_repeated_after_a_reconnect(coordinator):
     with agent(coordinator, "worker:1") as b:
         with agent(coordinator, "worker:0") as a:
-            a.send(m.OpenPartition(1, "f/0", 10))
+            a.send(m.ClaimPartition(1, "f/0", 10))
             a.receive()
-            b.send(m.OpenPartition(7, "f/0", 11))
+            b.send(m.ClaimPartition(7, "f/0", 11))
             assert isinstance(a.receive(), m.Fence)
         with agent(coordinator, "worker:0") as a:
             assert a.receive() == m.Fence("f/0", 11)
-            a.send(m.Fenced("f/0", 11, (10, 3)))
-            assert b.receive() == m.Opened(7, 3)
+            a.send(m.FenceDone("f/0", 11, (10, 3)))
+            assert b.receive() == m.ClaimGranted(7, 3)
 
 
 def test_agent_of_an_abandoned_try_is_stopped(coordinator):
@@ -187,7 +187,7 @@ def test_agent_of_an_abandoned_try_is_stopped(coordinator):
             assert isinstance(c.receive(), m.Stop)
         assert isinstance(b.receive(), m.Stop)
     late = Agent(coordinator, token="third", hello=False)
-    late.send(m.Hello("worker:0", "third", "here", this_process()))
+    late.send(m.AgentHello("worker:0", "third", "here", this_process()))
     assert isinstance(late.receive(), m.Stop)
     late.close()
 
@@ -236,7 +236,7 @@ def test_how_an_agent_ended_is_told_by_its_parent(coordinator, status, how):
 def test_who_has_said_goodbye_has_not_died(coordinator):
     config = agent_config(coordinator, 0, this_process())
     with agent(coordinator, config.name, token=config.token) as it:
-        it.send(m.Bye("failed: ValueError: no"))
+        it.send(m.AgentBye("failed: ValueError: no"))
         tell_end(config, 1)
         coordinator.wait(lambda: coordinator.failure is not None, WAIT, "the test")
     assert [failure.kind for failure in coordinator.failures] == ["NodeFailed"]
@@ -271,7 +271,7 @@ def test_what_cannot_be_read_ends_nothing(coordinator):
 def test_a_number_that_is_no_process_ends_nothing(coordinator, pid):
     me = this_process()
     with agent(coordinator, "worker:1", "u", hello=False) as bad, agent(coordinator) as good:
-        bad.send(m.Hello("worker:1", "u", "here", m.Process(pid, me.started, me.machine)))
+        bad.send(m.AgentHello("worker:1", "u", "here", m.Process(pid, me.started, me.machine)))
         number = coordinator.post(["worker:0"], m.EndEpoch)
         good.send(m.Ack(good.receive().request, 0))
         coordinator.wait(lambda: number in coordinator.nodes["worker:0"].acks, WAIT, "the answer")

@@ -39,9 +39,9 @@ def coordinator(monkeypatch):
 def serves(a, number=[0]):  # noqa: B006
     """The coordinator answers this agent."""
     number[0] += 1
-    a.send(m.OpenPartition(number[0], f"job{number[0]}/0", 1))
-    while (answer := a.receive()) != m.Opened(number[0], 0):
-        assert not isinstance(answer, m.Refused)
+    a.send(m.ClaimPartition(number[0], f"job{number[0]}/0", 1))
+    while (answer := a.receive()) != m.ClaimGranted(number[0], 0):
+        assert not isinstance(answer, m.ClaimRefused)
 
 
 def test_openings_without_a_key(coordinator):
@@ -101,7 +101,7 @@ def test_replay_of_a_recorded_session(coordinator):
         options = {"curve_serverkey": keys.server_public, "curve_publickey": keys.client_public}
         options |= {"curve_secretkey": keys.client_secret, "routing_id": m.routing_id("worker:0", "t")}
         with attack.dealer(proxy.endpoint, **options) as client:
-            client.send(m.encode(m.Hello("worker:0", "t", "here", this_process())))
+            client.send(m.encode(m.AgentHello("worker:0", "t", "here", this_process())))
             client.send(m.encode(m.Started(this_process())))
             assert client.poll(10_000)
             coordinator.wait(lambda: coordinator.nodes["worker:0"].started, WAIT, "the test")
@@ -132,7 +132,7 @@ def test_a_changed_byte_on_the_way_is_noticed(coordinator):
         options = {"curve_serverkey": keys.server_public, "curve_publickey": keys.client_public}
         options |= {"curve_secretkey": keys.client_secret, "routing_id": m.routing_id("worker:0", "t"), "reconnect_ivl": 10}
         with attack.dealer(proxy.endpoint, **options) as client:
-            hello = m.encode(m.Hello("worker:0", "t", "here", this_process()))
+            hello = m.encode(m.AgentHello("worker:0", "t", "here", this_process()))
             client.send(hello)
             assert client.poll(10_000)
             client.recv()
@@ -155,7 +155,7 @@ NESTED = b"\x92\xa3Bye" + b"\x91" * 100_000 + b"\x90"
 def test_hello_of_a_process_that_is_none(coordinator, pid):
     with agent(coordinator) as a:
         me = this_process()
-        raw = msgspec.msgpack.encode(["Hello", "worker:1", "t", "here", [pid, me.started, me.machine]])
+        raw = msgspec.msgpack.encode(["AgentHello", "worker:1", "t", "here", [pid, me.started, me.machine]])
         with agent(coordinator, "worker:1", hello=False) as b:
             b.socket.send(raw)
             serves(a)
@@ -169,8 +169,8 @@ def test_hello_of_a_process_that_is_none(coordinator, pid):
         msgspec.msgpack.encode(["Demand", "x" * 1000, 0, True]),
         msgspec.msgpack.encode(["Demand", "x", -2, True]),
         b"\x94\xa6Demand\xa1\xff\x00\xc2",
-        msgspec.msgpack.encode(["OpenPartition", -1, "k/0", 1]),
-        msgspec.msgpack.encode(["OpenPartition", 1, "k" * 10_000, 1]),
+        msgspec.msgpack.encode(["ClaimPartition", -1, "k/0", 1]),
+        msgspec.msgpack.encode(["ClaimPartition", 1, "k" * 10_000, 1]),
         msgspec.msgpack.encode(["Beat", -1, 0, 0, 0, 0, False]),
     ],
     ids=lambda body: repr(body[:14]),
@@ -207,11 +207,11 @@ def test_nobody_speaks_for_a_node_without_its_token(coordinator):
         coordinator.expect({"worker:0": "right", "worker:1": "t"})
         with agent(coordinator, "worker:0", "wrong", hello=False) as c:
             c.send(m.Ended(m.Failure("NodeFailed", "I am not it", "worker:0", "here"), 0))  # before a hello
-            c.send(m.Hello("worker:0", "wrong", "here", this_process()))
+            c.send(m.AgentHello("worker:0", "wrong", "here", this_process()))
             assert isinstance(c.receive(), m.Stop)
         # A node of the cluster that speaks for another, even with its token, is not heard.
-        b.send(m.Hello("worker:0", "right", "here", this_process()))
-        b.send(m.Terminated(True))
+        b.send(m.AgentHello("worker:0", "right", "here", this_process()))
+        b.send(m.FeedTerminated(True))
         serves(b)
         serves(a)
         assert not coordinator.nodes["worker:0"].terminated
@@ -231,10 +231,10 @@ def test_what_a_node_can_make_grow_is_bounded(coordinator, monkeypatch):
             a.send(m.Demand(f"feed{i}", 0, True))
             a.send(m.Unfit(f"job{i}", "SchemaMismatch", "a row"))
             a.send(m.Lost(0, {f"j/{i}": (0, 1)}, {}))
-            a.send(m.OpenPartition(i, f"j/{i}", 1))
+            a.send(m.ClaimPartition(i, f"j/{i}", 1))
         answers = [type(a.receive()) for _ in range(20)]
         node = coordinator.nodes["worker:0"]
-        assert answers == [m.Opened] * 5 + [m.Refused] * 15
+        assert answers == [m.ClaimGranted] * 5 + [m.ClaimRefused] * 15
         assert (len(node.acks), len(node.demands)) == (0, 5)
         assert len(node.losing.frontier) == 6
         assert list(coordinator.unfit) == [f"job{i}" for i in range(15, 20)]  # the newest
@@ -243,7 +243,7 @@ def test_what_a_node_can_make_grow_is_bounded(coordinator, monkeypatch):
         assert len(coordinator._local) == 2
         for i in range(20):
             others.enter_context(agent(coordinator, f"worker:{i + 2}", hello=False)).send(
-                m.Hello(f"worker:{i + 2}", "t", "here", this_process())
+                m.AgentHello(f"worker:{i + 2}", "t", "here", this_process())
             )
         # With the next token it has a place already; the last answer tells that all before were handled.
         others.enter_context(agent(coordinator, "worker:1", "last"))

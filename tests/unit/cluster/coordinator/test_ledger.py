@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from tfos_fast.channel.protocol.row_spans import NOWHERE
-from tfos_fast.cluster.coordinator.ledger import MOST_PARTITIONS, AskFence, Grant, Ledger, Refuse, State
+from tfos_fast.cluster.coordinator.ledger import MOST_PARTITIONS, AskFence, Grant, Ledger, PartitionState, Refuse
 
 NODES = ["worker:0", "worker:1", "worker:2"]
 ROWS = 20  # of each partition
@@ -215,7 +215,7 @@ class Delivery(RuleBasedStateMachine):
                     self.ledger_hears()
                     continue
                 self._deliver(self.to_node[0].node)
-            assert self.ledger.entries[key].state in (State.ACTIVE, State.DONE)
+            assert self.ledger.entries[key].state in (PartitionState.ACTIVE, PartitionState.DONE)
             assert (key, last) in self.active
             assert self.active[key, last][1] == len(self.delivered.get(key, []))
 

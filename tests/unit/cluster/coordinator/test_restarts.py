@@ -14,7 +14,7 @@ from tfos_fast.channel.broker.delivered import Deliveries
 from tfos_fast.channel.broker.tally import Tally
 from tfos_fast.channel.protocol.row_spans import NOWHERE, OPEN, count, join, split, without
 from tfos_fast.channel.reader.position import Trail
-from tfos_fast.cluster.coordinator.ledger import AskFence, Grant, Ledger, Refuse, State
+from tfos_fast.cluster.coordinator.ledger import AskFence, Grant, Ledger, PartitionState, Refuse
 from tfos_fast.cluster.coordinator.restarts import Begin, Halt, Restarts
 
 NODES = ["worker:0", "worker:1"]
@@ -422,7 +422,7 @@ class Lives(RuleBasedStateMachine):
     @rule()
     def job_ends(self):
         entries = self.ledger.entries
-        if entries and all(entry.state is State.DONE for entry in entries.values()) and len(entries) == len(KEYS):
+        if entries and all(entry.state is PartitionState.DONE for entry in entries.values()) and len(entries) == len(KEYS):
             self.ledger.close("j")
             for book in self.books.values():
                 book.end_epoch()
@@ -464,7 +464,7 @@ class Lives(RuleBasedStateMachine):
         return (
             (entry is None and not self.ledger.entries)
             or lost
-            or (entry is not None and entry.state is not State.DONE)
+            or (entry is not None and entry.state is not PartitionState.DONE)
             or (entry is None and not any(row[0] == key for row in self._everything()))
         )
 

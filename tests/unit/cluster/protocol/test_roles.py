@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tfos_fast.cluster.host.ports import HeldPort, parse_ports
 from tfos_fast.cluster.protocol.roles import assign, cluster_spec, tf_config
 from tfos_fast.cluster.spark.placement import spreading_profile, why_uneven
-from tfos_fast.cluster.spark.task_slots import Slots
+from tfos_fast.cluster.spark.task_slots import TaskSlots
 from tfos_fast.cluster.trainer.context import Context
 from tfos_fast.errors import FormError, PortUnavailable, RoleError, UnevenExecutors
 
@@ -113,9 +113,9 @@ def test_the_first_free_port_of_a_range():
 
 def test_executors_that_differ_are_refused():
     with pytest.raises(UnevenExecutors, match=r"between 2 and 4 cores.*spark\.executor\.cores to 2"):
-        spreading_profile(None, Slots(6, (2, 4), False), 2)
-    assert spreading_profile(None, Slots(6, (2, 4), False), 3) is None  # nodes share executors anyway
-    for slots, nodes in ((Slots(6, (2, 4), False), 3), (Slots(6, (2, 4), False), 1), (Slots(6, (6,), True), 2)):
+        spreading_profile(None, TaskSlots(6, (2, 4), False), 2)
+    assert spreading_profile(None, TaskSlots(6, (2, 4), False), 3) is None  # nodes share executors anyway
+    for slots, nodes in ((TaskSlots(6, (2, 4), False), 3), (TaskSlots(6, (2, 4), False), 1), (TaskSlots(6, (6,), True), 2)):
         assert why_uneven(slots, nodes) == ""
 
 
