@@ -22,6 +22,7 @@ from tfos_fast.cluster.coordinator import endpoint as module
 from tfos_fast.cluster.coordinator import membership
 from tfos_fast.cluster.coordinator.coordinator import Coordinator
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol import task_news
 from tfos_fast.cluster.protocol.identity import this_process
 
 MANY = 300
@@ -221,7 +222,7 @@ def test_nobody_speaks_for_a_node_without_its_token(coordinator):
 def test_what_a_node_can_make_grow_is_bounded(coordinator, monkeypatch):
     monkeypatch.setattr(membership, "MOST_NODES", 5)
     monkeypatch.setattr(coordinator_module, "MOST_FEEDS", 5)
-    monkeypatch.setattr(coordinator_module, "MOST_UNFIT", 5)
+    monkeypatch.setattr(task_news, "MOST_UNFIT", 5)
     monkeypatch.setattr("tfos_fast.cluster.coordinator.ledger.MOST_PARTITIONS", 5)
     monkeypatch.setattr("tfos_fast.cluster.coordinator.progress.MOST_LOST", 5)
     before = len(os.listdir("/proc/self/fd"))
