@@ -10,6 +10,7 @@ import collections
 import datetime
 import decimal
 import fractions
+import functools
 import math
 import re
 import sys
@@ -402,6 +403,29 @@ def _sparse(args: tuple[Any, ...], budget: Budget) -> Any:
     return _spark("pyspark.ml.linalg", "SparseVector")(*args)
 
 
+class _SparkValue(Pending):
+    """A value of one of Spark's classes that are nothing but their attributes."""
+
+    __slots__ = ("attributes", "name")
+
+    def __init__(self, name: str, **attributes: type) -> None:
+        super().__init__()
+        self.name = name
+        self.attributes = attributes
+
+    def build(self, state: Any, budget: Budget) -> Any:
+        sound = type(state) is dict and state.keys() == self.attributes.keys()
+        check(sound and all(type(state[name]) is kind for name, kind in self.attributes.items()), f"a {self.name}")
+        budget.spend(200)
+        return _spark("pyspark.sql.types", self.name)(**state)
+
+
+_SPARK_VALUES: dict[str, dict[str, type]] = {
+    "VariantVal": {"value": bytes, "metadata": bytes},
+    "Geometry": {"wkb": bytes, "srid": int},
+    "Geography": {"wkb": bytes, "srid": int},
+}
+
 _NDARRAY = Name("numpy.ndarray")
 _BFLOAT16 = Name("ml_dtypes.bfloat16")
 
@@ -431,5 +455,8 @@ NAMES: dict[tuple[str, str], Name] = {
     ]
 }
 NAMES["uuid", "UUID"] = Name("uuid.UUID", new=_Uuid)
+for _name, _attributes in _SPARK_VALUES.items():
+    _module = "pyspark.sql.types"
+    NAMES[_module, _name] = Name(f"{_module}.{_name}", new=functools.partial(_SparkValue, _name, **_attributes))
 NAMES["numpy", "ndarray"] = _NDARRAY
 NAMES["ml_dtypes", "bfloat16"] = _BFLOAT16

@@ -238,6 +238,28 @@ def test_rows_and_vectors_of_spark_come_as_they_are():
     assert through(row)[0].__fields__ == ["a", "b", "when"]
 
 
+@pytest.mark.parametrize(
+    ("name", "attributes"),
+    [
+        ("VariantVal", {"value": b"\x01", "metadata": b"\x02"}),
+        ("Geometry", {"wkb": b"\x01", "srid": 4326}),
+        ("Geography", {"wkb": b"\x01", "srid": 4326}),
+    ],
+)
+def test_values_that_are_spark_attributes_come_as_they_are(name, attributes):
+    types = pytest.importorskip("pyspark.sql.types")
+    if not hasattr(types, name):
+        pytest.skip(f"this pyspark has no {name}")
+    value = getattr(types, name)(**attributes)
+    for found in through(value, [value])[0], through([value])[0][0]:
+        assert type(found) is type(value)
+        assert vars(found) == attributes
+    for wrong in {**attributes, "more": 1}, dict.fromkeys(attributes), {}:
+        value.__dict__ = wrong
+        with pytest.raises(SchemaMismatch, match=f"a {name} with arguments that pickle does not write|a value without its state"):
+            through(value)
+
+
 def test_bfloat16_comes_as_it_is():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     for value in (ml_dtypes.bfloat16(1.5), np.array([1, 2], ml_dtypes.bfloat16)):
