@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 
 import tfos_fast
-from tests.conftest import our_processes, our_segments, our_sockets
 from tests.failures import mains, points
 from tests.failures.table import EXCEPTION, KILL, STOP, Row
+from tests.support.leaks import our_processes, our_segments, our_sockets
 
 STALL = 4.0  # feed_timeout where somebody is stopped
 RESERVE = 8.0  # reservation_timeout of rows whose reservation comes to nothing

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from tests.conftest import our_processes
 from tests.failures.conftest import whole
 from tests.spark.mains import noted
 from tests.spark.sparks import ROOT
 from tests.spark.test_local_cluster import wait_for
+from tests.support.leaks import our_processes
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(180)]
 

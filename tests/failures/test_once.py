@@ -12,11 +12,11 @@ import pytest
 from pyspark.sql import SparkSession
 
 import tfos_fast
-from tests.conftest import of_this_run
 from tests.failures import chaos
 from tests.failures.conftest import whole
 from tests.spark.mains import noted
 from tests.spark.test_local_cluster import fed, wait_for
+from tests.support.leaks import of_this_run
 from tfos_fast.errors import NonDeterministicPartition
 
 pytestmark = pytest.mark.spark

@@ -15,8 +15,8 @@ import time
 
 import numpy as np
 
-from tests.unit.native.test_pickled_rows import COMMON
-from tests.unit.values.test_jvm_rows import ROWS, SCHEMA, pickled
+from tests.support.jvm_rows import ROWS, SCHEMA, pickled
+from tests.support.pickled_rows import COMMON
 from tfos_fast.channel.codec.layout import Layout, plan
 from tfos_fast.channel.schema.columns import Schema
 from tfos_fast.channel.schema.detect import infer

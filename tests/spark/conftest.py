@@ -7,8 +7,8 @@ import time
 import pyspark
 import pytest
 
-from tests.conftest import our_processes, our_segments, our_sockets
 from tests.spark import connects, sparks
+from tests.support.leaks import our_processes, our_segments, our_sockets
 
 
 def _wanted(item):

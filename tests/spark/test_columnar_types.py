@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 import tfos_fast
 from tests.spark import mains
-from tests.unit.channel.arrow.test_pack import feed, rows_of
+from tests.support.arrow_batches import feed, rows_of
 from tfos_fast.channel.codec import decode
 from tfos_fast.cluster.driver.source import _session_settings, engine_of
 from tfos_fast.errors import SourceError

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import tfos_fast
-from tests.conftest import our_processes
 from tests.spark import mains, test_differential
 from tests.spark.alltypes import FEW, frame_of
 from tests.spark.mains import noted
 from tests.spark.test_frame_types import check_names
+from tests.support.leaks import our_processes
 from tfos_fast.errors import (
     CoordinatorUnreachable,
     MainNotPicklable,

@@ -13,13 +13,13 @@ import pyspark.cloudpickle
 import pytest
 
 import tfos_fast
-from tests.conftest import our_processes
 from tests.spark import connects, mains, sparks, test_gpus
 from tests.spark.bare import bare_python
 from tests.spark.mains import noted
 from tests.spark.sparks import ROOT
 from tests.spark.test_connect import ids
 from tests.spark.test_local_cluster import wait_for
+from tests.support.leaks import our_processes
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 

@@ -10,9 +10,9 @@ import sys
 import psutil
 import pytest
 
-from tests.conftest import our_processes
 from tests.spark.sparks import ROOT
 from tests.spark.test_local_cluster import wait_for
+from tests.support.leaks import our_processes
 
 DRIVER = """
 import sys, time

@@ -17,7 +17,7 @@ import tfos_fast
 from tests.spark import mains, own_type
 from tests.spark.mains import kept
 from tests.spark.sparks import ROOT
-from tests.unit.channel.arrow.test_types import Point, PointType
+from tests.support.arrow_types import Point, PointType
 from tfos_fast.errors import ClusterError, SchemaMismatch
 
 MASTER = "local-cluster[2,1,1024]"

@@ -173,3 +173,24 @@ def agent_config(coordinator, index, executor):
         executor=executor,
         log_level="WARNING",
     )
+
+
+def inside(array: np.ndarray, reader: Any) -> bool:
+    base = reader.segment.mapping.address
+    return base <= array.ctypes.data and array.ctypes.data + array.nbytes <= base + reader.segment.size
+
+
+def write_forever(pipe: Any, address: str, key: str = "k") -> None:
+    writer = Channel.attach(address).writer()
+    writer.open_partition(key, 0)
+
+    def rows() -> Any:
+        for i in range(10**9):
+            if i == 5000:
+                pipe.send("middle")
+            yield (i, float(i))
+
+    try:
+        writer.write_rows(rows())
+    except Exception as error:
+        pipe.send((type(error).__name__, str(error), time.monotonic()))

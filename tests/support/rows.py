@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfos_fast.channel.codec import decode
-from tfos_fast.channel.codec.layout import Layout, plan
+from tfos_fast.channel.codec.layout import Layout, layout, plan
 from tfos_fast.channel.schema.columns import Schema
 from tfos_fast.channel.schema.detect import infer
 from tfos_fast.channel.schema.widen import Nulls, apply_nulls, apply_spec, join
@@ -213,3 +213,21 @@ def feeds(draw: st.DrawFn) -> list[Any]:
         else:
             out.append(row if structure == "list" else tuple(row))
     return out
+
+
+def packer_for(
+    row: Any,
+    *,
+    exact: bool = True,
+    capacity: int = 8,
+    slot_bytes: int = 4096,
+    spec: dict | None = None,
+) -> tuple[RowPacker, Layout, np.ndarray]:
+    """A packer bound to a fresh slot, for rows such as this one."""
+    schema = infer(row, exact=exact)
+    if spec is not None:
+        schema = apply_spec(schema, spec)
+    packer = RowPacker(schema, exact=exact, cast=spec is not None)
+    form, memory = layout(schema, capacity, slot_bytes), slot(slot_bytes)
+    packer.bind(memory, form)
+    return packer, form, memory

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.support.helpers import child, wait_for
+from tests.support.helpers import child, inside, wait_for, write_forever
 from tfos_fast.channel import Channel
 from tfos_fast.errors import (
     AddressError,
@@ -35,31 +35,10 @@ def memory_mb(pid: int) -> float:
     return int(fields["RssAnon"].split()[0]) / 1024
 
 
-def inside(array: np.ndarray, reader: Any) -> bool:
-    base = reader.segment.mapping.address
-    return base <= array.ctypes.data and array.ctypes.data + array.nbytes <= base + reader.segment.size
-
-
 def write_numbers(pipe: Any, address: str, first: int, count: int, width: int) -> None:
     with Channel.attach(address).writer() as writer:
         writer.write_rows((i, np.full(width, i, np.float32)) for i in range(first, first + count))
         pipe.send(memory_mb(os.getpid()))
-
-
-def write_forever(pipe: Any, address: str, key: str = "k") -> None:
-    writer = Channel.attach(address).writer()
-    writer.open_partition(key, 0)
-
-    def rows() -> Any:
-        for i in range(10**9):
-            if i == 5000:
-                pipe.send("middle")
-            yield (i, float(i))
-
-    try:
-        writer.write_rows(rows())
-    except Exception as error:
-        pipe.send((type(error).__name__, str(error), time.monotonic()))
 
 
 def test_example_in_one_process():

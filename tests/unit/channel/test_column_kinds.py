@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import pickle
 import re
@@ -15,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.helpers import ended, in_thread
+from tests.support.pickled_rows import check
 from tests.support.rows import drive, same
-from tests.unit.native.test_pickled_rows import check
+from tests.support.through_channel import through, unbatched
 from tfos_fast.channel import Channel
 from tfos_fast.channel.codec import decode
 from tfos_fast.channel.schema.widen import Nulls
-from tfos_fast.errors import SchemaMismatch, WriterDied
+from tfos_fast.errors import SchemaMismatch
 from tfos_fast.values.nested import encode, measure
 from tfos_fast.values.ragged import Ragged, concatenate, deepen, from_array
 
@@ -61,11 +61,6 @@ def expected(row: dict[str, Any]) -> dict[str, Any]:
         "text": "none" if row["text"] is None else row["text"],
         "vector": row["vector"] or [0.5, 0.5],
     }
-
-
-def unbatched(batch: dict[str, Any]) -> list[dict[str, Any]]:
-    columns = {name: values.tolist() for name, values in batch.items()}
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 @given(rows_of_every_kind, st.sampled_from(["rows", "pickled", "arrow"]), st.integers(1, 20), st.integers(0, 40))
@@ -192,30 +187,6 @@ def test_a_damaged_ragged_slot_raises() -> None:
 
 
 # ---- structs, nulls, and what is refused --------------------------------------------------------------------------------------
-
-
-def through(rows: list[Any], n: int = 64, *, source: str = "rows", spec: Any = None, **form: Any) -> list[dict[str, Any]]:
-    """The rows of a channel's batches."""
-    with Channel.create(memory="1m", form=None) as channel:
-
-        def write() -> None:
-            with channel.writer() as writer:
-                if source == "pickled":
-                    writer.write_pickled([pickle.dumps(rows)])
-                elif source == "arrow":
-                    for some in (rows[:50], rows[50:]):
-                        writer.write_batch(pa.RecordBatch.from_pylist(some, pa.RecordBatch.from_pylist(rows).schema))
-                else:
-                    writer.write_rows(rows)
-
-        thread, out = in_thread(write)
-        with contextlib.suppress(WriterDied), channel.reader() as reader:
-            reader.open_columns(n, spec, wait=False, **form)
-            got = [row for batch in reader.batches(n) for row in unbatched(batch)]
-        ended(thread)
-        if isinstance(out[0], BaseException):
-            raise out[0]
-        return got
 
 
 @pytest.mark.parametrize("pickled", [False, True])

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.helpers import child
-from tests.unit.channel.test_channel import write_forever
+from tests.support.helpers import child, write_forever
 from tfos_fast.channel import Channel
 from tfos_fast.errors import (
     AddressError,

@@ -8,8 +8,8 @@ import pytest
 
 from tests.support import fed
 from tests.support.helpers import broker_here, ended, in_thread
+from tests.support.kept_epochs import Kept
 from tests.support.rows import same
-from tests.unit.channel.epochs.test_replay import Kept
 from tfos_fast import MASK
 from tfos_fast.channel import Channel
 from tfos_fast.errors import RowTooLarge

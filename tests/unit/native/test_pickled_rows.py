@@ -14,50 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import Row
 
-from tests.support.rows import anything, drive, feeds, rows_of, same, slot
+from tests.support.pickled_rows import COMMON, check, outcome
+from tests.support.rows import anything, drive, feeds, same, slot
 from tfos_fast.channel.codec import decode
 from tfos_fast.channel.codec.layout import layout
 from tfos_fast.channel.codec.row_sources import PickledRows
 from tfos_fast.channel.schema.detect import infer
 from tfos_fast.channel.schema.widen import apply_spec
-from tfos_fast.errors import RowTooLarge, SchemaMismatch
 from tfos_fast.native.pickled.batch import StreamBatch
 from tfos_fast.native.pickled.pack_rows import pack_stream
 from tfos_fast.native.row_packer import END, FULL, TICK, RowPacker
 
 relaxed = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 PROTOCOLS = [2, 3, 4, 5]
-
-
-def outcome(rows: list[Any], **options: Any) -> Any:
-    """Slots as (layout, rows, contents), or the error."""
-    try:
-        slots = drive(rows, **options)
-    except (SchemaMismatch, RowTooLarge) as error:
-        return type(error), str(error)
-    if options["exact"]:
-        return [(form, count) for form, _, count in slots], rows_of(slots)
-    return [(form, count) for form, _, count in slots], [
-        list(decode.columns(form, memory, 0, count).values()) for form, memory, count in slots
-    ]
-
-
-def check(stream: bytes, before: StreamBatch | None = None, **options: Any) -> bool:
-    """Whether the stream was read; if so, that what came out is what its unpickled rows give.
-
-    It is read twice: the second time rows may be compared with the pattern of the first.
-    """
-    batch = before or StreamBatch()
-    if not batch.load(stream):
-        return False
-    for _ in range(2):
-        rows = pickle.loads(stream)
-        assert batch.rows == len(rows)
-        expected = outcome(pickle.loads(stream), **options)
-        found = outcome(rows, stream=batch, **options)
-        assert same(expected, found), (expected, found)
-        assert batch.load(stream)
-    return True
 
 
 # ---- everything that hypothesis can make -------------------------------------------------------------------------------------
@@ -100,27 +69,6 @@ def test_damaged_streams(data: st.DataObject, rows: list[Any], exact: bool) -> N
 
 
 # ---- what Spark keeps --------------------------------------------------------------------------------------------------------
-
-COMMON: dict[str, list[Any]] = {
-    "floats and a label": [([i + 0.5] * 784, i) for i in range(30)],
-    "pictures": [(np.full((28, 28), i, np.uint8), i) for i in range(30)],
-    "strided pictures": [(np.arange(64, dtype=np.int32).reshape(8, 8)[::2, ::2] + i, i) for i in range(30)],
-    "a tuple and a label": [(tuple(float(i + k) for k in range(10)), i) for i in range(30)],
-    "eleven columns": [(*(float(i + k) for k in range(10)), i) for i in range(1003)],
-    "pairs": [(float(i), float(i)) for i in range(1001)],
-    "single": [(i,) for i in range(30)],
-    "bare floats": [i / 7 for i in range(2001)],
-    "bare ints": [*range(-300, 300), 70_000, -70_000, 2**31, -(2**31), 2**40, -(2**40), 2**63 - 1, -(2**63)],
-    "dicts": [{"x": i / 3, "y": [i, i + 1], "name": f"n{i}"} for i in range(300)],
-    "rows": [Row(x=i / 3, y=[i, i + 1], name=f"n{i}") for i in range(300)],
-    "numpy scalars": [(np.float32(i), np.int64(i), np.bool_(i % 2)) for i in range(30)],
-    "numpy numbers": [(np.float32(i), np.int64(i)) for i in range(30)],
-    "text and bytes": [("é" * i, b"b" * i, bytearray(i)) for i in range(30)],
-    "booleans": [(i % 2 == 0, [True, False]) for i in range(30)],
-    "long lists": [([float(i)] * 2500, i) for i in range(3)],
-    "nested": [([[float(i), 2.0], [3.0, 4.0]], ((i, 1), (2, 3), (4, 5))) for i in range(30)],
-    "empty lists": [([], i) for i in range(30)],
-}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -17,35 +17,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.rows import drive, feeds, rows_of, same, slot
+from tests.support.rows import drive, feeds, packer_for, rows_of, same, slot
 from tfos_fast.channel.codec import decode
-from tfos_fast.channel.codec.layout import Layout, layout, plan
+from tfos_fast.channel.codec.layout import layout, plan
 from tfos_fast.channel.schema.columns import Column, Schema
 from tfos_fast.channel.schema.detect import infer
-from tfos_fast.channel.schema.widen import apply_spec
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
 from tfos_fast.native.column_writer import dumps
 from tfos_fast.native.row_packer import END, FULL, MISFIT, TICK, RowPacker, move_rows
 
 relaxed = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-def packer_for(
-    row: Any,
-    *,
-    exact: bool = True,
-    capacity: int = 8,
-    slot_bytes: int = 4096,
-    spec: dict | None = None,
-) -> tuple[RowPacker, Layout, np.ndarray]:
-    """A packer bound to a fresh slot, for rows such as this one."""
-    schema = infer(row, exact=exact)
-    if spec is not None:
-        schema = apply_spec(schema, spec)
-    packer = RowPacker(schema, exact=exact, cast=spec is not None)
-    form, memory = layout(schema, capacity, slot_bytes), slot(slot_bytes)
-    packer.bind(memory, form)
-    return packer, form, memory
 
 
 # ---- events ----

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.rows import drive, rows_of, same, slot
-from tests.unit.native.test_row_packer import packer_for
+from tests.support.rows import drive, packer_for, rows_of, same, slot
 from tfos_fast.channel.codec import decode
 from tfos_fast.channel.codec.layout import layout
 from tfos_fast.channel.schema.columns import Column, Schema

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import tfos_fast
-from tests.support.helpers import ended, in_thread
-from tests.unit.channel.test_channel import inside
+from tests.support.helpers import ended, in_thread, inside
 from tfos_fast.channel import Channel
 from tfos_fast.channel.schema.widen import Nulls
 from tfos_fast.errors import FormError

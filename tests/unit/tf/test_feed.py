@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.helpers import broker_here, child, ended, in_thread, wait_for, write_images
-from tests.unit.channel.test_channel import inside
+from tests.support.helpers import broker_here, child, ended, in_thread, inside, wait_for, write_images
 from tfos_fast.channel import Channel
 from tfos_fast.errors import ChannelClosed, FormError, SchemaMismatch
 from tfos_fast.tensors import DataFeed, alias, row_spec

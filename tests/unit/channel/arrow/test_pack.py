@@ -11,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from tests.support.arrow_batches import BINARY, as_collected, column_of, feed, one, rows_of
 from tests.support.rows import same, slot
-from tfos_fast.channel.arrow.flatten import flatten_batch
 from tfos_fast.channel.arrow.pack import from_arrow, pack_batch
 from tfos_fast.channel.codec import decode
-from tfos_fast.channel.codec.layout import Layout, layout, plan
+from tfos_fast.channel.codec.layout import layout
 from tfos_fast.channel.schema.columns import Column, Schema
 from tfos_fast.channel.schema.detect import infer
-from tfos_fast.channel.schema.widen import Nulls, apply_nulls, apply_spec, join
+from tfos_fast.channel.schema.widen import Nulls
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
 from tfos_fast.native.row_packer import RowPacker
 
@@ -29,80 +29,10 @@ pyspark = pytest.importorskip("pyspark")
 thorough = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def feed(
-    batches: list[Any],
-    *,
-    exact: bool,
-    slot_bytes: int = 4096,
-    heap_per_row: float = 30.0,
-    spec: dict | None = None,
-    nulls: dict | None = None,
-) -> list[tuple[Layout, np.ndarray, int]]:
-    """Copy batches into slots as a writer does; a new slot whenever one is full or the schema widens."""
-    slots: list[tuple[Layout, np.ndarray, int]] = []
-    schema: Schema | None = None
-    form: Layout | None = None
-    memory, rows, heap = slot(1), 0, 0
-    for batch in batches:
-        batch = batch if exact else flatten_batch(batch)
-        found = from_arrow(batch.schema, batch, exact=exact)
-        wider = found if schema is None else join(schema, found, exact=exact)
-        if wider != schema:
-            if rows:
-                slots.append((form, memory, rows))
-            schema, form = wider, None
-        start = 0
-        while start < batch.num_rows:
-            if form is None:
-                declared = schema if exact else apply_nulls(apply_spec(schema, spec or {}), nulls or {})
-                form = plan(declared, slot_bytes, batch=4, heap_per_row=heap_per_row)
-                memory, rows, heap = slot(slot_bytes), 0, 0
-            done, heap = pack_batch(form, memory, rows, heap, batch, start, exact=exact)
-            rows += done
-            start += done
-            if start < batch.num_rows:
-                if rows:
-                    slots.append((form, memory, rows))
-                    form = None
-                else:
-                    form = form.roomier()
-    if rows:
-        slots.append((form, memory, rows))
-    return slots
-
-
-def rows_of(slots: list[tuple[Layout, np.ndarray, int]]) -> list[Any]:
-    """All rows, in row mode."""
-    return [row for form, memory, count in slots for row in decode.rows(form, memory, 0, count)]
-
-
-def column_of(slots: list[tuple[Layout, np.ndarray, int]], name: str = "a") -> list[Any]:
-    """All values of a column, in column mode."""
-    return [v for form, memory, count in slots for v in decode.columns(form, memory, 0, count)[name].tolist()]
-
-
-def one(array: Any, *, exact: bool = True) -> Column:
-    """What a column becomes."""
-    batch = pa.record_batch([array], names=["a"])
-    return from_arrow(batch.schema, batch, exact=exact).columns[0]
-
-
 def spark_rows(batch: Any) -> list[Any]:
     """The batch's rows as pyspark Rows of plain Python values, as this pyspark has them."""
     make = types.Row(*batch.schema.names)
     return [make(*map(as_collected, values)) for values in zip(*[column.to_pylist() for column in batch.columns], strict=True)]
-
-
-def as_collected(value: Any) -> Any:
-    """Older pysparks collect bytes as bytearrays; older pyarrows give numpy's float16."""
-    if isinstance(value, list):
-        return [as_collected(each) for each in value]
-    if isinstance(value, bytes) and BINARY:
-        return bytearray(value)
-    return float(value) if isinstance(value, np.float16) else value
-
-
-BINARY = "bytearray" if tuple(map(int, pyspark.__version__.split(".")[:2])) < (4, 1) else ""
 
 
 PRIMITIVE = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.arrow_batches import as_collected, column_of, feed, one
+from tests.support.arrow_types import Point, PointType, values
 from tests.support.helpers import broker_here, ended, in_thread
 from tests.support.rows import same
-from tests.unit.channel.arrow.test_pack import as_collected, column_of, feed, one, rows_of
 from tfos_fast.channel import Channel
 from tfos_fast.channel.arrow import spark_types
 from tfos_fast.channel.arrow.build import to_array
@@ -41,10 +42,6 @@ def batch_of(array: Any, kind: Any = None) -> Any:
     if kind is None:
         return batch
     return batch.replace_schema_metadata({KEY: types.StructType([types.StructField("a", kind)]).json().encode()})
-
-
-def values(batch: Any) -> list[Any]:
-    return [row[0] for row in rows_of(feed([batch], exact=True))]
 
 
 def columns(batch: Any, **how: Any) -> dict[str, list[Any]]:
@@ -302,39 +299,6 @@ def test_matrices(module: Any) -> None:
     nulls = batch_of(pa.array([None, *stored], of), kind)
     assert values(nulls) == [None, *wanted]
     assert columns(nulls, nulls=MASK) == {"a": [[[0, 0], [0, 0]], [[1, 3], [2, 4]], [[5, 0], [0, 6]]]}
-
-
-class Point:
-    """A class of a user."""
-
-    def __init__(self, x: float, y: float) -> None:
-        self.xy = (x, y)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Point) and other.xy == self.xy
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class PointType(types.UserDefinedType):
-    """Points, stored as lists of two doubles."""
-
-    @classmethod
-    def sqlType(cls) -> Any:
-        return types.ArrayType(types.DoubleType(), False)
-
-    @classmethod
-    def module(cls) -> str:
-        return __name__
-
-    def serialize(self, obj: Any) -> Any:
-        return list(obj.xy)
-
-    def deserialize(self, datum: Any) -> Any:
-        return Point(*datum)
-
-
-Point.__UDT__ = PointType()  # type: ignore[attr-defined]  # Spark wants it of a row's values
 
 
 class MomentType(types.UserDefinedType):
@@ -604,7 +568,7 @@ def test_types_without_a_tensor_are_named_with_the_way_out(array: Any, text: str
         (datetime.time(1, 2), "found values of type datetime.time|holds values of type datetime.time"),
         ([{"x": 1}], "values of type dict"),
         ([[1, {2}]], "values of type set"),
-        (Point(1, 2), "values of type tests.unit.channel.arrow.test_types.Point"),
+        (Point(1, 2), "values of type tests.support.arrow_types.Point"),
     ],
 )
 def test_python_values_without_a_tensor_are_named(value: Any, text: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.helpers import ended, in_thread
 from tests.support.rows import same
-from tests.unit.channel.test_column_kinds import through
+from tests.support.through_channel import through
 from tfos_fast.channel import Channel
 from tfos_fast.channel.broker.schema_agreement import Agreement
 from tfos_fast.channel.codec import decode

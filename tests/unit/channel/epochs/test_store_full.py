@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.helpers import broker_here
-from tests.unit.channel.epochs.test_replay import Kept
+from tests.support.kept_epochs import Kept
 
 KEEP = """
 import sys

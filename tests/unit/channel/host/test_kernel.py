@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import refuse_calls
+from tests.support.preflight_facts import DRIVER, NEED, executor
 from tests.support.refuse_calls import NUMBERS
-from tests.unit.cluster.preflight.test_checks import DRIVER, NEED, executor
 from tfos_fast import errors
 from tfos_fast.channel import Channel
 from tfos_fast.channel.host import kernel, processes

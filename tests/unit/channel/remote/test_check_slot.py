@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tests.support import attack
 from tests.support.helpers import gateway, wait_for
-from tests.unit.channel.remote.test_client import client, hear, remote
+from tests.support.remote_clients import client, hear, remote
 from tfos_fast.channel import Channel
 from tfos_fast.channel.broker import schema_agreement
 from tfos_fast.channel.broker.feed import Feed

@@ -11,8 +11,6 @@ import re
 import signal
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from random import Random
 from typing import Any
 
@@ -24,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.helpers import broker_here, child, ended, free, gateway, in_thread, wait_for
+from tests.support.remote_clients import client, hear, remote
 from tfos_fast.channel import Channel
 from tfos_fast.channel.codec.layout import layout
 from tfos_fast.channel.protocol import messages as m
@@ -42,14 +41,6 @@ from tfos_fast.errors import (
     SchemaMismatch,
     StallTimeout,
 )
-
-
-@contextmanager
-def remote(**options: Any) -> Iterator[tuple[Channel, Channel]]:
-    """A channel, and a remote handle on it."""
-    with Channel.create(**options) as channel, gateway(channel.address) as address:
-        with Channel.attach(address) as far:
-            yield channel, far
 
 
 def test_a_row_that_cannot_be_fed_fails_its_task_where_nobody_can_be_told():
@@ -271,31 +262,6 @@ def test_a_broker_that_dies_and_one_that_is_gone():
 
 
 # ---- strangers, and clients that misbehave --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def client(address: RemoteAddress, keys: tuple[bytes, bytes] | None = None) -> Iterator[Any]:
-    """A bare socket, by default with the right keys."""
-    context = zmq.Context()
-    dealer = context.socket(zmq.DEALER)
-    dealer.linger = 0
-    dealer.curve_serverkey = address.server_public
-    dealer.curve_publickey, dealer.curve_secretkey = keys or (address.client_public, address.client_secret)
-    dealer.connect(f"tcp://{address.endpoint}")
-    try:
-        yield dealer
-    finally:
-        dealer.close()
-        context.term()
-
-
-def hear(dealer: Any) -> Any:
-    """The next message."""
-    while True:
-        assert dealer.poll(10_000), "no answer"
-        message = wire.decode_from_gateway(dealer.recv_multipart()[0])
-        if not isinstance(message, wire.Still):
-            return message
 
 
 def test_who_has_no_key_gets_nothing():

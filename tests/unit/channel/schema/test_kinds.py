@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.helpers import wait_for
-from tests.unit.channel.remote.test_client import client, hear, remote
+from tests.support.remote_clients import client, hear, remote
 from tfos_fast.channel.broker.feed import Feed
 from tfos_fast.channel.codec.decode import columns, rows
 from tfos_fast.channel.codec.layout import layout

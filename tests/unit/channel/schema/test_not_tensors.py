@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.channel.schema.test_structs import read
+from tests.support.through_channel import read
 from tfos_fast.errors import SchemaMismatch
 
 sql = pytest.importorskip("pyspark.sql.types")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import itertools
 import pickle
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.helpers import broker_here, ended, in_thread, wait_for
-from tests.unit.channel.test_column_kinds import unbatched
+from tests.support.helpers import broker_here, ended, in_thread
+from tests.support.through_channel import ending, read, unbatched
 from tfos_fast.channel import Channel
 from tfos_fast.channel.broker.schema_agreement import Agreement
 from tfos_fast.channel.protocol import messages as m
@@ -29,41 +27,6 @@ _create_row = pytest.importorskip("pyspark.sql.types")._create_row
 MASK = Nulls(mask=True)
 Point = collections.namedtuple("Point", "x y")
 SOURCES = ["rows", "pickled"]
-
-
-@contextlib.contextmanager
-def ending(broker: Any) -> Iterator[None]:
-    """The feed ends behind the block, however that ends."""
-    try:
-        yield
-    finally:
-        wait_for(lambda: all(peer.role != "writer" for peer in list(broker.feed.peers.values())))
-        broker.do(broker.end_feed)
-
-
-def read(parts: list[list[Any]], *, source: str = "rows", n: int = 64, spec: Any = None, **form: Any) -> list[dict[str, Any]]:
-    """Rows of the batches of a feed; each part is a partition with a writer of its own."""
-    with broker_here("2m", "16k") as broker, Channel.attach(broker.address) as channel:
-
-        def write() -> None:
-            with ending(broker):
-                for part in parts:
-                    with channel.writer() as writer:
-                        if source == "pickled":
-                            writer.write_pickled([pickle.dumps(part[at : at + 2]) for at in range(0, len(part), 2)])
-                        else:
-                            writer.write_rows(part)
-
-        thread, out = in_thread(write)
-        got: list[dict[str, Any]] = []
-        with channel.reader() as reader:
-            reader.open_columns(n, spec, wait=False, **form)
-            for batch in reader.batches(n):
-                got += unbatched(batch)
-        ended(thread)
-        if isinstance(out[0], BaseException):
-            raise out[0]
-        return got
 
 
 def by_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

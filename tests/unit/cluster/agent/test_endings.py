@@ -18,12 +18,12 @@ import msgspec
 import psutil
 import pytest
 
-from tests.conftest import our_processes
 from tests.spark import mains
 from tests.spark.mains import noted
 from tests.support import badly
+from tests.support.agents import WAIT, Nodes, reserve_agent
 from tests.support.helpers import agent_config, wait_for
-from tests.unit.cluster.agent.test_agent import WAIT, Nodes, reserve_agent
+from tests.support.leaks import our_processes
 from tfos_fast.channel import Channel
 from tfos_fast.channel.host.processes import alive, started
 from tfos_fast.cluster.coordinator.coordinator import Coordinator

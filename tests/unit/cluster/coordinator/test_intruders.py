@@ -16,7 +16,7 @@ import zmq
 from hypothesis import strategies as st
 
 from tests.support import attack
-from tests.unit.cluster.coordinator.test_coordinator import WAIT, agent
+from tests.support.coordinators import WAIT, agent
 from tfos_fast.cluster.coordinator import coordinator as coordinator_module
 from tfos_fast.cluster.coordinator import endpoint as module
 from tfos_fast.cluster.coordinator import membership

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from tests.unit.cluster.files.test_parquet import ids, read, table
+from tests.support.parquet_files import ids, read, table
 from tfos_fast.cluster.files.parquet import parquet
 from tfos_fast.errors import SourceError
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from tests.unit.cluster.files.test_parquet import Counting, read
+from tests.support.parquet_files import Counting, read
 from tfos_fast.channel.arrow.spark_types import nodes
 from tfos_fast.cluster.files.parquet import parquet
 from tfos_fast.errors import SourceError

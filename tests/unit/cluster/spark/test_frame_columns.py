@@ -44,13 +44,13 @@ sys.stdout.buffer.write(cloudpickle.dumps(columns))
 TASK = """
 import pickle, sys
 import pyarrow as pa
-from tests.unit.channel.arrow.test_types import values
+from tests.support.arrow_types import values
 columns = pickle.loads(sys.stdin.buffer.read())
 point = pa.array([[1.0, 2.0]])
 other = pa.array([[{"q": [3.0, 4.0]}]])
 batch = columns.given(pa.record_batch([point, other], names=["c0", "c1"]))
 assert batch.schema.names == ["p", "l"]
-from tests.unit.channel.arrow.test_pack import feed, rows_of
+from tests.support.arrow_batches import feed, rows_of
 (row,) = rows_of(feed([batch], exact=True))
 print(type(row.p).__name__, row.p.xy, row.l[0].q.xy)
 """
