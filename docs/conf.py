@@ -27,9 +27,10 @@ numpydoc_show_class_members = False
 
 
 def point_out_of_docs(app, docname, source):
-    """Turn links to files outside docs/ into the files' names; the README's place in the site is its first page."""
-    text = re.sub(r"\[([^]]+)\]\((?:\.\./)+README\.md\)", r"[\1](/index.md)", source[0])
-    source[0] = re.sub(r"\[([^]]+)\]\((?:\.\./)+([^)]+)\)", r"\1 (`\2`)", text)
+    """Put the README on the first page, and turn links to files outside docs/ into the files' names."""
+    text = source[0].replace("{README}", (ROOT / "README.md").read_text().replace("](docs/", "]("))
+    text = re.sub(r"\[([^]]+)\]\((?:\.\./)+README\.md\)", r"[\1](/index.md)", text)
+    source[0] = re.sub(r"\[([^]]+)\]\((?:(?:\.\./)+|(?=examples/))([^)]+)\)", r"\1 (`\2`)", text)
 
 
 def setup(app):
