@@ -126,11 +126,11 @@ class Epochs(Watching):
             results = job.result or ()
             check_rows(results)
             epoch.cut_off = job.result is None
-            epoch.whole.update(number for number, whole, *_ in results if whole)
+            epoch.whole.update(result.partition for result in results if result.whole)
             if epoch.cut_off:  # its tasks told nothing
                 epoch.whole.update(coordinator.whole(epoch.job))
-            epoch.left = frozenset(number for number, _, over, *_ in results if not over)
-            epoch.missed.update(coordinator.node_of(epoch.job, number) for number, _, _, missed, _ in results if missed)
+            epoch.left = frozenset(result.partition for result in results if not result.over)
+            epoch.missed.update(coordinator.node_of(epoch.job, result.partition) for result in results if result.missed)
         if epoch.left and self._offers.busy:
             epoch.made_way = True
             self._wait(lambda: not self._offers.busy)

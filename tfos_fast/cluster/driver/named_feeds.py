@@ -239,7 +239,7 @@ class Offers:
                 raise job.error
             check_rows(job.result)
             self._forget(offer.name, demands)
-            offer.left = frozenset(number for number, _, over, *_ in job.result if not over)
+            offer.left = frozenset(result.partition for result in job.result if not result.over)
             if not offer.left:
                 self._coordinator.end_job(offer.job_name)
                 self._order(self._remaining(offer), lambda number: m.EndEpoch(number, offer.name))

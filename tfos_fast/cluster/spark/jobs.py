@@ -85,9 +85,9 @@ def check_rows(results: Iterable[Any]) -> None:
     ------
     SchemaMismatch, RowTooLarge, SourceError
     """
-    for _, _, _, _, error in results:
-        if error:
-            raise unfit(*error.split("\n", 1))
+    for result in results:
+        if result.error:
+            raise unfit(*result.error.split("\n", 1))
 
 
 def exception_of(failure: Failure, *others: Failure) -> errors.TfosError:

@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfos_fast.channel import Channel
 from tfos_fast.channel.host.reuse import keep_connections
@@ -41,15 +41,35 @@ if TYPE_CHECKING:
     from tfos_fast.cluster.files.split_reader import SplitReader
     from tfos_fast.cluster.spark.frame_columns import FrameColumns
 
-# A partition, whether all that was wanted of it was published, whether nothing of it is left to feed, whether rows of it were
-# left that no node wants, and the error of a row that cannot be fed: a class and its text.
-Fed = tuple[int, bool, bool, bool, str]
 Write = Callable[["Writer", Iterator[Any], int, int], bool]  # items of a partition, from one row to another; whether some are left
 PATIENCE = 0.3  # a task of a named feed waits so long for a slot, and then gives its place back to the default feed
 # The driver hears of these by itself, and cancels the job; a task that fails before is logged with a hundred lines.
 HEARD = (NodeFailed, StallTimeout, BrokerDied)
 CANCEL_WAIT = 5.0  # seconds that a task gives it
 FENCED_WAIT = 60.0  # a replaced attempt waits so long to be killed by Spark, rather than to fail and be tried again
+
+
+class PartitionResult(NamedTuple):
+    """Say what a feed task has done with its partition. A DataFrame's task returns a record with these columns.
+
+    Attributes
+    ----------
+    partition : int
+    whole : bool
+        The task has published every row that the driver wanted.
+    over : bool
+        No row is left to feed.
+    missed : bool
+        Rows are left that no node wants.
+    error : str
+        A row cannot be fed: the name of a class in :mod:`tfos_fast.errors`, a line break, and the text.
+    """
+
+    partition: int
+    whole: bool = False
+    over: bool = True
+    missed: bool = False
+    error: str = ""
 
 
 @functools.cache
@@ -143,12 +163,12 @@ class Feeder:
     only: frozenset[int] | None = None
     exactly_once: bool = True
 
-    def rows(self, _: int, partition: Iterable[Any]) -> Iterator[Fed]:
-        """For ``mapPartitionsWithIndex``: yields one ``Fed``."""
+    def rows(self, _: int, partition: Iterable[Any]) -> Iterator[PartitionResult]:
+        """For ``mapPartitionsWithIndex``: yields one ``PartitionResult``."""
 
         yield self._feed(iter(partition), _write_rows)
 
-    def pickled(self, loads: Callable[[bytes], list[Any]]) -> Callable[[int, Iterable[bytes]], Iterator[Fed]]:
+    def pickled(self, loads: Callable[[bytes], list[Any]]) -> Callable[[int, Iterable[bytes]], Iterator[PartitionResult]]:
         """For ``mapPartitionsWithIndex`` over pickled batches: yields as ``rows``."""
 
         def write(writer: Writer, batches: Iterator[bytes], skip: int, stop: int) -> bool:
@@ -173,13 +193,13 @@ class Feeder:
             writer.write_pickled(batches if first is None else itertools.chain([first], batches), loads, begun)
             return _are_left(writer)
 
-        def run(_: int, partition: Iterable[bytes]) -> Iterator[Fed]:
+        def run(_: int, partition: Iterable[bytes]) -> Iterator[PartitionResult]:
             yield self._feed(iter(partition), write)
 
         return run
 
     def batches(self, columns: FrameColumns) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-        """For ``mapInArrow`` over a DataFrame of these columns: yields one ``Fed`` as a record."""
+        """For ``mapInArrow`` over a DataFrame of these columns: yields one ``PartitionResult`` as a record."""
 
         def write(writer: Writer, batches: Iterator[pa.RecordBatch], skip: int, stop: int) -> bool:
             split: list[pa.RecordBatch] = []
@@ -201,18 +221,18 @@ class Feeder:
 
             number, *words = self._feed(columns.all(partition), write)
             fields = [pa.array([number], pa.int32()), *(pa.array([word]) for word in words)]
-            yield pa.RecordBatch.from_arrays(fields, ["partition", "whole", "over", "missed", "error"])
+            yield pa.RecordBatch.from_arrays(fields, list(PartitionResult._fields))
 
         return run
 
-    def files(self, reader: SplitReader) -> Callable[[int, Iterable[Any]], Iterator[Fed]]:
+    def files(self, reader: SplitReader) -> Callable[[int, Iterable[Any]], Iterator[PartitionResult]]:
         """For ``mapPartitionsWithIndex`` over splits of files, one in a partition: yields as ``rows``."""
 
         def write(writer: Writer, splits: Iterator[Any], skip: int, stop: int) -> bool:
             split, *_ = splits  # to the end: Spark lets a worker go that has left some of its input, and the next one imports anew
             return _write_batches(writer, reader.batches(split, writer.slot_bytes, skip), stop - skip)
 
-        def run(number: int, partition: Iterable[Any]) -> Iterator[Fed]:
+        def run(number: int, partition: Iterable[Any]) -> Iterator[PartitionResult]:
             yield self._feed(iter(partition), write, number)
 
         return run
@@ -224,17 +244,17 @@ class Feeder:
                 channel.control("empty", f"{self.job}/{number}".encode())
                 return
 
-    def _feed(self, items: Iterator[Any], write: Write, split: int | None = None) -> Fed:
+    def _feed(self, items: Iterator[Any], write: Write, split: int | None = None) -> PartitionResult:
         number, attempt = attempt_here()
         number = number if split is None else split  # a job for some of the splits may have numbers of its own
         if self.only is not None and number not in self.only:
-            return number, False, True, False, ""
+            return PartitionResult(number)
         try:
             first = next(items)
         except StopIteration:
             if not self.name:
                 self._empty(number)
-            return number, False, True, False, ""
+            return PartitionResult(number)
         items = itertools.chain([first], items)
         best = ""
         while True:
@@ -249,12 +269,12 @@ class Feeder:
     def _wanted(self, best: str) -> tuple[m.NodeInfo, ...]:
         return tuple(node for node in self.nodes if node.name == best) or self.nodes
 
-    def _feed_to(self, best: str, number: int, attempt: int, items: Iterator[Any], write: Write) -> Fed:
+    def _feed_to(self, best: str, number: int, attempt: int, items: Iterator[Any], write: Write) -> PartitionResult:
         channel = choose(self._wanted(best), self.keys, number, self.turn, self.name, stall_timeout=self.stall_timeout)
         if channel is None and best:  # it wants no more rows by now
             channel = choose(self.nodes, self.keys, number, self.turn, self.name, stall_timeout=self.stall_timeout)
         if channel is None:
-            return number, False, True, True, ""
+            return PartitionResult(number, missed=True)
         try:
             writer = channel.writer(stall_timeout=self.stall_timeout)
             writer.patience = PATIENCE if self.name else None
@@ -276,7 +296,7 @@ class Feeder:
             finally:
                 writer.close(wait=done and not self.name)
         except Yielded:
-            return number, False, False, False, ""  # the rows that were published stay; the next attempt begins behind them
+            return PartitionResult(number, over=False)  # the rows that were published stay; the next attempt begins behind them
         except Fenced:
             time.sleep(FENCED_WAIT)
             raise
@@ -289,9 +309,9 @@ class Feeder:
         finally:
             channel.close()
             settle_worker()
-        return number, not missed, True, missed, ""
+        return PartitionResult(number, whole=not missed, missed=missed)
 
-    def _unfit(self, channel: Channel, number: int, error: Exception) -> Fed:
+    def _unfit(self, channel: Channel, number: int, error: Exception) -> PartitionResult:
         """Tell the driver, which ends the job, of a row that cannot be fed. Another try would meet the same row.
 
         The task does not fail: Spark would log a failure several times, with a hundred lines of its own frames.
@@ -305,5 +325,5 @@ class Feeder:
         if not isinstance(channel.address, RemoteAddress):  # a gateway relays rows only, and would drop who says more
             with contextlib.suppress(TfosError):
                 channel.control("unfit", f"{self.job}\n{kind}\n{text}".encode(errors="replace"), 10.0)
-                return number, False, True, False, f"{kind}\n{text}"
+                return PartitionResult(number, error=f"{kind}\n{text}")
         raise error.with_traceback(None) from None

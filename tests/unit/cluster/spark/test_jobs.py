@@ -7,6 +7,7 @@ import pytest
 from tfos_fast import errors
 from tfos_fast.cluster.protocol.messages import Failure
 from tfos_fast.cluster.spark.jobs import check_rows, exception_of, job_exception, root_first
+from tfos_fast.cluster.tasks.feed import PartitionResult
 
 
 def failure(node, kind="NodeFailed", traceback="", **more):
@@ -69,10 +70,10 @@ def test_spark_errors_in_our_words():
 
 
 def test_rows_that_cannot_be_fed_are_told_in_results():
-    good = (0, True, True, False, "")
+    good = PartitionResult(0, whole=True)
     check_rows([])
     check_rows([good, good])
     for kind in (errors.SchemaMismatch, errors.RowTooLarge, errors.SourceError):
         with pytest.raises(kind, match=r"^row 7: line one\nline two$") as caught:
-            check_rows([good, (1, False, True, False, f"{kind.__name__}\nrow 7: line one\nline two"), good])
+            check_rows([good, PartitionResult(1, error=f"{kind.__name__}\nrow 7: line one\nline two"), good])
         assert caught.value.spark_error is None
