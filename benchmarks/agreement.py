@@ -13,6 +13,7 @@ import time
 import zmq
 
 from tfos_fast.channel.protocol.lockstep import Pace
+from tfos_fast.channel.transport import curve
 from tfos_fast.cluster.coordinator.coordinator import Coordinator
 from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.protocol import messages as m
@@ -32,8 +33,7 @@ class Nodes:
     def _connect(self, keys: ClusterKeys, number: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
         socket.linger = 0
-        socket.curve_serverkey, socket.curve_publickey = keys.server_public, keys.client_public
-        socket.curve_secretkey = keys.client_secret
+        curve.as_client(socket, keys.server_public, keys.client_public, keys.client_secret)
         socket.routing_id = f"worker:{number}/t".encode()
         socket.connect(keys.endpoint)
         self._poller.register(socket, zmq.POLLIN)

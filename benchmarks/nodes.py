@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from tfos_fast.channel.transport import curve
 from tfos_fast.cluster.protocol import messages as m
 
 BEAT_S = 1.0
@@ -41,9 +42,7 @@ class Nodes:
         for name in setting.names:
             socket = self._context.socket(zmq.DEALER)
             socket.linger = 1000
-            socket.curve_serverkey = setting.server_public.encode()
-            socket.curve_publickey = setting.client_public.encode()
-            socket.curve_secretkey = setting.client_secret.encode()
+            curve.as_client(socket, setting.server_public.encode(), setting.client_public.encode(), setting.client_secret.encode())
             socket.routing_id = m.routing_id(name, "token")
             socket.heartbeat_ivl = 2000
             socket.heartbeat_timeout = 10000

@@ -23,6 +23,7 @@ import zmq
 
 from tfos_fast.channel.host.processes import runtime_base
 from tfos_fast.channel.protocol.messages import UNREADABLE
+from tfos_fast.channel.transport import curve
 from tfos_fast.cluster.coordinator.endpoint import ClusterKeys, Entrance
 from tfos_fast.cluster.host.addresses import listen_at
 from tfos_fast.cluster.host.ports import HeldPort, parse_ports, unavailable
@@ -275,9 +276,7 @@ class Client:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
-        self._socket.curve_serverkey = keys.server_public
-        self._socket.curve_publickey = keys.client_public
-        self._socket.curve_secretkey = keys.client_secret
+        curve.as_client(self._socket, keys.server_public, keys.client_public, keys.client_secret)
         self._socket.connect(f"tcp://{host}:{port}")
 
     @staticmethod

@@ -22,6 +22,7 @@ from tfos_fast.channel.remote import wire
 from tfos_fast.channel.remote.check_slot import check_schema, check_slot
 from tfos_fast.channel.schema.columns import Schema
 from tfos_fast.channel.schema.kinds import check_mode
+from tfos_fast.channel.transport import curve
 from tfos_fast.channel.transport.connection import Connection, Role
 
 
@@ -121,9 +122,7 @@ class RemoteConnection(Connection):
         self._owed = 0  # when so many are answered, all that was published has arrived
         self._schemas: dict[int, Schema] = {}
         socket = self._socket
-        socket.curve_serverkey = address.server_public
-        socket.curve_publickey = address.client_public
-        socket.curve_secretkey = address.client_secret
+        curve.as_client(socket, address.server_public, address.client_public, address.client_secret)
         socket.heartbeat_ivl = wire.HEARTBEAT_MS
         socket.heartbeat_timeout = socket.heartbeat_ttl = wire.SILENCE_MS
         socket.connect_timeout = socket.handshake_ivl = wire.CONNECT_MS

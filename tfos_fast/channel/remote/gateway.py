@@ -35,6 +35,7 @@ from tfos_fast.channel.protocol.address import Address
 from tfos_fast.channel.remote import wire
 from tfos_fast.channel.remote.check_slot import check_schema, check_slot
 from tfos_fast.channel.schema.columns import Schema
+from tfos_fast.channel.transport import curve
 from tfos_fast.errors import AddressError, SchemaMismatch, TfosError
 
 log = logging.getLogger("tfos_fast.gateway")
@@ -230,9 +231,7 @@ class Gateway:
         self._zap.linger = 0
         self._zap.bind("inproc://zeromq.zap.01")
         self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.curve_server = True
-        self._socket.curve_secretkey = config.server_secret.encode()
-        self._socket.zap_domain = b"tfos_fast"
+        curve.as_server(self._socket, config.server_secret.encode(), b"tfos_fast")
         self._socket.linger = 0
         # What is under way is bounded by the slots, where a client keeps to the protocol. One that does not is dropped, or waits.
         self._socket.sndhwm, self._socket.rcvhwm = _MOST_UNREAD, _MOST_UNHEARD

@@ -12,6 +12,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from tfos_fast.channel.broker.broker import Broker
+from tfos_fast.channel.transport import curve
 from tfos_fast.cluster.protocol import handover as h
 from tfos_fast.cluster.protocol import messages as m
 
@@ -24,9 +25,7 @@ FIRST_CONTACT = 30.0
 def _socket(context: zmq.Context[Any], config: h.AgentConfig, who: str = "") -> zmq.Socket[Any]:
     """The node's, or that of the agent's parent; not connected yet."""
     socket: zmq.Socket[Any] = context.socket(zmq.DEALER)
-    socket.curve_serverkey = config.server_public.encode()
-    socket.curve_publickey = config.client_public.encode()
-    socket.curve_secretkey = config.client_secret.encode()
+    curve.as_client(socket, config.server_public.encode(), config.client_public.encode(), config.client_secret.encode())
     socket.routing_id = m.routing_id(config.name, config.token) + who.encode()
     return socket
 

@@ -10,6 +10,7 @@ from typing import Any
 import zmq
 from zmq.utils import z85
 
+from tfos_fast.channel.transport import curve
 from tfos_fast.cluster.host.ports import unavailable
 
 HEARTBEAT = 2.0  # seconds
@@ -64,9 +65,7 @@ def door(context: zmq.Context[Any], server_secret: bytes) -> zmq.Socket[Any]:
 
 def guard(socket: zmq.Socket[Any], server_secret: bytes, domain: bytes) -> None:
     """Let only those in who have the key of this domain, and see when they are gone."""
-    socket.curve_server = True
-    socket.curve_secretkey = server_secret
-    socket.zap_domain = domain
+    curve.as_server(socket, server_secret, domain)
     socket.heartbeat_ivl = int(HEARTBEAT * 1000)
     socket.heartbeat_timeout = int(SILENCE * 1000)
     socket.maxmsgsize = MAX_MESSAGE

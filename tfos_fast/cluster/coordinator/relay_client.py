@@ -13,6 +13,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from tfos_fast import errors
+from tfos_fast.channel.transport import curve
 from tfos_fast.cluster.coordinator.endpoint import HEARTBEAT, HELD, MAX_MESSAGE, SILENCE, ClusterKeys
 from tfos_fast.cluster.coordinator.relay import RelayTask
 from tfos_fast.cluster.protocol import handover as h
@@ -47,8 +48,7 @@ class RelayedEntrance:
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.linger = 500
-        self.socket.curve_serverkey = relay.server_public.encode()
-        self.socket.curve_publickey, self.socket.curve_secretkey = operator
+        curve.as_client(self.socket, relay.server_public.encode(), *operator)
         self.socket.heartbeat_ivl = int(HEARTBEAT * 1000)
         self.socket.heartbeat_timeout = int(SILENCE * 1000)
         self.socket.maxmsgsize = MAX_MESSAGE
