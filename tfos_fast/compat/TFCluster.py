@@ -64,10 +64,10 @@ class TFCluster:
 
     def _describe(self, node: Any) -> dict[str, Any]:
         host, _, port = node.endpoint.rpartition(":")
-        board = self.cluster._coordinator.nodes[node.name].tensorboard.rpartition(":")[2]  # of its URL; '' when it has none
+        board = (self.cluster.tensorboard_url(node.name) or "").rpartition(":")[2]
         return {
             "executor_id": node.index, "host": host, "job_name": node.job_name, "task_index": node.task_index, "port": int(port),
-            "tb_pid": 0, "tb_port": int(board or 0), "addr": node.address, "authkey": self.cluster._coordinator.keys, "node": node,
+            "tb_pid": 0, "tb_port": int(board or 0), "addr": node.address, "authkey": self.cluster.keys, "node": node,
         }  # fmt: skip
 
     def train(self, dataRDD: Any, num_epochs: int = 0, feed_timeout: float = 600, qname: str = "input") -> None:

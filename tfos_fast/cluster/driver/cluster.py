@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.coordinator.node_state import behind_main, held_trainer, lingers
 from tfos_fast.cluster.coordinator.restarts import Restarts
 from tfos_fast.cluster.driver.feed import Feeding
@@ -159,9 +160,21 @@ class Cluster(Feeding):
         node = min(trains, key=lambda node: node.job_name not in CHIEFS)
         return node.name, log_dir or f"tensorboard_{node.index}"
 
-    def tensorboard_url(self) -> str | None:
-        """Where TensorBoard is, some seconds after the start; None when none was asked for."""
-        return next((state.tensorboard for state in self._coordinator.nodes.values() if state.tensorboard), None)
+    def tensorboard_url(self, node: str = "") -> str | None:
+        """Return the URL of TensorBoard, some seconds after the start; None where none runs.
+
+        Parameters
+        ----------
+        node : str
+            The name of a node, for the TensorBoard that runs beside that node alone; any node by default.
+        """
+        states = self._coordinator.nodes
+        return next((state.tensorboard for name, state in states.items() if node in ("", name) and state.tensorboard), None)
+
+    @property
+    def keys(self) -> ClusterKeys:
+        """Keys with which another process connects to the nodes. Send them only inside Spark's closures."""
+        return self._coordinator.keys
 
     def _hand_over(
         self,
