@@ -11,7 +11,7 @@ import pytest
 
 from tests.spark import sparks
 from tfos_fast import errors
-from tfos_fast.cluster.spark.jobs import job_exception
+from tfos_fast.cluster.protocol.failures import job_exception
 
 PROGRAM = """
 import sys, traceback

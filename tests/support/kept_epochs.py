@@ -6,6 +6,7 @@ import threading
 
 from tests.support.helpers import ended, in_thread
 from tfos_fast.channel import Channel
+from tfos_fast.channel.protocol import messages as m
 
 
 class Kept:
@@ -29,7 +30,7 @@ class Kept:
                     writer.write_rows(rows)
                     writer.end_partition()
         except Exception as error:
-            failed = repr(error)
+            failed = m.Failed("NodeFailed", repr(error))
             self.broker.do(lambda: self.broker.fail(failed))  # the reader must not wait for what does not come
             raise
         self.broker.finish_epoch()

@@ -154,18 +154,9 @@ class Broker:
         """Call ``callback()`` in the loop once, in so many seconds."""
         self._timers.append([time.monotonic() + seconds, 0.0, callback])
 
-    def fail(
-        self,
-        summary: str,
-        remote_traceback: str = "",
-        node: str = "",
-        host: str = "",
-        *,
-        kind: str = "NodeFailed",
-        signal: int = 0,
-    ) -> None:
-        """Everybody attached, and whoever attaches later, gets this error."""
-        self.feed.fail(m.Failed(kind, summary, node, host, remote_traceback, signal))
+    def fail(self, failure: m.Failed) -> None:
+        """Send this error to every client, and to each one that attaches later."""
+        self.feed.fail(failure)
         self.flush()
 
     def end_epoch(self) -> None:

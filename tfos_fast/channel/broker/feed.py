@@ -23,6 +23,7 @@ from tfos_fast.channel.broker.schema_agreement import check_form
 from tfos_fast.channel.broker.slot_table import INPUT, OUTPUT, TableError
 from tfos_fast.channel.broker.tally import Tally
 from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.failures import to_refused
 from tfos_fast.channel.protocol.row_spans import Reached, Span
 from tfos_fast.errors import TfosError
 
@@ -148,7 +149,7 @@ class Feed(Partitions):
         try:
             check_form(message.form)
         except TfosError as error:
-            self._send(peer, m.Refused(type(error).__name__, str(error)))
+            self._send(peer, to_refused(error))
             return
         form = self.form
         if form is None or not self._told:
@@ -159,7 +160,7 @@ class Feed(Partitions):
             try:
                 self._agreement.rule(form)
             except TfosError as error:
-                self._send(peer, m.Refused(type(error).__name__, str(error)))
+                self._send(peer, to_refused(error))
                 return
         else:
             text = f"the feed is open in {form.mode} mode, and {message.form.mode} was asked for; use one of them per feed"
@@ -186,7 +187,7 @@ class Feed(Partitions):
         try:
             pinned = self._agreement.pin()
         except TfosError as error:
-            self._send(peer, m.Refused(type(error).__name__, str(error)))
+            self._send(peer, to_refused(error))
             return
         if pinned is None:
             raise TableError("nothing to pin")

@@ -14,6 +14,7 @@ from tfos_fast.channel.broker.slot_table import State, TableError
 from tfos_fast.channel.broker.streams import Stream
 from tfos_fast.channel.codec.fingerprint import Proof
 from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.failures import to_refused
 from tfos_fast.channel.protocol.row_spans import NOWHERE, OPEN, Reached
 from tfos_fast.channel.schema.kinds import check_mode
 from tfos_fast.errors import TfosError
@@ -148,7 +149,7 @@ class Partitions(SlotQueue):
             check_proposal(message.schema, self.form)
             number, schema = self._agreement.propose(message.schema, self.form)
         except TfosError as error:
-            self._send(peer, m.Refused(type(error).__name__, str(error)))
+            self._send(peer, to_refused(error))
             return
         self._send(peer, m.Agreed(number, schema))
 
@@ -159,7 +160,7 @@ class Partitions(SlotQueue):
         try:
             check_mode(message.schema, exact=True)
         except TfosError as error:
-            self._send(peer, m.Refused(type(error).__name__, str(error)))
+            self._send(peer, to_refused(error))
             return
         self._send(peer, m.Agreed(self._agreement.number(message.schema), message.schema))
 

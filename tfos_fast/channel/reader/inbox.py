@@ -16,10 +16,11 @@ import numpy as np
 from tfos_fast.channel.codec.layout import Layout, layout
 from tfos_fast.channel.epochs.replay import Drawn, Keeper, Piece
 from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.failures import to_exception
 from tfos_fast.channel.reader.acks import Acks
 from tfos_fast.channel.reader.results import ResultWriter
 from tfos_fast.channel.schema.columns import Schema
-from tfos_fast.channel.transport.connection import STARVE_AFTER_MS, to_exception
+from tfos_fast.channel.transport.connection import STARVE_AFTER_MS
 from tfos_fast.channel.transport.local import LocalConnection
 from tfos_fast.errors import ChannelError, StallTimeout, TfosError
 from tfos_fast.native.row_packer import move_rows
@@ -63,9 +64,7 @@ class Inbox:
         Nothing more is wanted. Set by any thread; a wait on another one ends then.
     """
 
-    def __init__(
-        self, connection: LocalConnection, keeper: Keeper, acks: Acks, results: ResultWriter, *, train: bool
-    ) -> None:
+    def __init__(self, connection: LocalConnection, keeper: Keeper, acks: Acks, results: ResultWriter, *, train: bool) -> None:
         self._conn = connection
         self._keeper = keeper
         self._acks = acks

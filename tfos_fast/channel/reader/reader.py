@@ -14,6 +14,7 @@ from typing import Any
 
 from tfos_fast.channel.epochs.replay import Keeper
 from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.failures import to_exception
 from tfos_fast.channel.reader.acks import Acks
 from tfos_fast.channel.reader.answers import Answering
 from tfos_fast.channel.reader.batch import AnyBatch, Columns
@@ -29,7 +30,6 @@ from tfos_fast.channel.reader.rows import RowReader
 from tfos_fast.channel.schema.columns import Schema
 from tfos_fast.channel.schema.null_policies import null_policies
 from tfos_fast.channel.schema.spec_entries import entries
-from tfos_fast.channel.transport.connection import to_exception
 from tfos_fast.channel.transport.local import LocalConnection
 from tfos_fast.errors import FormError
 

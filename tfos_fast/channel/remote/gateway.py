@@ -32,6 +32,7 @@ from tfos_fast.channel.host.processes import open_pidfd, started
 from tfos_fast.channel.host.segment import Segment
 from tfos_fast.channel.protocol import messages as m
 from tfos_fast.channel.protocol.address import Address
+from tfos_fast.channel.protocol.failures import to_failed
 from tfos_fast.channel.remote import wire
 from tfos_fast.channel.remote.check_slot import check_schema, check_slot
 from tfos_fast.channel.schema.columns import Schema
@@ -345,7 +346,7 @@ class Gateway:
             address, segment = self._feeds[message.feed]
             client = Client(address, segment, self._local)
         except TfosError as error:
-            self._send(peer, [m.encode(m.Failed(type(error).__name__, str(error)))])
+            self._send(peer, [m.encode(to_failed(error))])
             return
         except (OSError, zmq.ZMQError) as error:
             # Its task may find another node, or be tried again.

@@ -19,6 +19,7 @@ import zmq
 from tfos_fast import errors
 from tfos_fast.channel.host.processes import started
 from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.failures import to_exception
 
 _POLL_MS = 100  # a cancelled Spark task ends by itself within one poll
 _ASK_STATUS_S = 2.0
@@ -35,15 +36,6 @@ def _new_socket() -> zmq.Socket[bytes]:
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RCVHWM, 0)
     return socket
-
-
-def to_exception(message: m.Failed | m.Refused) -> errors.TfosError:
-    """The exception that a broker's message names."""
-    kind = errors.named(message.kind, errors.ChannelError)
-    if isinstance(message, m.Failed) and issubclass(kind, errors.NodeFailed):
-        extra: dict[str, Any] = {"signal": message.signal} if issubclass(kind, errors.NodeKilled) else {}
-        return kind(message.text, node=message.node, host=message.host, remote_traceback=message.remote_traceback, **extra)
-    return kind(message.text)
 
 
 class Connection:

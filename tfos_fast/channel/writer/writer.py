@@ -16,11 +16,11 @@ import msgspec
 
 from tfos_fast.channel.codec.row_sources import PickledRows, Rows
 from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.failures import to_exception
 from tfos_fast.channel.protocol.row_spans import OPEN
 from tfos_fast.channel.reader.results import Decode, ResultReader, result_rows
 from tfos_fast.channel.remote.attach import connect
 from tfos_fast.channel.remote.client import RemoteAddress
-from tfos_fast.channel.transport.connection import to_exception
 from tfos_fast.channel.writer.batches import BatchWriter
 from tfos_fast.channel.writer.credits import Credits
 from tfos_fast.channel.writer.partition import Partition

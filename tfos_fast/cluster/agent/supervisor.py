@@ -14,6 +14,7 @@ from tfos_fast.cluster.agent.feeds import NamedFeeds
 from tfos_fast.cluster.agent.trainer_process import Child
 from tfos_fast.cluster.host.descendants import bury
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.failures import to_channel
 from tfos_fast.cluster.protocol.identity import this_process
 
 LAST_WORDS = 0.05  # a trainer's last messages may still be in the broker's socket when the kernel reports its death
@@ -205,9 +206,7 @@ class Supervisor:
         self.ended = True
         if failure is not None:
             for broker in self._feeds().all():
-                broker.fail(
-                    failure.summary, failure.remote_traceback, failure.node, failure.host, kind=failure.kind, signal=failure.signal
-                )
+                broker.fail(to_channel(failure))
         else:
             for broker in self._feeds().all():
                 broker.terminate()
@@ -220,11 +219,7 @@ class Supervisor:
         if self._child is None or pid != self._child.pid:
             return None
         failure = self._child.failure(dead=True, fed=self._is_fed())
-        if failure is None:
-            return None
-        return channel_messages.Failed(
-            failure.kind, failure.summary, failure.node, failure.host, failure.remote_traceback, failure.signal
-        )
+        return None if failure is None else to_channel(failure)
 
     def ended_well(self, pid: int) -> bool:
         """Whether a dead reader was the trainer, and has done its work."""

@@ -12,14 +12,14 @@ import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from tfos_fast import errors
 from tfos_fast.channel.transport import curve
 from tfos_fast.cluster.coordinator.endpoint import HEARTBEAT, HELD, MAX_MESSAGE, SILENCE, ClusterKeys
 from tfos_fast.cluster.coordinator.relay import RelayTask
 from tfos_fast.cluster.protocol import handover as h
+from tfos_fast.cluster.protocol.failures import check_started, job_exception
 from tfos_fast.cluster.spark.engine import Engine
-from tfos_fast.cluster.spark.jobs import SparkJob, job_exception
-from tfos_fast.errors import ClusterError, ClusterTimeout, CoordinatorUnreachable
+from tfos_fast.cluster.spark.jobs import SparkJob
+from tfos_fast.errors import ClusterTimeout, CoordinatorUnreachable
 
 log = logging.getLogger("tfos_fast.cluster")
 
@@ -128,7 +128,6 @@ def hire(engine: Engine, towards: tuple[str, int], ports: Sequence[int], log_lev
     if job.error is not None:
         raise job_exception(job.error)
     relay = msgspec.json.decode(job.result[0], type=h.RelayReady)
-    if relay.kind:
-        raise errors.named(relay.kind, ClusterError)(relay.text)
+    check_started(relay)
     log.info("executors do not reach this program: its coordinator is reached by a relay on %s", relay.where)
     return RelayedEntrance(relay, client, operator)

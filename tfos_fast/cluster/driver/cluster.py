@@ -23,9 +23,10 @@ from tfos_fast.cluster.driver.watch import THREE_DAYS, InputMode
 from tfos_fast.cluster.launch import driver_nodes
 from tfos_fast.cluster.launch.reserve_task import StartMain, pickle_main
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.failures import root_first
 from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.cluster.protocol.roles import CHIEFS, FED, cluster_spec
-from tfos_fast.cluster.spark.jobs import SparkJob, root_first
+from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.errors import ClusterError, ClusterTimeout, StallTimeout, TfosError
 
 log = logging.getLogger("tfos_fast.cluster")

@@ -15,7 +15,8 @@ from tfos_fast.cluster.driver.source import Source
 from tfos_fast.cluster.driver.watch import THREE_DAYS, Watching
 from tfos_fast.cluster.files.splits import Order
 from tfos_fast.cluster.protocol import messages as m
-from tfos_fast.cluster.spark.jobs import SparkJob, check_rows
+from tfos_fast.cluster.protocol.failures import check_rows
+from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.cluster.tasks.feed import Feeder
 
 ORDER_TIMEOUT = 60.0

@@ -9,9 +9,9 @@ import threading
 
 from tfos_fast.cluster.coordinator.coordinator import Coordinator
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.failures import root_first
 from tfos_fast.cluster.protocol.task_news import stage_of
 from tfos_fast.cluster.spark.engine import Engine
-from tfos_fast.cluster.spark.jobs import root_first
 
 MOST = 2000  # characters of a reason: Spark logs it for each task that it stops
 

@@ -19,7 +19,8 @@ from tfos_fast.cluster.agent.feeds import OFFERED
 from tfos_fast.cluster.coordinator.coordinator import Coordinator
 from tfos_fast.cluster.driver.source import Source
 from tfos_fast.cluster.protocol import messages as m
-from tfos_fast.cluster.spark.jobs import SparkJob, check_rows, unfit
+from tfos_fast.cluster.protocol.failures import check_rows, unfit
+from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.cluster.tasks.feed import Feeder
 
 log = logging.getLogger("tfos_fast.cluster")

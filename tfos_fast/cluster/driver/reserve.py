@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from tfos_fast import errors
 from tfos_fast.channel.host.segment import parse_bytes
 from tfos_fast.cluster.agent.feeds import check_name
 from tfos_fast.cluster.driver.cluster import Cluster, check_restarts
@@ -24,12 +23,12 @@ from tfos_fast.cluster.launch.reserve_task import UNFED_MEMORY, Reservation, pic
 from tfos_fast.cluster.preflight.survey import Survey
 from tfos_fast.cluster.protocol import handover as h
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.failures import check_started, job_exception
 from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.cluster.protocol.roles import assign
 from tfos_fast.cluster.spark.engine import engine_of
-from tfos_fast.cluster.spark.jobs import SparkJob, job_exception
+from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.cluster.spark.placement import spreading_profile
-from tfos_fast.errors import ClusterError
 
 log = logging.getLogger("tfos_fast.cluster")
 
@@ -186,8 +185,7 @@ def reserve(
             raise job_exception(job.error)
         answers = [msgspec.json.decode(answer, type=h.Ready) for answer in [*here, *job.result]]
         for answer in answers:
-            if answer.node is None:
-                raise errors.named(answer.kind, ClusterError)(answer.text)
+            check_started(answer)
         nodes = _with_gpus([answer.node for answer in answers if answer.node is not None], num_gpus)
         coordinator.expect({node.name: node.token for node in nodes})
         coordinator.wait(

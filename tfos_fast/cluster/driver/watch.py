@@ -16,9 +16,10 @@ from tfos_fast.cluster.driver.named_feeds import Offers
 from tfos_fast.cluster.driver.replay import EpochEnds, EpochReplay, RowsTaken
 from tfos_fast.cluster.driver.source import source_of
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.failures import exception_of, job_exception, root_first, unfit
 from tfos_fast.cluster.protocol.roles import FED
 from tfos_fast.cluster.spark.engine import Engine
-from tfos_fast.cluster.spark.jobs import SparkJob, exception_of, job_exception, root_first, unfit
+from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.cluster.spark.task_slots import TaskSlots
 from tfos_fast.errors import ClusterError, ClusterTimeout
 

@@ -26,9 +26,10 @@ from tfos_fast.cluster.preflight.checks import (
     raise_problems,
 )
 from tfos_fast.cluster.preflight.ship_package import ALONG, NAME, build
+from tfos_fast.cluster.protocol.failures import job_exception
 from tfos_fast.cluster.spark import probe
 from tfos_fast.cluster.spark.engine import Engine
-from tfos_fast.cluster.spark.jobs import SparkJob, job_exception
+from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.cluster.spark.placement import spreading_profile, wait_for_slots, why_uneven
 from tfos_fast.cluster.spark.task_slots import TaskSlots
 from tfos_fast.errors import NotEnoughSlots, UnevenExecutors

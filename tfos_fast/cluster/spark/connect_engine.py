@@ -21,10 +21,11 @@ import pyspark
 
 import tfos_fast
 from tfos_fast.cluster.host.addresses import numeric
+from tfos_fast.cluster.protocol.failures import job_exception
 from tfos_fast.cluster.protocol.identity import address_towards
 from tfos_fast.cluster.spark import probe
 from tfos_fast.cluster.spark.engine import Task
-from tfos_fast.cluster.spark.jobs import SparkJob, job_exception
+from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.cluster.spark.placement import most_slots
 from tfos_fast.cluster.spark.task_slots import TaskSlots
 from tfos_fast.errors import ClusterError, NeedsSparkContext

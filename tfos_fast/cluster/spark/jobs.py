@@ -1,16 +1,13 @@
-"""Spark actions in background threads that can be cancelled, and what their errors mean."""
+"""Spark actions in background threads that can be cancelled."""
 
 from __future__ import annotations
 
-import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from tfos_fast import errors
-from tfos_fast.cluster.protocol.messages import Failure
 from tfos_fast.cluster.spark.engine import Engine
 
 
@@ -70,77 +67,3 @@ class SparkJob:
             # Again and again: a job that its thread has not yet submitted is not in the group.
             self._engine.cancel(self.group)
             self._thread.join(0.2)
-
-
-def unfit(kind: str, text: str) -> errors.TfosError:
-    """Return what a feed task told of rows that cannot be fed as the exception that it names."""
-    kinds: dict[str, type[errors.TfosError]] = {each.__name__: each for each in (errors.RowTooLarge, errors.SourceError)}
-    return kinds.get(kind, errors.SchemaMismatch)(text)
-
-
-def check_rows(results: Iterable[Any]) -> None:
-    """Raise the error of the first feed task whose rows could not be fed; ``results``: what these tasks returned.
-
-    Raises
-    ------
-    SchemaMismatch, RowTooLarge, SourceError
-    """
-    for result in results:
-        if result.error:
-            raise unfit(*result.error.split("\n", 1))
-
-
-def exception_of(failure: Failure, *others: Failure) -> errors.TfosError:
-    """A node's failure as the exception it names; ``others`` happened at other nodes."""
-    kind = errors.named(failure.kind, errors.NodeFailed)
-    if not issubclass(kind, errors.NodeFailed):
-        return kind(failure.summary)
-    what: dict[str, Any] = {
-        "node": failure.node,
-        "host": failure.host,
-        "remote_traceback": failure.remote_traceback,
-        "log_tail": failure.log_tail,
-        "others": tuple(exception_of(other) for other in others),
-    }
-    if issubclass(kind, errors.NodeKilled):
-        what["signal"] = failure.signal
-    return kind(failure.summary, **what)
-
-
-# What a program sees when a node that it works with is gone: seldom the cause.
-_CONSEQUENCES = re.compile(
-    r"\b(UnavailableError|AbortedError|CancelledError|EOFError|BrokenPipeError|"
-    r"Connection reset by peer|Socket closed|Broken pipe)\b"
-)
-
-
-def root_first(failures: list[Failure]) -> list[Failure]:
-    """In the order in which they came, but what looks like another node's loss goes behind what does not."""
-    return sorted(failures, key=lambda failure: bool(_CONSEQUENCES.search(failure.remote_traceback)))
-
-
-# In a task's traceback, or behind what a job was cancelled for (``cluster/driver/inferences.py``).
-_OURS = re.compile(
-    r"(?:^|because of )tfos_fast\.errors\.(\w+): (.*?)(?=\n\s*\n|\n\tat |\s+SQLSTATE: |\Z)", re.DOTALL | re.MULTILINE
-)
-_LOST = re.compile(
-    r"Python worker exited unexpectedly[^\n]*|ExecutorLostFailure[^\n]*|Could not recover from a failed barrier[^\n]*"
-)
-
-
-def job_exception(error: Exception) -> Exception:
-    """The exception for a failed Spark job: ours when a task raised one of ours or was lost, else Spark's error as it is.
-
-    Ours is not chained to Spark's, which has the same sentence among a hundred lines of frames, but keeps it as ``spark_error``.
-    """
-    found = _OURS.findall(str(error))
-    if found:
-        name, text = found[-1]
-        ours = errors.named(name, errors.ClusterError)(text.strip())
-    elif lost := _LOST.search(str(error)):
-        text = f"Spark gave up on a task that was lost: {lost.group().strip()}"
-        ours = errors.TaskLost(f"{text} How often it tries one says spark.task.maxFailures (once with local[N])")
-    else:
-        return error
-    ours.spark_error = error
-    return ours

@@ -17,6 +17,7 @@ from tfos_fast.channel.protocol.row_spans import OPEN
 from tfos_fast.channel.remote.client import RemoteAddress
 from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.failures import unfit_words
 from tfos_fast.cluster.tasks.choose_node import choose
 from tfos_fast.errors import (
     AddressError,
@@ -321,9 +322,9 @@ class Feeder:
         SchemaMismatch, RowTooLarge, SourceError
             Nobody can be told.
         """
-        kind, text = type(error).__name__, str(error)[: m.MAX_TEXT]
+        words = unfit_words(error)
         if not isinstance(channel.address, RemoteAddress):  # a gateway relays rows only, and would drop who says more
             with contextlib.suppress(TfosError):
-                channel.control("unfit", f"{self.job}\n{kind}\n{text}".encode(errors="replace"), 10.0)
-                return PartitionResult(number, error=f"{kind}\n{text}")
+                channel.control("unfit", f"{self.job}\n{words}".encode(errors="replace"), 10.0)
+                return PartitionResult(number, error=words)
         raise error.with_traceback(None) from None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tfos_fast.channel import Channel
 from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.failures import unfit_words
 from tfos_fast.cluster.protocol.identity import host_name
 from tfos_fast.cluster.protocol.task_news import stage_key
 from tfos_fast.cluster.tasks.choose_node import choose
@@ -148,7 +149,7 @@ class Inferrer:
 
     def _tell(self, stage: int, error: TfosError) -> bool:
         """Tell the driver, by way of a node of this host, of an error that another try would meet again; whether it hears it."""
-        body = f"{stage_key(stage)}\n{type(error).__name__}\n{str(error)[: m.MAX_TEXT]}".encode(errors="replace")
+        body = f"{stage_key(stage)}\n{unfit_words(error)}".encode(errors="replace")
         for node in self.nodes:
             with contextlib.suppress(TfosError), contextlib.closing(Channel.attach(node.address)) as channel:
                 channel.control("unfit", body, 10.0)

@@ -210,7 +210,7 @@ def test_errors_keep_their_types_and_texts():
 def test_a_failure_of_the_node_comes_with_its_traceback():
     with broker_here() as broker, gateway(broker.address) as address, Channel.attach(address) as far:
         writer = far.writer()
-        broker.do(lambda: broker.fail("main raised ValueError: no", "Traceback: no", "worker:0", "host"))
+        broker.do(lambda: broker.fail(m.Failed("NodeFailed", "main raised ValueError: no", "worker:0", "host", "Traceback: no")))
         with pytest.raises(NodeFailed, match="main raised ValueError: no") as caught:
             writer.write_rows([1])
         assert (caught.value.node, caught.value.remote_traceback) == ("worker:0", "Traceback: no")

@@ -12,13 +12,13 @@ import pytest
 
 from tfos_fast import errors
 from tfos_fast.channel.protocol import messages as channel_messages
-from tfos_fast.channel.transport.connection import to_exception
+from tfos_fast.channel.protocol.failures import to_exception
 from tfos_fast.cluster.coordinator.coordinator import Coordinator
 from tfos_fast.cluster.coordinator.endpoint import Entrance
 from tfos_fast.cluster.driver.rendezvous import _listen, front
 from tfos_fast.cluster.host.addresses import listen_at, numeric
 from tfos_fast.cluster.protocol import messages as m
-from tfos_fast.cluster.spark.jobs import exception_of, job_exception
+from tfos_fast.cluster.protocol.failures import exception_of, job_exception
 from tfos_fast.compat import reservation
 from tfos_fast.errors import PortUnavailable, SettingRefused
 

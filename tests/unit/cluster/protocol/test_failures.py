@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tfos_fast import errors
+from tfos_fast.cluster.protocol.failures import check_rows, exception_of, job_exception, root_first
 from tfos_fast.cluster.protocol.messages import Failure
-from tfos_fast.cluster.spark.jobs import check_rows, exception_of, job_exception, root_first
 from tfos_fast.cluster.tasks.feed import PartitionResult
 
 
