@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from tfos_fast.channel.host.segment import parse_bytes
 from tfos_fast.cluster.agent.feeds import check_name
 from tfos_fast.cluster.driver.cluster import Cluster, check_restarts
+from tfos_fast.cluster.driver.options import NodeOptions, takes_options_of
 from tfos_fast.cluster.driver.rendezvous import rendezvous
 from tfos_fast.cluster.driver.seconds import seconds
 from tfos_fast.cluster.driver.stop_nodes import stop_agents
@@ -29,6 +30,9 @@ from tfos_fast.cluster.protocol.roles import assign
 from tfos_fast.cluster.spark.engine import engine_of
 from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.cluster.spark.placement import spreading_profile
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # of the standard library since Python 3.11
 
 log = logging.getLogger("tfos_fast.cluster")
 
@@ -72,7 +76,7 @@ def reserve(
     memory : int or str
         Bytes of shared memory of each node, such as ``"256m"``. Taken at once, never more.
     slot_bytes : int or str, optional
-        Bytes of one slot of that memory; the largest row must fit into one.
+        Bytes of one slot of that memory; the largest row must fit into one. Default: a sixteenth of it, up to 16 MiB.
     feeds : mapping, optional
         Name of a named feed -> its bytes of shared memory on each node, beside ``memory``. Taken when the feed is first used; a
         named feed that is not in here takes a quarter of ``memory``, at least four slots.
@@ -95,7 +99,7 @@ def reserve(
         of that host. Default: TFOS_RELAY in the driver's environment, or only with Spark Connect and where the look at the
         executors has shown that one cannot reach the driver.
     reservation_timeout : float
-        Seconds to wait for executors to register and for the nodes to come up.
+        Seconds to wait for executors to register, for the nodes to come up, and later for ``main`` to start.
     log_level : str
         Of the agents and trainers; their logs are in the executors' stderr.
 
@@ -200,32 +204,19 @@ def reserve(
     return Cluster(engine, coordinator, nodes, slots, log_level=log_level, start_timeout=reservation_timeout)
 
 
+@takes_options_of(reserve)
 def run(
     sc: Any,
     main: Callable[..., Any],
     args: Any,
     num_executors: int,
     *,
-    num_ps: int = 0,
-    master_node: str | None = None,
-    eval_node: bool = False,
-    driver_ps_nodes: bool = False,
     input_mode: InputMode = InputMode.SPARK,
     tensorboard: bool = False,
     log_dir: str | None = None,
-    memory: int | str = "256m",
-    slot_bytes: int | str | None = None,
-    feeds: Mapping[str, int | str] | None = None,
-    num_gpus: int | None = None,
-    release_port: bool = True,
-    tensorflow_port: int | str | None = None,
-    server_host: str | None = None,
-    server_port: int | str | None = None,
-    relay: bool | None = None,
-    reservation_timeout: float = 60.0,
-    log_level: str = "WARNING",
     max_restarts: int = 0,
     restart: Literal["node", "group"] = "node",
+    **options: Unpack[NodeOptions],
 ) -> Cluster:
     """Reserve nodes and start ``main(args, ctx)`` on each.
 
@@ -240,14 +231,6 @@ def run(
         Given to ``main``; a list also becomes its ``sys.argv``.
     num_executors : int
         Number of nodes, of all roles.
-    num_ps : int
-        Of these nodes, parameter servers. They are not fed, and run until the others have ended.
-    master_node : {"chief", "master"}, optional
-        Gives one node that role: ``"chief"`` for TensorFlow 2, ``"master"`` for TensorFlow 1. It trains as workers do.
-    eval_node : bool
-        One node is an evaluator: not fed, in nobody's ``cluster_spec``, and it runs until the others have ended.
-    driver_ps_nodes : bool
-        Parameter servers run on the driver and need no executors.
     input_mode : InputMode
         SPARK: Spark feeds the chief or master and the workers. TENSORFLOW: ``main`` reads its data itself, nodes have no memory for
         a feed, and shutdown waits for ``main``.
@@ -256,40 +239,11 @@ def run(
         TENSORBOARD_PORT in the executors' environment says at which port, or range of ports.
     log_dir : str, optional
         Its folder of logs, relative to the folder in which ``main`` runs; default ``tensorboard_<executor_id>`` there.
-    memory : int or str
-        Bytes of shared memory of each node, such as ``"256m"``. Taken at once, never more.
-    slot_bytes : int or str, optional
-        Bytes of one slot of that memory; the largest row must fit into one. Default a sixteenth of it, up to
-        16 MiB.
-    feeds : mapping, optional
-        Name of a named feed -> its bytes of shared memory on each node, beside ``memory``. Taken when the feed is first used; a
-        named feed that is not in here takes a quarter of ``memory``, at least four slots.
-    num_gpus : int, optional
-        As many GPUs for each node and no more. Default: all that Spark gave to its task (``spark.executor.resource.gpu.amount``);
-        without such resources an equal share of those that CUDA_VISIBLE_DEVICES of the executors, else nvidia-smi, shows on the
-        node's host, and none in a Kubernetes pod. ``main`` finds them in CUDA_VISIBLE_DEVICES.
-    release_port : bool
-        Each node's port in ``cluster_spec`` is held from the reservation on. True: TensorFlow's server can bind it when ``main``
-        runs, other programs cannot. False: nobody can before ``main`` calls ``ctx.release_port()``.
-    tensorflow_port : int or str, optional
-        That port, ``9997``, or a range to choose from, ``"9997-9999"``; default: TENSORFLOW_PORT in the executor's environment,
-        or any.
-    server_host, server_port : optional
-        Host name or address, and port or range of ports, at which executors reach the driver; default: TFOS_SERVER_HOST and
-        TFOS_SERVER_PORT in the driver's environment, or ``spark.driver.host`` and any port. With Spark Connect it is this
-        client that they must reach, by default at its address on the server's network.
-    relay : bool, optional
-        True: executors connect to a relay, a process beside one of them to which the driver connects; ``server_port`` is then one
-        of that host. Default: TFOS_RELAY in the driver's environment, or only with Spark Connect and where the look at the
-        executors has shown that one cannot reach the driver.
-    reservation_timeout : float
-        Seconds to wait for executors to register, for the nodes to come up, and for ``main`` to start.
-    log_level : str
-        Of the agents and trainers; their logs are in the executors' stderr.
     max_restarts : int
         So often ``main`` is started again when it has failed, to go on from its own checkpoint; see :meth:`Cluster.start`.
     restart : {"node", "group"}
         The node alone, or all nodes together.
+    **options
 
     Returns
     -------
@@ -311,13 +265,8 @@ def run(
     engine.check()
     packed = pickle_main(engine, main, args)  # before anything is reserved
     if input_mode is InputMode.TENSORFLOW:
-        memory, slot_bytes = UNFED_MEMORY
-    cluster = reserve(
-        sc, num_executors, num_ps=num_ps, master_node=master_node, eval_node=eval_node, driver_ps_nodes=driver_ps_nodes,
-        memory=memory, slot_bytes=slot_bytes, feeds=feeds, num_gpus=num_gpus, release_port=release_port,
-        tensorflow_port=tensorflow_port,
-        server_host=server_host, server_port=server_port, relay=relay, reservation_timeout=reservation_timeout, log_level=log_level,
-    )  # fmt: skip
+        options["memory"], options["slot_bytes"] = UNFED_MEMORY
+    cluster = reserve(sc, num_executors, **options)
     try:
         cluster._start(
             packed, input_mode=input_mode, tensorboard=tensorboard, log_dir=log_dir, max_restarts=max_restarts, restart=restart
