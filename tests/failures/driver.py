@@ -9,7 +9,7 @@ import time
 import tfos_fast
 from tests.spark import mains
 from tests.spark.sparks import spark
-from tests.spark.test_local_cluster import fed, numbered, wait_for
+from tests.support.spark_feeds import fed, numbered, wait_for
 
 
 def idle(out: str) -> None:

@@ -18,7 +18,7 @@ from tests.failures import chaos
 from tests.failures.conftest import whole
 from tests.spark import sparks
 from tests.spark.mains import noted
-from tests.spark.test_local_cluster import fed, wait_for
+from tests.support.spark_feeds import fed, wait_for
 
 pytestmark = [pytest.mark.spark, whole]
 

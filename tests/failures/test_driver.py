@@ -15,8 +15,8 @@ import pytest
 from tests.failures.conftest import whole
 from tests.spark.mains import noted
 from tests.spark.sparks import ROOT
-from tests.spark.test_local_cluster import wait_for
 from tests.support.leaks import our_processes
+from tests.support.spark_feeds import wait_for
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(180)]
 

@@ -15,8 +15,8 @@ import tfos_fast
 from tests.failures import chaos
 from tests.failures.conftest import whole
 from tests.spark.mains import noted
-from tests.spark.test_local_cluster import fed, wait_for
 from tests.support.leaks import of_this_run
+from tests.support.spark_feeds import fed, wait_for
 from tfos_fast.errors import NonDeterministicPartition
 
 pytestmark = pytest.mark.spark

@@ -19,8 +19,8 @@ import pytest
 
 from tests.spark import sparks
 from tests.spark.mains import note, noted
-from tests.spark.test_local_cluster import Suicide, wait_for
-from tests.spark.test_roles import can_bind
+from tests.support.ports import can_bind
+from tests.support.spark_feeds import Suicide, wait_for
 from tfos_fast import tensors
 from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.compat import TFCluster, TFNode, TFParallel, TFSparkNode, reservation

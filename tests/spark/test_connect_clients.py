@@ -18,8 +18,8 @@ from tests.spark.bare import bare_python
 from tests.spark.mains import noted
 from tests.spark.sparks import ROOT
 from tests.spark.test_connect import ids
-from tests.spark.test_local_cluster import wait_for
 from tests.support.leaks import our_processes
+from tests.support.spark_feeds import wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
@@ -39,7 +39,7 @@ import sys, threading, time
 from pyspark.sql import SparkSession
 import tfos_fast
 from tests.spark import mains
-from tests.spark.test_local_cluster import fed, wait_for
+from tests.support.spark_feeds import fed, wait_for
 spark = SparkSession.builder.remote(sys.argv[1]).getOrCreate()
 cluster = tfos_fast.run(spark, mains.slow, {"out": sys.argv[2]}, 2, memory="8m", relay=True)
 threading.Thread(target=lambda: cluster.feed(spark.range(0, 400_000, 1, 4)), daemon=True).start()

@@ -11,15 +11,15 @@ import psutil
 import pytest
 
 from tests.spark.sparks import ROOT
-from tests.spark.test_local_cluster import wait_for
 from tests.support.leaks import our_processes
+from tests.support.spark_feeds import wait_for
 
 DRIVER = """
 import sys, time
 import tfos_fast
 from tests.spark import mains
 from tests.spark.sparks import spark
-from tests.spark.test_local_cluster import fed, numbered, wait_for
+from tests.support.spark_feeds import fed, numbered, wait_for
 master, out = sys.argv[1:]
 with spark(master) as sc:
     import threading

@@ -16,7 +16,7 @@ import pytest
 import tfos_fast
 from tests.spark import mains
 from tests.spark.mains import noted
-from tests.spark.test_local_cluster import check_once_and_in_order, fed, numbered, wait_for
+from tests.support.spark_feeds import check_once_and_in_order, fed, numbered, wait_for
 from tfos_fast.cluster.driver import watch
 from tfos_fast.errors import ClusterError, FormError, NodeFailed, NodeKilled, NotEnoughSlots, RowTooLarge, StallTimeout, TfosError
 

@@ -17,6 +17,7 @@ from pyspark.sql import Row, SparkSession
 import tfos_fast
 from tests.spark import mains
 from tests.spark.mains import noted
+from tests.support.spark_feeds import Suicide, check_once_and_in_order, fed, numbered, wait_for
 from tfos_fast.cluster import InputMode
 from tfos_fast.errors import ClusterError, MainNotPicklable, NodeFailed, NodeKilled, NotEnoughMemory, NotEnoughSlots, TfosError
 
@@ -27,26 +28,6 @@ SMALL = {"memory": "8m"}
 @pytest.fixture(scope="module")
 def session(sc):
     return SparkSession(sc)
-
-
-def numbered(sc, sizes):
-    """An RDD of (partition, row) pairs with partitions of these sizes."""
-    sizes = list(sizes)
-    return sc.parallelize(range(len(sizes)), len(sizes)).flatMap(lambda p: ((p, row) for row in range(sizes[p])))
-
-
-def check_once_and_in_order(nodes, sizes, epochs=1):
-    """Every row arrived once (per epoch), each partition at one node and in order."""
-    seen = {}
-    for rows in nodes.values():
-        for partition, row in rows:
-            seen.setdefault(partition, []).append(row)
-    assert {p: len(rows) for p, rows in seen.items()} == {p: n * epochs for p, n in enumerate(sizes) if n}
-    for partition, rows in seen.items():
-        if epochs == 1:
-            assert rows == list(range(sizes[partition]))
-        else:
-            assert sorted(rows) == sorted(list(range(sizes[partition])) * epochs)
 
 
 def on_another_host(cluster):
@@ -212,19 +193,6 @@ def test_failed_cluster_says_so_again(sc, out):
             cluster.feed(sc.parallelize([1]))
 
 
-def wait_for(look, what, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < deadline, f"{what} never came"
-        time.sleep(0.01)
-    return look()
-
-
-def fed(cluster, name):
-    beat = cluster._coordinator.nodes[name].beat
-    return beat is not None and beat.rows_published
-
-
 def kill_when_fed(out, cluster, number, killed):
     """SIGKILL a trainer once its node has rows."""
 
@@ -248,21 +216,6 @@ def test_killed_trainer_is_named(sc, out, record_property):
         record_property("seconds from SIGKILL to the exception", time.monotonic() - killed[0])
         thread.join()
     assert (caught.value.signal, caught.value.node) == (9, "worker:1")
-
-
-class Suicide:
-    """Rows of a partition whose Python worker is killed once, after some rows."""
-
-    def __init__(self, marker, at):
-        self.marker, self.at = marker, at
-
-    def __call__(self, index, rows):
-        for n, row in enumerate(rows):
-            if index == 1 and n == self.at and not os.path.exists(self.marker):
-                open(self.marker, "w").close()
-                time.sleep(0.5)  # let what was packed be published
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield row
 
 
 def test_killed_feeder_is_tried_again_and_rows_come_once(sc, out, tmp_path):

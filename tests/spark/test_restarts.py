@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import tfos_fast
-from tests.spark.test_uneven import Barrier, partitions
+from tests.support.barrier import Barrier, partitions
 from tfos_fast.errors import FormError, NodeFailed, NodeKilled
 
 MASTER = "local[2]"

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import tfos_fast
-from tests.spark.test_local_cluster import wait_for
+from tests.support.ports import can_bind
+from tests.support.spark_feeds import wait_for
 from tfos_fast.cluster import InputMode
 from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.errors import ClusterError, MissingDependency, PortUnavailable, RoleError
@@ -32,18 +33,6 @@ def leave(args, ctx, value):
 
 def left(out):
     return {path.stem: json.loads(path.read_text()) for path in Path(out).glob("*.json")}
-
-
-def can_bind(endpoint):
-    """Whether a server that sets what TensorFlow's sets can have this port."""
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server.bind(("", int(endpoint.rpartition(":")[2])))
-            server.listen()
-        except OSError:
-            return False
-        return True
 
 
 def every_role(args, ctx):

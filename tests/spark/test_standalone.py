@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 import tfos_fast
 from tests.spark import mains, sparks
 from tests.spark.mains import note, noted
-from tests.spark.test_local_cluster import check_once_and_in_order, numbered
+from tests.support.spark_feeds import check_once_and_in_order, numbered
 from tfos_fast.errors import NotEnoughSlots
 
 

@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-from multiprocessing.connection import Client, Listener
 
-import numpy as np
 import pytest
 
 import tfos_fast
 from tests.spark.mains import note, noted
 from tests.spark.test_distributed import agree_on_steps
-from tests.spark.test_local_cluster import wait_for
+from tests.support.barrier import NODES, Barrier, partitions
 from tfos_fast.errors import FormError, NodeKilled, StallTimeout
 
 MASTER = "local[4]"
-NODES = 4
 SPEC = (("float32", (250,)), ("int64", ()))
 SMALL = {"memory": "512k", "slot_bytes": "64k"}
-
-
-class Barrier:
-    """All nodes of a host come to it before one goes on: what an all-reduce is to training."""
-
-    def __init__(self, folder, ctx):
-        path = f"{folder}/barrier"
-        if ctx.task_index == 0:
-            with Listener(path, "AF_UNIX", backlog=NODES) as listener:
-                self.peers = [listener.accept() for _ in range(ctx.num_workers - 1)]
-        else:
-            self.peers = []
-            wait_for(lambda: self._connect(path), "node 0 listens")
-        self.first = ctx.task_index == 0
-
-    def _connect(self, path):
-        if not self.peers:  # once: another connection would take the place of another node
-            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                self.peers.append(Client(path, "AF_UNIX"))
-        return self.peers
-
-    def meet(self):
-        if not self.first:
-            self.peers[0].send(None)
-            self.peers[0].recv()
-            return
-        for peer in self.peers:
-            peer.recv()
-        for peer in self.peers:
-            peer.send(None)
 
 
 def train(args, ctx):
@@ -65,13 +31,6 @@ def train(args, ctx):
             rows += batch["c1"][batch["sample_weight"] == 1].tolist() if args["uneven"] == "pad" else batch["c1"].tolist()
         epochs.append([steps, rows])
     note(args["out"], ctx, epochs)
-
-
-def partitions(sc, *sizes):
-    def rows(p):
-        return ((np.full(250, i, np.float32), i) for i in range(sum(sizes[:p]), sum(sizes[: p + 1])))
-
-    return sc.parallelize(range(len(sizes)), len(sizes)).flatMap(rows)
 
 
 UNEVEN = [2500, 40, 0, 1, 300, 0, 900, 33]
