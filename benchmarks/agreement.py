@@ -15,8 +15,8 @@ import zmq
 from tfos_fast.channel.protocol.lockstep import Pace
 from tfos_fast.channel.transport import curve
 from tfos_fast.cluster.coordinator.coordinator import Coordinator
-from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.keys import ClusterKeys
 
 JOB = "agreement/0"
 

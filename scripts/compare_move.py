@@ -1,7 +1,7 @@
 """Compare every function and class before and after modules were moved: ``python scripts/compare_move.py OLD_COMMIT``.
 
 The map of the move is ``scripts/move.json``: old module to new module, and symbols that went another way.
-Docstrings and the form of imports do not count. Names that imports bind count as what they stand for.
+Docstrings and the form of imports do not count. Names of a module's own definitions and imports count as what they stand for.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ PACKAGE = "tfos_fast"
 
 def moved(name: str) -> str:
     """The new dotted name of an old one, of a module or of something in a module."""
-    if name in SYMBOLS:
-        return f"{SYMBOLS[name]}.{name.rpartition('.')[2]}"
     head, tail = name, ""
     while head:
+        if head in SYMBOLS:
+            return f"{SYMBOLS[head]}.{head.rpartition('.')[2]}{tail}"
         if head in MODULES:
             return MODULES[head] + tail
         head, dot, last = head.rpartition(".")
@@ -40,7 +40,7 @@ def same(name: str) -> str:
 
 
 class Normal(ast.NodeTransformer):
-    """Replace what imports bind by what it stands for; drop imports and docstrings."""
+    """Replace bound names by what they stand for; drop imports and docstrings."""
 
     def __init__(self, rename, bound: dict[str, str]) -> None:
         self.rename = rename
@@ -52,8 +52,27 @@ class Normal(ast.NodeTransformer):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         return None
 
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        outer, self.bound = self.bound, {name: full for name, full in self.bound.items() if name not in assigned(node)}
+        try:
+            return self.generic_visit(node)
+        finally:
+            self.bound = outer
+
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        return ast.Name(self.bound.get(node.id, node.id), node.ctx)
+        if node.id not in self.bound:
+            return ast.Name(node.id, node.ctx)
+        return ast.Name(self.rename(self.bound[node.id]), node.ctx)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        # ``module.name`` is the same as the name imported from the module.
+        parts, root = [node.attr], node.value
+        while isinstance(root, ast.Attribute):
+            parts.append(root.attr)
+            root = root.value
+        if isinstance(root, ast.Name) and root.id in self.bound:
+            return ast.Name(self.rename(".".join([self.bound[root.id], *reversed(parts)])), node.ctx)
+        return self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         value = node.value
@@ -67,26 +86,44 @@ class Normal(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def bindings(tree: ast.AST, rename) -> dict[str, str]:
-    """What each name that an import binds stands for."""
-    bound = {}
+def defined(node: ast.stmt) -> list[str]:
+    """Return the names that a statement at a module's top defines."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+    return []
+
+
+def assigned(function: ast.AST) -> set[str]:
+    """Return the names that a function binds for itself, its parameters among them."""
+    nodes = list(ast.walk(function))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return names | {node.arg for node in nodes if isinstance(node, ast.arg)}
+
+
+def bindings(tree: ast.Module, module: str) -> dict[str, str]:
+    """Return the full names of the package that a module's imports and definitions bind."""
+    bound = {name: f"{module}.{name}" for node in tree.body for name in defined(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
             for alias in node.names:
-                bound[alias.asname or alias.name] = rename(f"{node.module}.{alias.name}")
+                bound[alias.asname or alias.name] = f"{node.module}.{alias.name}"
     return bound
 
 
 def definitions(source: str, module: str, rename) -> Iterator[tuple[str, str]]:
     """The name and the normal form of each definition of a module, and of what else stands at its top."""
     tree = ast.parse(source)
-    normal = Normal(rename, bindings(tree, rename))
+    normal = Normal(rename, bindings(tree, module))
     rest = []
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield rename(f"{module}.{node.name}"), ast.dump(normal.visit(node))
-            continue
+        names = defined(node)
         kept = normal.visit(node)
+        if names and kept is not None:
+            yield rename(f"{module}.{names[0]}"), ast.dump(kept)
+            continue
         if kept is not None:
             rest.append(ast.dump(kept))
     for number, text in enumerate(sorted(rest)):

@@ -79,7 +79,7 @@ def main(words: list[str]) -> int:
     names = [name for name in names if name in words[1:] or not words[1:]]
     sys.path.insert(0, str(ROOT))
     from tests.spark import sparks
-    from tfos_fast.cli import DROPIN
+    from tfos_fast.compat import DROPIN
 
     bad = good = later = 0
     with sparks.standalone(workers=NODES, cores=1) as master, tempfile.TemporaryDirectory(prefix="tfos-suite-") as folder:

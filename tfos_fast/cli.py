@@ -9,9 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tfos_fast.compat import submitted
+from tfos_fast.compat import DROPIN, submitted
 
-DROPIN = Path(__file__).parent / "compat" / "dropin"
 _SETTINGS = ("spark.executorEnv.PYTHONPATH", "spark.yarn.appMasterEnv.PYTHONPATH")
 
 

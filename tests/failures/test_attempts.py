@@ -108,6 +108,6 @@ def test_an_attempt_on_another_executor(sc, out):
 
 
 def _executor(_):
-    from tfos_fast.cluster.launch.reserve_task import executor_pid
+    from tfos_fast.cluster.spark.task import executor_pid
 
     return [executor_pid()]

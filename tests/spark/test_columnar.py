@@ -242,7 +242,7 @@ def as_pair(row):
 
 
 def test_columns_that_are_not_selected_stay_in_the_files(sc, folder):
-    from tfos_fast.cluster.driver.infer import in_small_batches
+    from tfos_fast.cluster.spark.dataframe import in_small_batches
 
     frame = SparkSession.builder.getOrCreate().read.parquet(folder).select("id")
     tasks = in_small_batches(sc, frame).mapInArrow(lambda batches: batches, frame.schema)
@@ -250,7 +250,7 @@ def test_columns_that_are_not_selected_stay_in_the_files(sc, folder):
 
 
 def test_arrow_batches_of_dataframes_are_small_and_settings_stay(sc):
-    from tfos_fast.cluster.driver.infer import in_small_batches
+    from tfos_fast.cluster.spark.dataframe import in_small_batches
 
     def sizes(frame):
         def count(batches):

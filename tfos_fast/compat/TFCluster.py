@@ -14,7 +14,7 @@ from tfos_fast.cluster import InputMode
 from tfos_fast.cluster.driver.rendezvous import front
 from tfos_fast.cluster.host.ports import parse_ports
 from tfos_fast.cluster.launch.reserve_task import UNFED_MEMORY
-from tfos_fast.cluster.spark.engine import engine_of
+from tfos_fast.cluster.spark.select import engine_of
 from tfos_fast.compat import gone, reservation
 from tfos_fast.compat.node import NodeMain, if_dropin
 from tfos_fast.errors import ClusterError, NotEnoughGpus

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from multiprocessing.managers import BaseManager
 from typing import Any
 
-from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
+from tfos_fast.cluster.protocol.keys import ClusterKeys
 from tfos_fast.compat.values import as_proxy
 from tfos_fast.errors import ClusterError
 

@@ -257,7 +257,7 @@ def inference(
     inferrer = Inferrer(*_nodes(cluster_info), feed_timeout)
 
     def infer(rows: Iterable[Any]) -> Iterable[Any]:
-        from tfos_fast.cluster.tasks.feed import attempt_here
+        from tfos_fast.cluster.spark.task import attempt_here
 
         return inferrer.rows(attempt_here()[0], rows)
 

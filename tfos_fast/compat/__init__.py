@@ -7,8 +7,10 @@ folder in which the same modules are found as ``tensorflowonspark``, for scripts
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+DROPIN = Path(__file__).parent / "dropin"  # holds the package tensorflowonspark
 MODULES = (
     "TFCluster",
     "TFManager",

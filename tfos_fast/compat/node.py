@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tfos_fast.cli import DROPIN
 from tfos_fast.cluster.trainer.context import Context
-from tfos_fast.compat import gone
+from tfos_fast.compat import DROPIN, gone
 from tfos_fast.compat.manager import NodeManager
 from tfos_fast.compat.TFSparkNode import TFNodeContext, set_tf_config
 from tfos_fast.errors import RoleError

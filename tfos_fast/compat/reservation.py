@@ -24,9 +24,10 @@ import zmq
 from tfos_fast.channel.host.processes import runtime_base
 from tfos_fast.channel.protocol.messages import UNREADABLE
 from tfos_fast.channel.transport import curve
-from tfos_fast.cluster.coordinator.endpoint import ClusterKeys, Entrance
+from tfos_fast.cluster.coordinator.endpoint import Entrance
 from tfos_fast.cluster.host.addresses import listen_at
 from tfos_fast.cluster.host.ports import HeldPort, parse_ports, unavailable
+from tfos_fast.cluster.protocol.keys import ClusterKeys
 from tfos_fast.compat import util
 from tfos_fast.errors import ClusterError, ClusterTimeout
 

@@ -17,10 +17,10 @@ import pytest
 from tests.support.helpers import ended, in_thread
 from tfos_fast.channel import Channel
 from tfos_fast.channel.host.processes import runtime_base
-from tfos_fast.cli import DROPIN, with_dropin
-from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
+from tfos_fast.cli import with_dropin
+from tfos_fast.cluster.protocol.keys import ClusterKeys
 from tfos_fast.cluster.trainer.context import Context
-from tfos_fast.compat import TFManager, TFNode, TFSparkNode, gpu_info, marker, node, reservation, submitted, util
+from tfos_fast.compat import DROPIN, TFManager, TFNode, TFSparkNode, gpu_info, marker, node, reservation, submitted, util
 from tfos_fast.compat.manager import NodeManager
 from tfos_fast.errors import ClusterError, ClusterTimeout, NotThere, PortUnavailable, RoleError
 

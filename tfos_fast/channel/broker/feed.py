@@ -20,10 +20,11 @@ import msgspec
 from tfos_fast.channel.broker.feed_partitions import OnOpen, Partitions
 from tfos_fast.channel.broker.feed_slots import Peer, SlotQueue
 from tfos_fast.channel.broker.schema_agreement import check_form
-from tfos_fast.channel.broker.slot_table import INPUT, OUTPUT, TableError
+from tfos_fast.channel.broker.slot_table import TableError
 from tfos_fast.channel.broker.tally import Tally
 from tfos_fast.channel.protocol import messages as m
 from tfos_fast.channel.protocol.failures import to_refused
+from tfos_fast.channel.protocol.messages import INPUT, OUTPUT
 from tfos_fast.channel.protocol.row_spans import Reached, Span
 from tfos_fast.errors import TfosError
 

@@ -17,11 +17,12 @@ from tfos_fast.channel.broker.delivered import Deliveries
 from tfos_fast.channel.broker.grants import Grants
 from tfos_fast.channel.broker.lockstep import NodeSteps
 from tfos_fast.channel.broker.schema_agreement import Agreement
-from tfos_fast.channel.broker.slot_table import INPUT, OUTPUT, SlotTable, State, TableError
+from tfos_fast.channel.broker.slot_table import SlotTable, State, TableError
 from tfos_fast.channel.broker.streams import Stream, Streams
 from tfos_fast.channel.broker.tally import Tally
 from tfos_fast.channel.codec.fingerprint import mark
 from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.messages import INPUT, OUTPUT
 from tfos_fast.channel.schema.columns import Schema
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from tfos_fast.channel.broker.slot_table import INPUT, OUTPUT, SlotTable
+from tfos_fast.channel.broker.slot_table import SlotTable
+from tfos_fast.channel.protocol.messages import INPUT, OUTPUT
 
 _IN_HAND, _MANY_IN_HAND = 4, 8  # slots granted to one peer at most; an eighth of many
 _FEW = 4  # of few slots so many stay free, or half of them

@@ -17,10 +17,8 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import Final
 
-INPUT: Final = "input"
-OUTPUT: Final = "output"
+from tfos_fast.channel.protocol.messages import INPUT, OUTPUT
 
 
 class State(Enum):

@@ -7,7 +7,7 @@ what is in ``UNREADABLE`` (the types say what a field may hold), and the broker 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -28,6 +28,8 @@ Name = Annotated[str, msgspec.Meta(max_length=128)]
 Key = Annotated[str, msgspec.Meta(max_length=1024)]
 Slots = Annotated[list[Count], msgspec.Meta(max_length=1 << 20)]
 Pool = Literal["input", "output"]
+INPUT: Final = "input"
+OUTPUT: Final = "output"
 
 
 class Form(msgspec.Struct, frozen=True):

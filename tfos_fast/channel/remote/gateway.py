@@ -37,6 +37,7 @@ from tfos_fast.channel.remote import wire
 from tfos_fast.channel.remote.check_slot import check_schema, check_slot
 from tfos_fast.channel.schema.columns import Schema
 from tfos_fast.channel.transport import curve
+from tfos_fast.channel.transport.local import LocalConnection
 from tfos_fast.errors import AddressError, SchemaMismatch, TfosError
 
 log = logging.getLogger("tfos_fast.gateway")
@@ -359,12 +360,14 @@ class Gateway:
         self._send(peer, [m.encode(wire.Attached(segment.slot_bytes, segment.n_slots))])
 
     def _find(self, feed: str) -> tuple[Address, Segment]:
-        from tfos_fast.channel.channel import Channel
-
         text = self._config.address
         if feed:
-            with Channel.attach(text) as channel:
-                text = channel.control("feed", feed.encode()).decode()
+            broker = LocalConnection(text, "control", None, stall_timeout=60.0)
+            try:
+                broker.send(m.Control("feed", feed.encode()))
+                text = broker.ask(m.ControlAnswer, "the answer to 'feed'").body.decode()
+            finally:
+                broker.close(told=True)  # its question was answered
         address = Address.parse(text)
         return address, Segment.open(address.pid, address.fd, address.segment_id)
 

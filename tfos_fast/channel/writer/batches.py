@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from tfos_fast.channel.codec.layout import Layout
 from tfos_fast.channel.protocol.messages import Form
-from tfos_fast.channel.reader.results import ResultReader
 from tfos_fast.channel.schema.columns import Column, Schema, Unit
 from tfos_fast.channel.schema.widen import join
 from tfos_fast.channel.writer.proposals import Proposals
+from tfos_fast.channel.writer.results import ResultReader
 from tfos_fast.channel.writer.slot_writer import SlotWriter
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
 from tfos_fast.native.row_packer import RowPacker

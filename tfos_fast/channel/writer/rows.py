@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfos_fast.channel.codec.row_sources import FlatRows, PickledRows, Rows
-from tfos_fast.channel.reader.results import ResultReader
 from tfos_fast.channel.schema.columns import Schema, expected
 from tfos_fast.channel.schema.detect import infer
 from tfos_fast.channel.schema.structs import Flattener, outer_names, pairs_of
 from tfos_fast.channel.schema.widen import join, outline
 from tfos_fast.channel.writer.proposals import Proposals
+from tfos_fast.channel.writer.results import ResultReader
 from tfos_fast.channel.writer.slot_writer import SlotWriter
 from tfos_fast.errors import RowTooLarge, SchemaMismatch
 from tfos_fast.native.row_packer import END, FULL, MISFIT, RowPacker

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tfos_fast.channel.broker.slot_table import INPUT
 from tfos_fast.channel.codec.fingerprint import Proof, Prover, mark
 from tfos_fast.channel.codec.layout import Layout, has_heap, plan
 from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.messages import INPUT
 from tfos_fast.channel.schema.columns import Schema
 from tfos_fast.channel.transport.connection import Connection
 from tfos_fast.channel.writer.credits import Credits

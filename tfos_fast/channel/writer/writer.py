@@ -18,13 +18,13 @@ from tfos_fast.channel.codec.row_sources import PickledRows, Rows
 from tfos_fast.channel.protocol import messages as m
 from tfos_fast.channel.protocol.failures import to_exception
 from tfos_fast.channel.protocol.row_spans import OPEN
-from tfos_fast.channel.reader.results import Decode, ResultReader, result_rows
 from tfos_fast.channel.remote.attach import connect
 from tfos_fast.channel.remote.client import RemoteAddress
 from tfos_fast.channel.writer.batches import BatchWriter
 from tfos_fast.channel.writer.credits import Credits
 from tfos_fast.channel.writer.partition import Partition
 from tfos_fast.channel.writer.proposals import Proposals
+from tfos_fast.channel.writer.results import Decode, ResultReader, result_rows
 from tfos_fast.channel.writer.rows import RowWriter, Source
 from tfos_fast.channel.writer.slot_writer import SlotWriter
 from tfos_fast.errors import ChannelClosed, StallTimeout, Yielded

@@ -28,7 +28,7 @@ from tfos_fast.channel.host.processes import adopt_orphans, alive, open_pidfd, r
 from tfos_fast.channel.host.segment import Segment
 from tfos_fast.channel.protocol.row_spans import OPEN
 from tfos_fast.cluster.agent.driver_link import DriverLink, tell_end
-from tfos_fast.cluster.agent.feeds import NamedFeeds, feed_number, feed_of
+from tfos_fast.cluster.agent.feeds import NamedFeeds
 from tfos_fast.cluster.agent.gateway_door import Door
 from tfos_fast.cluster.agent.stopped import StoppedProcesses
 from tfos_fast.cluster.agent.supervisor import Supervisor, watch_once
@@ -37,6 +37,7 @@ from tfos_fast.cluster.host.detach import detach
 from tfos_fast.cluster.host.ports import HeldPort, parse_ports
 from tfos_fast.cluster.protocol import handover as h
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.feed_keys import LOCAL_KEYS, feed_number, feed_of
 from tfos_fast.cluster.protocol.identity import address_towards, host_name, machine_id, this_process
 from tfos_fast.cluster.protocol.task_news import stage_of
 from tfos_fast.errors import ClusterError, TfosError
@@ -282,7 +283,7 @@ class Agent:
     # ---- the feed ------------------------------------------------------------------------------------------------------------
 
     def _on_open(self, key: str, attempt: int, reply: Callable[..., None]) -> None:
-        if key.startswith(m.LOCAL_KEYS):
+        if key.startswith(LOCAL_KEYS):
             reply(0)
             if (stage := stage_of(key)) is not None and stage != self._infers:
                 self._infers = stage
@@ -299,7 +300,7 @@ class Agent:
         self.link.open(key, attempt, answered)
 
     def _on_partition_done(self, key: str, attempt: int, rows: int, proof: Proof) -> None:
-        if not key.startswith(m.LOCAL_KEYS):
+        if not key.startswith(LOCAL_KEYS):
             self.link.send(m.PartitionDone(key, attempt, rows, proof))
 
     # ---- the trainer ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -13,39 +12,11 @@ from tfos_fast.channel.host.segment import Segment, parse_bytes
 from tfos_fast.channel.protocol import messages as channel_messages
 from tfos_fast.cluster.protocol import handover as h
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.feed_keys import check_name
 from tfos_fast.errors import ClusterError
 
-OFFERED = "offer/"  # keys of partitions of named feeds: offer/<name>/<epoch>/<partition>
 LEAST_SLOTS = 4
 MOST_FEEDS = 64  # of one node; each takes memory
-
-
-def check_name(name: str) -> str:
-    """Refuse what is no name of a feed.
-
-    Raises
-    ------
-    ValueError
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
-        raise ValueError(f"a feed's name has 1 to 64 letters, digits, dots, dashes and underscores; {name!r} has not")
-    return name
-
-
-def feed_of(key: str) -> str:
-    """The name of the feed that a partition's key belongs to; empty for the default feed."""
-    return key.split("/")[1] if key.startswith(OFFERED) else ""
-
-
-def job_of(feed: int, epoch: int) -> str:
-    """The prefix of the partitions' keys of one epoch of the default feed, when it is fed for the so manieth time."""
-    return f"feed{feed}/{epoch}"
-
-
-def feed_number(key: str) -> int:
-    """Which feed of the default one a partition's key belongs to; -1: none."""
-    found = re.match(r"feed(\d+)/", key)
-    return int(found[1]) if found else -1
 
 
 class Deaths(Protocol):

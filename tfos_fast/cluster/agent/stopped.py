@@ -12,9 +12,9 @@ from typing import Literal
 
 from tfos_fast.channel.host.processes import children, is_stopped
 from tfos_fast.cluster.agent.feeds import NamedFeeds
-from tfos_fast.cluster.coordinator.node_state import STOPPED
 from tfos_fast.cluster.protocol import handover as h
 from tfos_fast.cluster.protocol.identity import machine_id
+from tfos_fast.cluster.protocol.messages import STOPPED
 
 log = logging.getLogger("tfos_fast.agent")
 

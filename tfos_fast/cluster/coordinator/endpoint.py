@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -12,25 +11,12 @@ from zmq.utils import z85
 
 from tfos_fast.channel.transport import curve
 from tfos_fast.cluster.host.ports import unavailable
+from tfos_fast.cluster.protocol.keys import HEARTBEAT, MAX_MESSAGE, SILENCE, ClusterKeys
 
-HEARTBEAT = 2.0  # seconds
-SILENCE = 8.0  # seconds after which a connection without an answer is closed
 HANDSHAKE = 10.0  # seconds after which one that has not shown the key is closed
-MAX_MESSAGE = 2 << 20  # bytes; a long traceback is the largest thing that an agent says
-HELD = 100_000  # messages that wait between a driver and its relay
 DOMAIN = b"tfos_fast"
 _BACKLOG = 4096  # all nodes come at once
 _AT_ONCE = 1000  # then the other sources are looked at
-
-
-@dataclass(frozen=True)
-class ClusterKeys:
-    """What an agent needs to connect: sent only inside Spark's closures."""
-
-    endpoint: str
-    server_public: bytes
-    client_public: bytes
-    client_secret: bytes = field(repr=False)
 
 
 def questions(context: zmq.Context[Any]) -> zmq.Socket[Any]:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from tfos_fast.channel.host.processes import how_ended
-from tfos_fast.cluster.coordinator.endpoint import HEARTBEAT, SILENCE
 from tfos_fast.cluster.coordinator.liveness import LocalAgents
-from tfos_fast.cluster.coordinator.node_state import STOPPED, NodeState
+from tfos_fast.cluster.coordinator.node_state import NodeState
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.keys import HEARTBEAT, SILENCE
 
 log = logging.getLogger("tfos_fast.cluster")
 
@@ -230,7 +230,7 @@ class Membership:
                 continue
             text = f"{node.name} on {node.host}: nothing was heard of its agent (process {node.agent.pid}) for {silent:.0f} s"
             if node.pidfd is not None:
-                text += f"; it {STOPPED if self._local.is_stopped(node) else 'does not answer'} and was killed"
+                text += f"; it {m.STOPPED if self._local.is_stopped(node) else 'does not answer'} and was killed"
                 self._local.kill(node)
             else:
                 text += ", nor how it ended: its host or the network is down, or it is stopped"

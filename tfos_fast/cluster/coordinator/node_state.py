@@ -126,7 +126,6 @@ def early_nodes(
 
 
 SILENT = 2.5  # seconds; an agent tells once a second how things stand
-STOPPED = "is stopped (SIGSTOP, or a debugger)"
 
 
 def stuck(states: Iterable[NodeState]) -> str:
@@ -144,12 +143,12 @@ def stuck(states: Iterable[NodeState]) -> str:
         if beat is None:
             continue
         trainer = f"its trainer (process {state.trainer.pid})" if state.trainer else "its trainer"
-        held = f" {STOPPED} and" if "trainer" in beat.stopped.values() else ""
+        held = f" {m.STOPPED} and" if "trainer" in beat.stopped.values() else ""
         for pid, what in beat.stopped.items():
             if what == "task":
-                lines.append(f"a feed task (process {pid}) at {who} {STOPPED}")
+                lines.append(f"a feed task (process {pid}) at {who} {m.STOPPED}")
             elif what == "executor":
-                lines.append(f"the executor of {who} (process {pid}) {STOPPED}")
+                lines.append(f"the executor of {who} (process {pid}) {m.STOPPED}")
         if beat.writers and not beat.reader:
             lines.append(f"{beat.writers} feed tasks wait for {who}, where {trainer}{held} does not read")
             continue
@@ -185,5 +184,5 @@ def held_trainer(states: Iterable[NodeState], seconds: float) -> str:
         trainer = state.trainer
         over = state.ended or state.returned is not None  # what main has done counts
         if trainer is not None and state.fed and not over and now - state.stopped.get(trainer.pid, now) > seconds:
-            return f"{state.name} on {state.host}: its trainer (process {trainer.pid}) {STOPPED}"
+            return f"{state.name} on {state.host}: its trainer (process {trainer.pid}) {m.STOPPED}"
     return ""

@@ -23,13 +23,15 @@ from zmq.utils import z85
 
 from tfos_fast.channel.host.descriptors import Descriptors, make_room
 from tfos_fast.channel.host.processes import open_pidfd
-from tfos_fast.cluster.coordinator.endpoint import DOMAIN, HELD, answer, bind, door, guard, questions
+from tfos_fast.cluster.coordinator.endpoint import DOMAIN, answer, bind, door, guard, questions
 from tfos_fast.cluster.host.addresses import listen_at
 from tfos_fast.cluster.host.detach import detach
-from tfos_fast.cluster.launch.reserve_task import executor_pid, spawn
+from tfos_fast.cluster.launch.reserve_task import spawn
 from tfos_fast.cluster.protocol import handover as h
 from tfos_fast.cluster.protocol.identity import address_towards, host_name, this_process
+from tfos_fast.cluster.protocol.keys import HELD
 from tfos_fast.cluster.spark import probe
+from tfos_fast.cluster.spark.task import executor_pid
 from tfos_fast.errors import TfosError
 
 log = logging.getLogger("tfos_fast.relay")

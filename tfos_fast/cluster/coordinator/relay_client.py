@@ -13,10 +13,10 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from tfos_fast.channel.transport import curve
-from tfos_fast.cluster.coordinator.endpoint import HEARTBEAT, HELD, MAX_MESSAGE, SILENCE, ClusterKeys
 from tfos_fast.cluster.coordinator.relay import RelayTask
 from tfos_fast.cluster.protocol import handover as h
 from tfos_fast.cluster.protocol.failures import check_started, job_exception
+from tfos_fast.cluster.protocol.keys import HEARTBEAT, HELD, MAX_MESSAGE, SILENCE, ClusterKeys
 from tfos_fast.cluster.spark.engine import Engine
 from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.errors import ClusterTimeout, CoordinatorUnreachable

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.coordinator.node_state import behind_main, held_trainer, lingers
 from tfos_fast.cluster.coordinator.restarts import Restarts
 from tfos_fast.cluster.driver.feed import Feeding
@@ -25,6 +24,7 @@ from tfos_fast.cluster.launch.reserve_task import StartMain, pickle_main
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.failures import root_first
 from tfos_fast.cluster.protocol.identity import this_process
+from tfos_fast.cluster.protocol.keys import ClusterKeys
 from tfos_fast.cluster.protocol.roles import CHIEFS, FED, cluster_spec
 from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.errors import ClusterError, ClusterTimeout, StallTimeout, TfosError

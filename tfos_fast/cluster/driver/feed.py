@@ -9,17 +9,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tfos_fast.cluster.agent.feeds import check_name, job_of
 from tfos_fast.cluster.coordinator.node_state import early_nodes
 from tfos_fast.cluster.driver.epochs import ORDER_TIMEOUT, Epoch, Epochs
-from tfos_fast.cluster.driver.infer import check_data, infer_frame, is_frame
+from tfos_fast.cluster.driver.infer import infer_frame
 from tfos_fast.cluster.driver.named_feeds import Offer
 from tfos_fast.cluster.driver.positions import start_of
 from tfos_fast.cluster.driver.replay import EpochEnds, EpochReplay, check_keep, epoch_seed
 from tfos_fast.cluster.driver.report import FeedReport
 from tfos_fast.cluster.driver.seconds import seconds
-from tfos_fast.cluster.driver.source import check_engine, source_of
+from tfos_fast.cluster.driver.source import check_data, check_engine, source_of
 from tfos_fast.cluster.files.splits import Order
+from tfos_fast.cluster.protocol.feed_keys import check_name, job_of
+from tfos_fast.cluster.spark.dataframe import is_frame
 from tfos_fast.cluster.spark.pickled_rdd import loads_of, pickled_batches
 from tfos_fast.cluster.tasks.infer import Inferrer
 

@@ -1,4 +1,4 @@
-"""DataFrames: telling them from RDDs, the size of their Arrow batches, and inference from one to another."""
+"""Inference from one DataFrame to another."""
 
 from __future__ import annotations
 
@@ -7,76 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfos_fast.cluster.driver.result_schema import are_columns, arrow_schema, by_names
-from tfos_fast.cluster.files.parquet import Parquet
-from tfos_fast.cluster.spark.engine import engine_of
 from tfos_fast.cluster.spark.frame_columns import FrameColumns, check_type, columns_of, fields_of, with_safe_names
+from tfos_fast.cluster.spark.select import engine_of
 from tfos_fast.cluster.tasks.infer import Inferrer
 from tfos_fast.errors import ClusterError
 from tfos_fast.values.spelling import meant, quoted
 
-BATCH_BYTES = 2**21  # of an Arrow batch from the JVM: each costs 0.25 ms beside its memory
-BATCH_RECORDS = 1024  # where Spark cannot count bytes, and a row may be large
-_BYTES = "spark.sql.execution.arrow.maxBytesPerBatch"
-_RECORDS = "spark.sql.execution.arrow.maxRecordsPerBatch"
-
 SAMPLE = 16  # rows that are sent through main to learn the columns of its results
-
-
-def is_frame(data: Any) -> bool:
-    """Whether this is a Spark DataFrame (it can ``mapInArrow``) and no RDD."""
-    return hasattr(data, "mapInArrow")
-
-
-def check_data(data: Any, where: str) -> None:
-    """Refuse what can not be fed.
-
-    Raises
-    ------
-    TypeError
-    """
-    if isinstance(data, Parquet):
-        if where == "feed":
-            return
-        files = ", ".join(map(repr, data.paths))
-        raise TypeError(f"{where}() takes an RDD or a DataFrame of Spark, not files; spark.read.parquet({files}) is one")
-    if not is_frame(data) and not hasattr(data, "mapPartitionsWithIndex"):
-        kind = type(data)
-        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]} {kind.__name__}"
-        raise TypeError(
-            f"{where}() takes an RDD or a DataFrame of Spark, not a {name}; "
-            "sc.parallelize(rows) or spark.createDataFrame(data) makes one"
-        )
-
-
-def in_small_batches(sc: Any, frame: Any) -> Any:
-    """The same DataFrame with Arrow batches of a size that stays in the processor's caches on their way to the slots.
-
-    Spark's default, 10000 rows, is 31 MB of 784 floats. The setting belongs to a session and is read when the plan is made, so
-    the frame's plan goes to a copy of its session (which shares what is cached); the user's own session stays as it is. When that
-    session says how large batches are to be, this holds.
-    """
-    from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.types import BooleanType, DateType, NumericType, TimestampNTZType, TimestampType
-
-    if not hasattr(frame, "_jdf"):
-        return frame
-    fixed = (NumericType, BooleanType, DateType, TimestampType, TimestampNTZType)
-    session = frame.sparkSession._jsparkSession.cloneSession()
-    conf = session.conf()
-    told = conf.getAll()
-    if conf.isModifiable(_BYTES):  # since Spark 4.1
-        name, value = _BYTES, str(BATCH_BYTES)
-    elif any(not isinstance(field.dataType, fixed) for field in frame.schema.fields):
-        name, value = _RECORDS, str(BATCH_RECORDS)
-    else:
-        return frame
-    if told.contains(name):
-        return frame
-    conf.set(name, value)
-    dataset = sc._jvm
-    for part in frame._jdf.getClass().getName().split("."):
-        dataset = getattr(dataset, part)
-    return DataFrame(dataset.ofRows(session, frame._jdf.queryExecution().analyzed()), SparkSession(sc, session))
 
 
 def infer_frame(

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from tfos_fast.cluster.agent.feeds import OFFERED
 from tfos_fast.cluster.coordinator.coordinator import Coordinator
 from tfos_fast.cluster.driver.source import Source
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.failures import check_rows, unfit
+from tfos_fast.cluster.protocol.feed_keys import OFFERED
 from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.cluster.tasks.feed import Feeder
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from tfos_fast.channel.host.segment import parse_bytes
-from tfos_fast.cluster.agent.feeds import check_name
 from tfos_fast.cluster.driver.cluster import Cluster, check_restarts
 from tfos_fast.cluster.driver.options import NodeOptions, takes_options_of
 from tfos_fast.cluster.driver.rendezvous import rendezvous
@@ -25,11 +24,12 @@ from tfos_fast.cluster.preflight.survey import Survey
 from tfos_fast.cluster.protocol import handover as h
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.failures import check_started, job_exception
+from tfos_fast.cluster.protocol.feed_keys import check_name
 from tfos_fast.cluster.protocol.identity import this_process
 from tfos_fast.cluster.protocol.roles import assign
-from tfos_fast.cluster.spark.engine import engine_of
 from tfos_fast.cluster.spark.jobs import SparkJob
 from tfos_fast.cluster.spark.placement import spreading_profile
+from tfos_fast.cluster.spark.select import engine_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # of the standard library since Python 3.11

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tfos_fast.cluster.driver.infer import is_frame
 from tfos_fast.cluster.files.hive import INFER, ZONE
 from tfos_fast.cluster.files.parquet import Parquet
 from tfos_fast.cluster.files.splits import Order
-from tfos_fast.cluster.spark.engine import Engine, engine_of
+from tfos_fast.cluster.spark.dataframe import is_frame
+from tfos_fast.cluster.spark.engine import Engine
 from tfos_fast.cluster.spark.frame_columns import columns_of, fields_of, with_safe_names
 from tfos_fast.cluster.spark.pickled_rdd import loads_of, pickled_batches
+from tfos_fast.cluster.spark.select import engine_of
 from tfos_fast.cluster.tasks.feed import Feeder
 from tfos_fast.errors import NeedsSparkContext
 
@@ -48,6 +49,27 @@ class Source:
             return [n for n in (order.of(count) if order else range(count)) if only is None or n in only]
 
         return self._start(feeder, None if order is None and only is None else numbers)
+
+
+def check_data(data: Any, where: str) -> None:
+    """Refuse what can not be fed.
+
+    Raises
+    ------
+    TypeError
+    """
+    if isinstance(data, Parquet):
+        if where == "feed":
+            return
+        files = ", ".join(map(repr, data.paths))
+        raise TypeError(f"{where}() takes an RDD or a DataFrame of Spark, not files; spark.read.parquet({files}) is one")
+    if not is_frame(data) and not hasattr(data, "mapPartitionsWithIndex"):
+        kind = type(data)
+        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]} {kind.__name__}"
+        raise TypeError(
+            f"{where}() takes an RDD or a DataFrame of Spark, not a {name}; "
+            "sc.parallelize(rows) or spark.createDataFrame(data) makes one"
+        )
 
 
 def check_engine(engine: Engine, data: Any) -> None:

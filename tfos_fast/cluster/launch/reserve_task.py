@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import os
 import secrets
@@ -18,18 +17,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import psutil
 
 from tfos_fast.channel import Channel
 from tfos_fast.channel.host.processes import how_ended
-from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.launch import environment, gpus
 from tfos_fast.cluster.launch.unpicklable import culprit
 from tfos_fast.cluster.protocol import handover as h
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.identity import host_name, this_process
+from tfos_fast.cluster.protocol.keys import ClusterKeys
 from tfos_fast.cluster.protocol.roles import FED, Role
 from tfos_fast.cluster.spark.engine import Engine
+from tfos_fast.cluster.spark.task import executor_pid
 from tfos_fast.errors import AddressError, BrokerDied, ClusterError, MainNotPicklable, TfosError
 
 AGENT_START = 60.0
@@ -67,27 +66,6 @@ def _other_arguments(main: Callable[..., Any]) -> str:
     except TypeError:
         return str(signature)
     return ""
-
-
-def executor_pid() -> int:
-    """Process id of the executor's JVM: the nearest ancestor of this Spark worker that is no Python."""
-    return _executor_of(os.getpid())
-
-
-@functools.cache  # it stays the same, and a look at ten ancestors costs more than the rest of what a task begins with
-def _executor_of(pid: int) -> int:
-    process = psutil.Process(pid)
-    ancestor_pid: int
-    for ancestor in process.parents():
-        if ancestor.name() == "java":
-            ancestor_pid = ancestor.pid
-            return ancestor_pid
-    # A JVM under another name: it is what spawned pyspark's daemon, or this worker where the daemon is switched off.
-    for ancestor in process.parents():
-        if "python" not in ancestor.name():
-            ancestor_pid = ancestor.pid
-            return ancestor_pid
-    raise ClusterError(f"process {process.pid} is no Spark worker: no executor among its ancestors")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tfos_fast.channel.protocol.row_spans import OPEN
 MAX_TEXT = 10_000  # characters of an error's summary; a node adds its name
 MAX_NAMES = 500  # of the names of threads and processes
 MAX_TRACEBACK = 100_000  # a recursion's traceback would fill the message
-LOCAL_KEYS = "infer/"  # partitions whose attempts do not share rows: their results go back to the attempt
+STOPPED = "is stopped (SIGSTOP, or a debugger)"
 
 Text = Annotated[str, msgspec.Meta(max_length=2 * MAX_TEXT)]
 LongText = Annotated[str, msgspec.Meta(max_length=2 * MAX_TRACEBACK)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.feed_keys import LOCAL_KEYS
 
 MOST_UNFIT = 64  # jobs whose rows could not be fed
 MOST_STAGES = 256  # that are remembered; an old one's job is over
@@ -44,7 +45,7 @@ def stage_key(stage: int) -> str:
     >>> stage_key(7)
     'infer/7'
     """
-    return f"{m.LOCAL_KEYS}{stage}"
+    return f"{LOCAL_KEYS}{stage}"
 
 
 def stage_of(key: str) -> int | None:
@@ -55,4 +56,4 @@ def stage_of(key: str) -> int | None:
     """
     head, _, rest = key.partition("/")
     number = rest.partition("/")[0]
-    return int(number) if f"{head}/" == m.LOCAL_KEYS and number.isdecimal() and len(number) < 19 else None
+    return int(number) if f"{head}/" == LOCAL_KEYS and number.isdecimal() and len(number) < 19 else None

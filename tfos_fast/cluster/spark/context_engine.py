@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tfos_fast
-from tfos_fast.cluster.driver import infer
+from tfos_fast.cluster.spark.dataframe import in_small_batches, is_frame
 from tfos_fast.cluster.spark.engine import Task
 from tfos_fast.cluster.spark.task_slots import TaskSlots
 from tfos_fast.errors import ClusterError
@@ -147,7 +147,7 @@ class Classic:
         (apache/spark, core/src/main/scala/org/apache/spark/scheduler/TaskSetManager.scala, ``addPendingTask``)."""
         if numbers is None:
             return list(tasks.collect())
-        rdd = tasks.rdd if infer.is_frame(tasks) else tasks
+        rdd = tasks.rdd if is_frame(tasks) else tasks
         chosen = numbers(rdd.getNumPartitions())
         return list(self.sc.runJob(_Ready(rdd), list, chosen)) if chosen else []
 
@@ -207,7 +207,7 @@ class Classic:
             self.sc._pickled_broadcast_vars.clear()
 
     def small_batches(self, frame: Any) -> Any:
-        return infer.in_small_batches(self.sc, frame)
+        return in_small_batches(self.sc, frame)
 
     def parse(self, schema: str) -> Any:
         from pyspark.sql.types import _parse_datatype_string

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from tfos_fast.channel import Channel
 from tfos_fast.channel.remote.client import RemoteAddress
-from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
-from tfos_fast.cluster.launch.reserve_task import executor_pid
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.identity import host_name
+from tfos_fast.cluster.protocol.keys import ClusterKeys
+from tfos_fast.cluster.spark.task import executor_pid
 from tfos_fast.errors import AddressError, BrokerDied, NoNodeOnHost
 
 ASKED = 4  # of many remote nodes so many are asked for their counters: the least busy of some is good enough

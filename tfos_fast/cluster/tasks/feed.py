@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import gc
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,17 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfos_fast.channel import Channel
-from tfos_fast.channel.host.reuse import keep_connections
 from tfos_fast.channel.protocol.row_spans import OPEN
 from tfos_fast.channel.remote.client import RemoteAddress
-from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.failures import unfit_words
+from tfos_fast.cluster.protocol.keys import ClusterKeys
+from tfos_fast.cluster.spark.task import attempt_here, settle_worker
 from tfos_fast.cluster.tasks.choose_node import choose
 from tfos_fast.errors import (
     AddressError,
     BrokerDied,
-    ClusterError,
     Elsewhere,
     Fenced,
     NodeFailed,
@@ -73,18 +70,6 @@ class PartitionResult(NamedTuple):
     error: str = ""
 
 
-@functools.cache
-def settle_worker() -> None:
-    """This process runs more tasks: it keeps its connections, and the garbage collector passes over all that is imported.
-
-    Spark's Python worker collects after every task (pyspark, daemon.py: ``gc.collect()``), which with numpy, ZeroMQ and this
-    package imported takes some 20 ms each time. Once in the life of a worker; what reference counts free is freed as before.
-    """
-    keep_connections()
-    gc.collect()
-    gc.freeze()
-
-
 def _write_rows(writer: Writer, rows: Iterator[Any], skip: int, stop: int) -> bool:
     if skip:
         writer.compare_rows(itertools.islice(rows, skip))
@@ -112,24 +97,6 @@ def _write_batches(writer: Writer, batches: Iterator[pa.RecordBatch], most: int)
 def _are_left(writer: Writer, batches: Iterable[pa.RecordBatch] = ()) -> bool:
     """Whether the node wants no more rows, and there are some."""
     return writer.terminated and (writer.has_more() or any(batch.num_rows for batch in batches))
-
-
-def attempt_here() -> tuple[int, int]:
-    """Partition number and attempt id (which grows from each launch to the next) of the Spark task that this runs in."""
-    from pyspark import TaskContext
-
-    task = TaskContext.get()
-    if task is None:
-        raise ClusterError("rows can be fed from a Spark task only")
-    return task.partitionId(), task.taskAttemptId()
-
-
-def stage_here() -> int:
-    """Number of the stage that this Spark task belongs to."""
-    from pyspark import TaskContext
-
-    task = TaskContext.get()
-    return -1 if task is None else int(task.stageId())
 
 
 @dataclass(frozen=True)

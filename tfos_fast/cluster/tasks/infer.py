@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tfos_fast.channel import Channel
-from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
 from tfos_fast.cluster.protocol import messages as m
 from tfos_fast.cluster.protocol.failures import unfit_words
 from tfos_fast.cluster.protocol.identity import host_name
+from tfos_fast.cluster.protocol.keys import ClusterKeys
 from tfos_fast.cluster.protocol.task_news import stage_key
+from tfos_fast.cluster.spark.task import attempt_here, settle_worker, stage_here
 from tfos_fast.cluster.tasks.choose_node import choose
-from tfos_fast.cluster.tasks.feed import CANCEL_WAIT, HEARD, attempt_here, settle_worker, stage_here
+from tfos_fast.cluster.tasks.feed import CANCEL_WAIT, HEARD
 from tfos_fast.errors import (
     ChannelClosed,
     ClusterError,

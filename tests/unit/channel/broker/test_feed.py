@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tfos_fast.channel.broker.feed import Feed
-from tfos_fast.channel.broker.slot_table import INPUT, OUTPUT, TableError
+from tfos_fast.channel.broker.slot_table import TableError
 from tfos_fast.channel.protocol import messages as m
 from tfos_fast.channel.protocol.lockstep import Pace
+from tfos_fast.channel.protocol.messages import INPUT, OUTPUT
 from tfos_fast.channel.protocol.row_spans import NOWHERE
 from tfos_fast.channel.schema.columns import Column, Schema
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tfos_fast.channel.broker.feed import Feed
-from tfos_fast.channel.broker.slot_table import INPUT, State
+from tfos_fast.channel.broker.slot_table import State
 from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.messages import INPUT
 from tfos_fast.channel.schema.columns import Column, Schema
 
 NUMBERS = {"p": 1, "q": 1, "r": 2}  # of the feeds that partitions belong to

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tfos_fast.channel.broker.grants import Grants
-from tfos_fast.channel.broker.slot_table import INPUT, OUTPUT, SlotTable
+from tfos_fast.channel.broker.slot_table import SlotTable
+from tfos_fast.channel.protocol.messages import INPUT, OUTPUT
 
 
 def made(slots: int) -> tuple[SlotTable, Grants, list[tuple[bytes, int]]]:

@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tfos_fast.channel.broker.slot_table import INPUT, OUTPUT, SlotTable, State, TableError
+from tfos_fast.channel.broker.slot_table import SlotTable, State, TableError
+from tfos_fast.channel.protocol.messages import INPUT, OUTPUT
 
 PEERS = st.sampled_from([b"a", b"b", b"reader"])
 POOLS = st.sampled_from([INPUT, OUTPUT])

@@ -15,9 +15,9 @@ import pytest
 from tests.support.helpers import broker_here, child, ended, in_thread, wait_for
 from tfos_fast.channel import Channel
 from tfos_fast.channel.arrow.unpack import slot_to_arrow
-from tfos_fast.channel.broker.slot_table import INPUT, OUTPUT
 from tfos_fast.channel.codec.result_arrays import Block, to_results
 from tfos_fast.channel.protocol import messages as m
+from tfos_fast.channel.protocol.messages import INPUT, OUTPUT
 from tfos_fast.channel.reader import columns as columnreader
 from tfos_fast.channel.reader import rows as rowreader
 from tfos_fast.errors import SchemaMismatch

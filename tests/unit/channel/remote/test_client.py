@@ -30,7 +30,7 @@ from tfos_fast.channel.remote import wire
 from tfos_fast.channel.remote.client import RemoteAddress
 from tfos_fast.channel.schema.columns import Column, Schema
 from tfos_fast.channel.untrusted.vetting import vet
-from tfos_fast.cluster.coordinator.endpoint import ClusterKeys
+from tfos_fast.cluster.protocol.keys import ClusterKeys
 from tfos_fast.cluster.tasks.feed import Feeder
 from tfos_fast.errors import (
     AddressError,

@@ -13,7 +13,7 @@ from tfos_fast.channel.broker.broker import Broker
 from tfos_fast.channel.broker.feed import Feed
 from tfos_fast.channel.host.segment import Segment
 from tfos_fast.channel.protocol import messages as m
-from tfos_fast.cluster.agent.feeds import check_name, feed_of
+from tfos_fast.cluster.protocol.feed_keys import check_name, feed_of
 from tfos_fast.errors import Yielded
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from tests.support.helpers import broker_here, ended, in_thread, wait_for
 from tfos_fast.channel import Channel
-from tfos_fast.cluster.agent.feeds import feed_number, job_of
 from tfos_fast.cluster.coordinator.ledger import Ledger
 from tfos_fast.cluster.coordinator.node_state import SILENT, NodeState, early_nodes, stuck
 from tfos_fast.cluster.protocol import messages as m
+from tfos_fast.cluster.protocol.feed_keys import feed_number, job_of
 
 ME = m.Process(1, 1, "here")
 

@@ -12,7 +12,7 @@ from pyarrow import fs
 import tfos_fast
 from tests.support.parquet_files import SLOT, ids, read, table
 from tfos_fast.channel.arrow.pack import from_arrow
-from tfos_fast.cluster.driver.infer import check_data
+from tfos_fast.cluster.driver.source import check_data
 from tfos_fast.cluster.files.parquet import parquet
 from tfos_fast.errors import SourceError
 
