@@ -42,10 +42,11 @@ test-gpu: export EXTRAS = $(shell command -v nvidia-smi >/dev/null && echo test,
 test-gpu: setup ## on a GPU node: pinned shared memory and copies to the device (skips with a reason elsewhere)
 	$(RUN) -m pytest tests/gpu -rs $(ARGS)
 
-lint: setup ## ruff, mypy and codespell
+lint: setup ## ruff, mypy, codespell and import-linter
 	$(PYTHON_BIN) -m ruff check .
 	$(PYTHON_BIN) -m mypy
 	$(PYTHON_BIN) -m codespell_lib
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 
 docs: setup ## the site, in build/docs (a warning is an error)
 	$(PYTHON_BIN) -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
