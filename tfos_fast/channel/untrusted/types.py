@@ -408,22 +408,23 @@ class _SparkValue(Pending):
 
     __slots__ = ("attributes", "name")
 
-    def __init__(self, name: str, **attributes: type) -> None:
+    def __init__(self, name: str, **attributes: tuple[type, ...]) -> None:
         super().__init__()
         self.name = name
         self.attributes = attributes
 
     def build(self, state: Any, budget: Budget) -> Any:
         sound = type(state) is dict and state.keys() == self.attributes.keys()
-        check(sound and all(type(state[name]) is kind for name, kind in self.attributes.items()), f"a {self.name}")
+        check(sound and all(type(state[name]) in kinds for name, kinds in self.attributes.items()), f"a {self.name}")
         budget.spend(200)
         return _spark("pyspark.sql.types", self.name)(**state)
 
 
-_SPARK_VALUES: dict[str, dict[str, type]] = {
-    "VariantVal": {"value": bytes, "metadata": bytes},
-    "Geometry": {"wkb": bytes, "srid": int},
-    "Geography": {"wkb": bytes, "srid": int},
+_OCTETS = (bytes, bytearray)
+_SPARK_VALUES: dict[str, dict[str, tuple[type, ...]]] = {
+    "VariantVal": {"value": _OCTETS, "metadata": _OCTETS},
+    "Geometry": {"wkb": _OCTETS, "srid": (int,)},
+    "Geography": {"wkb": _OCTETS, "srid": (int,)},
 }
 
 _NDARRAY = Name("numpy.ndarray")

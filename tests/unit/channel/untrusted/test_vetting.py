@@ -242,6 +242,7 @@ def test_rows_and_vectors_of_spark_come_as_they_are():
     ("name", "attributes"),
     [
         ("VariantVal", {"value": b"\x01", "metadata": b"\x02"}),
+        ("VariantVal", {"value": bytearray(b"\x01"), "metadata": bytearray(b"\x02")}),  # as Spark's own pickler gives them
         ("Geometry", {"wkb": b"\x01", "srid": 4326}),
         ("Geography", {"wkb": b"\x01", "srid": 4326}),
     ],
