@@ -191,7 +191,8 @@ class DataFeed:
         """
         if self._next is None:
             self._next = self.feed.next_batch
-        rows = self._next(batch_size if type(batch_size) is int else math.ceil(batch_size))  # what a division gives is a float
+        size = batch_size if type(batch_size) is int else math.ceil(batch_size)  # what a division gives is a float
+        rows = self._next(size) if size > 0 else []  # as in the original
         if self._columns is None:
             return rows
         assert self.input_tensors is not None
