@@ -44,6 +44,7 @@ test-gpu: setup ## on a GPU node: pinned shared memory and copies to the device 
 
 lint: setup ## ruff, mypy, codespell and import-linter
 	$(PYTHON_BIN) -m ruff check .
+	$(PYTHON_BIN) -m ruff format --check --quiet .
 	$(PYTHON_BIN) -m mypy
 	$(PYTHON_BIN) -m codespell_lib
 	$(VENV)/bin/lint-imports --no-logo --no-cache

@@ -287,9 +287,7 @@ def test_main_that_cannot_be_pickled(sc):
         with lock:
             pass
 
-    with pytest.raises(
-        MainNotPicklable, match=r"main or its arguments.*main's outer variable 'lock' .a _thread.lock"
-    ):
+    with pytest.raises(MainNotPicklable, match=r"main or its arguments.*main's outer variable 'lock' .a _thread.lock"):
         tfos_fast.run(sc, main, [], 1000, **SMALL)  # nothing is reserved before
     with pytest.raises(MainNotPicklable, match="SparkContext"):
         tfos_fast.run(sc, lambda args, ctx: sc, [], 2, **SMALL)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.spark.sparks import ROOT
 
-SCRIPT = '''
+SCRIPT = """
 import os
 from pyspark.sql import SparkSession
 import tfos_fast
@@ -37,7 +37,7 @@ sc = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
 with tfos_fast.run(sc, main, "total", num_executors=1) as cluster:
     os.rename(__file__, "elsewhere.py")  # on another host there would be no such file
     cluster.feed(sc.parallelize([(float(i),) for i in range(1000)], 1))
-'''
+"""
 
 
 pytestmark = [pytest.mark.spark, pytest.mark.tensorflow, pytest.mark.timeout(120)]

@@ -125,9 +125,7 @@ def test_keras_of_2_2_5(master: str, digits: Path, tmp_path: Path) -> None:
     export, records, output = tmp_path / "export", tmp_path / "records", tmp_path / "predictions"
     legacy = {"spark.executorEnv.TF_USE_LEGACY_KERAS": 1}
     train = ["--images_labels", digits / "keras" / "csv", "--model_dir", tmp_path / "model", "--export_dir", export]
-    examples.submit(
-        master, str(folder / "mnist_spark.py"), "--cluster_size", 2, "--epochs", 1, *train, conf=legacy, seconds=280
-    )
+    examples.submit(master, str(folder / "mnist_spark.py"), "--cluster_size", 2, "--epochs", 1, *train, conf=legacy, seconds=280)
     records.mkdir()
     for part in sorted((digits / "test" / "csv").glob("part-*")):
         with tf.io.TFRecordWriter(str(records / part.name)) as writer:

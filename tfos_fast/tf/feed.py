@@ -382,9 +382,7 @@ class DataFeed:
         policies = null_policies(nulls)
         positional = specs.is_positional(spec)
         declared = row_spec(spec)
-        return self.reader.open_columns(
-            n, declared, nulls=policies, tensors=tensors, only=only, positional=positional, wait=wait
-        )
+        return self.reader.open_columns(n, declared, nulls=policies, tensors=tensors, only=only, positional=positional, wait=wait)
 
     def _schema(self) -> Schema:
         schema = self.reader.schema

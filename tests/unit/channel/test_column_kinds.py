@@ -21,6 +21,7 @@ from tfos_fast.channel import Channel
 from tfos_fast.channel.codec import decode
 from tfos_fast.channel.schema.widen import Nulls
 from tfos_fast.errors import SchemaMismatch
+from tfos_fast.values.nested import decode as decode_nested
 from tfos_fast.values.nested import encode, measure
 from tfos_fast.values.ragged import Ragged, concatenate, deepen, from_array
 
@@ -119,7 +120,7 @@ def test_what_is_measured_can_be_encoded_and_comes_back(value: list[Any]) -> Non
         return
     data = encode(value, form[0], shape, cast=False)
     assert data is not None
-    (back,) = Ragged(*decode._nested.decode([data], form[0], shape)).tolist()
+    (back,) = Ragged(*decode_nested([data], form[0], shape)).tolist()
     assert back == value
 
 
@@ -152,7 +153,7 @@ def test_an_array_of_text_without_items_is_text(kind: str, element: str, shape: 
     assert measure(value) == (element, shape)
     data = encode(value, element, (-1,) * len(shape), cast=False)
     assert data is not None
-    (back,) = Ragged(*decode._nested.decode([data], element, (-1,) * len(shape))).tolist()
+    (back,) = Ragged(*decode_nested([data], element, (-1,) * len(shape))).tolist()
     assert back == value.tolist()
 
 

@@ -11,6 +11,7 @@ import pytest
 import tfos_fast
 from tests.support.helpers import ended, in_thread, inside
 from tfos_fast.channel import Channel
+from tfos_fast.channel.schema.columns import Octets
 from tfos_fast.channel.schema.widen import Nulls
 from tfos_fast.errors import FormError
 from tfos_fast.tensors import DataFeed, null_policies, row_spec
@@ -131,7 +132,7 @@ def test_policies_for_nulls_are_read():
     assert null_policies(None) == {}
     assert null_policies(0) == {"*": Nulls(fill=0)}
     assert null_policies({"a": tfos_fast.MASK, "b": np.float32(1.5), "c": b"\xff", "d": "x"}) == {
-        "a": Nulls(mask=True), "b": Nulls(fill=1.5), "c": Nulls(fill="ÿ"), "d": Nulls(fill="x"),
+        "a": Nulls(mask=True), "b": Nulls(fill=1.5), "c": Nulls(fill=Octets(b"\xff")), "d": Nulls(fill="x"),
     }  # fmt: skip
     with pytest.raises(FormError, match=r"column 'a': nulls says \[1\]; None can become a number, a text or tfos_fast.MASK"):
         null_policies({"a": [1]})

@@ -183,12 +183,14 @@ def test_naive_times_are_local_up_to_the_ends_of_the_calendar(zone: str) -> None
         assert number(wall.replace(tzinfo=here)) == expected
         if wall.year > 1677 and wall.year < 2262:
             assert number(pd.Timestamp(wall)) == expected
-    assert number(dt.datetime.min.replace(tzinfo=dt.timezone(dt.timedelta(hours=23)))) == number(
-        dt.datetime.min.replace(tzinfo=UTC)
-    ) - 23 * HOUR
-    assert number(dt.datetime.max.replace(tzinfo=dt.timezone(-dt.timedelta(hours=23)))) == number(
-        dt.datetime.max.replace(tzinfo=UTC)
-    ) + 23 * HOUR
+    assert (
+        number(dt.datetime.min.replace(tzinfo=dt.timezone(dt.timedelta(hours=23))))
+        == number(dt.datetime.min.replace(tzinfo=UTC)) - 23 * HOUR
+    )
+    assert (
+        number(dt.datetime.max.replace(tzinfo=dt.timezone(-dt.timedelta(hours=23))))
+        == number(dt.datetime.max.replace(tzinfo=UTC)) + 23 * HOUR
+    )
 
 
 NS = {"W": 604_800 * 10**9, "D": 86_400 * 10**9, "h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}

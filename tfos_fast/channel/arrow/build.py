@@ -436,4 +436,3 @@ _WAYS: dict[str, str] = {
     "string": "give text, or declare a number",
     "binary": "give .tobytes() of each row, or declare an array",
 }
-

@@ -26,7 +26,6 @@ _FLUSH_ROWS = 4096
 _FLUSH_BYTES = 1 << 20  # of arrays: larger ones are packed at once, and not copied before
 
 
-
 class ResultWriter:
     """Collects results per stream and publishes them when many have come or the reader is about to wait.
 

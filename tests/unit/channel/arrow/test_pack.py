@@ -165,9 +165,7 @@ def test_nulls_of_every_kind_of_column_follow_their_policy() -> None:
 
 
 @given(
-    st.integers(1, 3).flatmap(
-        lambda n: st.tuples(st.lists(st.integers(1, 4), min_size=n, max_size=n), st.permutations(range(n)))
-    ),
+    st.integers(1, 3).flatmap(lambda n: st.tuples(st.lists(st.integers(1, 4), min_size=n, max_size=n), st.permutations(range(n)))),
     st.sampled_from(["int16", "float32"]),
     st.lists(st.booleans(), min_size=1, max_size=8),
     st.data(),

@@ -72,7 +72,7 @@ def late(before: list[Any], after: list[Any], nulls: Any, *, n: int = 64) -> dic
 def test_a_reader_that_comes_after_its_writers_declares_nulls(values: list[Any], zero: Any) -> None:
     for after in ([(values[0],)], [(value,) for value in values]):
         got = late([(value,) for value in values], after, MASK)
-        everything = [*values, *(row[0] for row in after) , *(row[0] for row in after)]
+        everything = [*values, *(row[0] for row in after), *(row[0] for row in after)]
         assert got["c0_mask"] == [value is not None for value in everything]
         assert got["c0"] == [zero if value is None else value for value in everything]
 
