@@ -22,7 +22,6 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 4  # pages link to headings, as they do where the repository is read
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the sections of a docstring name the types
-autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
 
 
