@@ -341,7 +341,7 @@ def test_types_of_users_are_their_own_values_in_row_mode_and_their_storage_in_co
 
 def test_a_users_class_that_is_not_there_is_named() -> None:
     batch = batch_of(pa.array([[1.0, 2.0]]), PointType())
-    text = batch.schema.metadata[KEY].decode().replace(f"{__name__}.PointType", "gone_away.PointType")
+    text = batch.schema.metadata[KEY].decode().replace(f"{PointType.__module__}.PointType", "gone_away.PointType")
     batch = batch.replace_schema_metadata({KEY: text.encode()})
     with pytest.raises(SchemaMismatch, match=r"column 'a': values of Spark's type gone_away.PointType cannot be made here"):
         values(batch)
