@@ -243,7 +243,7 @@ _FORMS = {"": 1, "bytes": 1, "ndarray": 2, "npscalar": 0, "int": 0, "list/int": 
 
 
 def _columns() -> st.SearchStrategy[Column]:
-    """Columns of the table in ``kinds.py``: no other ones can be made."""
+    """Columns of the table in ``channel/schema/kinds.py``: no other ones can be made."""
     names = st.sampled_from(["a", "b", "c", ""])
     nulls = st.sampled_from(["", "seen", "fill", "mask"])
     fill = _of(Fill)

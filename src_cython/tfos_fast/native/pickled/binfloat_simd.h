@@ -5,7 +5,7 @@
  * Haswell, AMD from Zen on) take four at a time, and all others go value by value. Which of them is chosen when the module is loaded. No
  * vector reaches beyond the floats that were asked for.
  *
- * `past`: the vectors are written past the caches (_past.h), whole lines of them but for the ends; value by value nothing is.
+ * `past`: the vectors are written past the caches (past.h), whole lines of them but for the ends; value by value nothing is.
  */
 #ifndef TFOS_FLOATS_H
 #define TFOS_FLOATS_H
