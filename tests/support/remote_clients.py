@@ -10,8 +10,10 @@ import zmq
 
 from tests.support.helpers import gateway
 from tfos_fast.channel import Channel
+from tfos_fast.channel.protocol import messages as m
 from tfos_fast.channel.remote import wire
 from tfos_fast.channel.remote.client import RemoteAddress
+from tfos_fast.channel.schema.columns import Schema
 
 
 @contextmanager
@@ -45,3 +47,32 @@ def hear(dealer: Any) -> Any:
         message = wire.decode_from_gateway(dealer.recv_multipart()[0])
         if not isinstance(message, wire.Still):
             return message
+
+
+class RemoteWriter:
+    """A remote writer that sends any message, with an open partition."""
+
+    def __init__(self, dealer: Any) -> None:
+        self.dealer = dealer
+        for message in (wire.Attach(""), m.Hello("writer", 1, 1), m.OpenPartition("", 0, False)):
+            dealer.send(m.encode(message))
+        hear(dealer), hear(dealer)
+        self.stream = hear(dealer).stream
+
+    def propose(self, schema: Schema) -> Any:
+        """Propose columns, and return the answer."""
+        self.dealer.send(m.encode(m.Propose(schema)))
+        return hear(self.dealer)
+
+    def send_slot(self, schema: Schema, rows: int, capacity: int, payload: list[bytes]) -> None:
+        """Publish a slot whose frames are these."""
+        number = self.propose(schema).schema_id
+        self.dealer.send(m.encode(m.Want("input")))
+        slot = hear(self.dealer).slots[0]
+        self.dealer.send_multipart([m.encode(m.Publish(slot, self.stream, rows, capacity, number)), *payload])
+
+    def publish(self, schema: Schema, rows: int, capacity: int, parts: list[tuple[int, bytes]]) -> Any:
+        """Publish a slot of these parts, ask for the counters, and return the first answer."""
+        self.send_slot(schema, rows, capacity, [m.encode([at for at, _ in parts]), *(data for _, data in parts)])  # type: ignore[arg-type]
+        self.dealer.send(m.encode(m.AskStatus()))
+        return hear(self.dealer)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tests.support import attack
 from tests.support.helpers import gateway, wait_for
-from tests.support.remote_clients import client, hear, remote
+from tests.support.remote_clients import RemoteWriter, client, hear, remote
 from tfos_fast.channel import Channel
 from tfos_fast.channel.broker import schema_agreement
 from tfos_fast.channel.broker.feed import Feed
@@ -42,35 +42,10 @@ from tfos_fast.errors import RowTooLarge, SchemaMismatch
 SIZE = 4096
 
 
-class Writer:
-    """A remote writer that says what it likes, with an open partition."""
-
-    def __init__(self, dealer: Any) -> None:
-        self.dealer = dealer
-        for message in (wire.Attach(""), m.Hello("writer", 1, 1), m.OpenPartition("", 0, False)):
-            dealer.send(m.encode(message))
-        hear(dealer), hear(dealer)
-        self.stream = hear(dealer).stream
-
-    def propose(self, schema: Schema) -> Any:
-        self.dealer.send(m.encode(m.Propose(schema)))
-        return hear(self.dealer)
-
-    def publish(self, schema: Schema, rows: int, capacity: int, parts: list[tuple[int, bytes]]) -> Any:
-        """Publish a slot, and then ask for the counters: what is answered first."""
-        number = self.propose(schema).schema_id
-        self.dealer.send(m.encode(m.Want("input")))
-        slot = hear(self.dealer).slots[0]
-        said = m.encode(m.Publish(slot, self.stream, rows, capacity, number))
-        self.dealer.send_multipart([said, m.encode([at for at, _ in parts]), *(data for _, data in parts)])  # type: ignore[arg-type]
-        self.dealer.send(m.encode(m.AskStatus()))
-        return hear(self.dealer)
-
-
 @contextmanager
 def hostile(form: str):
     with remote(memory="64k", slot_bytes="4k", form=form, writers=0) as (channel, far), client(far.address) as dealer:
-        yield channel, far, Writer(dealer)
+        yield channel, far, RemoteWriter(dealer)
 
 
 def one(kind: str, dtype: str = "", shape: tuple[int, ...] = (), python: str = "") -> Schema:
@@ -258,7 +233,7 @@ def test_messages_that_wait_for_no_answer_end_their_writer():
 def test_a_broker_that_does_not_listen_fills_no_gateway():
     with Channel.create(memory="64k", slot_bytes="4k", form="rows", writers=0) as channel, gateway(channel.address) as address:
         with client(address) as dealer:
-            writer = Writer(dealer)
+            writer = RemoteWriter(dealer)
             os.kill(pid := Address.parse(channel.address).pid, signal.SIGSTOP)
             try:
                 for _ in range(20_000):

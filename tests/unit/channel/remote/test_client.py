@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.helpers import broker_here, child, ended, free, gateway, in_thread, wait_for
-from tests.support.remote_clients import client, hear, remote
+from tests.support.remote_clients import RemoteWriter, client, hear, remote
 from tfos_fast.channel import Channel
 from tfos_fast.channel.codec.layout import layout
 from tfos_fast.channel.protocol import messages as m
@@ -373,15 +373,7 @@ def test_a_payload_never_reaches_out_of_its_slot():
             [m.encode([2**62]), b"x"],
         ):
             with client(far.address) as dealer:
-                for message in (wire.Attach(""), m.Hello("writer", 1, 1), m.OpenPartition("", 0, False)):
-                    dealer.send(m.encode(message))
-                hear(dealer), hear(dealer)
-                stream = hear(dealer).stream
-                dealer.send(m.encode(m.Propose(schema)))
-                number = hear(dealer).schema_id
-                dealer.send(m.encode(m.Want("input")))
-                slot = hear(dealer).slots[0]
-                dealer.send_multipart([m.encode(m.Publish(slot, stream, 1, 8, number)), *payload])
+                RemoteWriter(dealer).send_slot(schema, 1, 8, payload)
                 answer = hear(dealer)
                 assert isinstance(answer, m.Failed), payload
             wait_for(lambda: free(channel) == 16)

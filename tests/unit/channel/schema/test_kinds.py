@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.helpers import wait_for
-from tests.support.remote_clients import client, hear, remote
+from tests.support.remote_clients import RemoteWriter, client, hear, remote
 from tfos_fast.channel.broker.feed import Feed
 from tfos_fast.channel.codec.decode import columns, rows
 from tfos_fast.channel.codec.layout import layout
@@ -270,15 +270,7 @@ def test_a_remote_writers_value_never_lies_outside_of_its_slot(kind: Any, entry:
     schema = Schema("bare", (Column("c0", kind),))
     with remote(memory="64k", slot_bytes="4k", form="rows", writers=0) as (channel, far):
         with client(far.address) as dealer:
-            for message in (wire.Attach(""), m.Hello("writer", 1, 1), m.OpenPartition("", 0, False)):
-                dealer.send(m.encode(message))
-            hear(dealer), hear(dealer)
-            stream = hear(dealer).stream
-            dealer.send(m.encode(m.Propose(schema)))
-            number = hear(dealer).schema_id
-            dealer.send(m.encode(m.Want("input")))
-            slot = hear(dealer).slots[0]
-            dealer.send_multipart([m.encode(m.Publish(slot, stream, 1, 1, number)), m.encode([0]), struct.pack("<II", *entry)])
+            RemoteWriter(dealer).send_slot(schema, 1, 1, [m.encode([0]), struct.pack("<II", *entry)])
             answer = hear(dealer)
             assert isinstance(answer, m.Failed)
             assert "outside of it" in answer.text
