@@ -24,8 +24,9 @@ import numpy as np
 
 from tests.fuzz.hostile import HOSTILE
 from tests.fuzz.stream import mutated as mutated_by
+from tfos_fast.channel.untrusted.budget import Budget, Refused
 from tfos_fast.channel.untrusted.pickles import build
-from tfos_fast.channel.untrusted.types import NAMES, Budget, Refused
+from tfos_fast.channel.untrusted.types import NAMES
 from tfos_fast.channel.untrusted.vetting import ALLOWED, COST
 
 VALUES: list[Any] = [

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tfos_fast.channel.untrusted.types import Budget, Refused
+from tfos_fast.channel.untrusted.budget import Budget, Refused
 
 _TEXTS = frozenset([str, bytes])
 _KEYS = (

@@ -31,8 +31,9 @@ from typing import Any
 
 import numpy as np
 
+from tfos_fast.channel.untrusted.budget import Budget, Name, Pending, Refused
 from tfos_fast.channel.untrusted.keys import Keys
-from tfos_fast.channel.untrusted.types import NAMES, Budget, Name, Pending, Refused
+from tfos_fast.channel.untrusted.types import NAMES
 
 _float = struct.Struct(">d").unpack_from
 _int4 = struct.Struct("<i").unpack_from

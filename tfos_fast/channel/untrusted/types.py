@@ -10,105 +10,23 @@ import collections
 import datetime
 import decimal
 import fractions
-import functools
 import math
 import re
 import sys
 import uuid
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from tfos_fast.errors import MissingDependency
+from tfos_fast.channel.untrusted.budget import Budget, Name, Pending, are_types, check
+from tfos_fast.channel.untrusted.spark_values import SPARK_NAMES
 from tfos_fast.values.dtypes import dtype_of
-
-
-class Refused(Exception):
-    """The stream is no plain data, or costs more memory than its length allows."""
-
-
-class Budget:
-    """Bytes of memory that a value, or several, may still take."""
-
-    def __init__(self, limit: int) -> None:
-        self.left = limit
-
-    def spend(self, count: int) -> None:
-        """Charge so many bytes.
-
-        Raises
-        ------
-        Refused
-        """
-        self.left -= count
-        if self.left < 0:
-            raise Refused("its values take many times more memory than the stream is long")
-
-
-class Name:
-    """A name in a stream. It never is a value: whoever pickles a container that holds it finds out.
-
-    Parameters
-    ----------
-    text : str
-        For messages.
-    make : callable, optional
-        ``make(args, budget)`` for a REDUCE; without it the name is only an argument.
-    new : callable, optional
-        ``new()`` for a NEWOBJ without arguments.
-    """
-
-    __slots__ = ("make", "new", "text")
-
-    def __init__(self, text: str, make: Callable[[tuple[Any, ...], Budget], Any] | None = None, new: Any = None) -> None:
-        self.text = text
-        self.make = make
-        self.new = new
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise Refused(f"it holds {self.text} itself")
-
-
-class Pending:
-    """A value before its BUILD; the state completes it. ``place`` is its number in the memo, if it has one."""
-
-    __slots__ = ("place",)
-
-    def __init__(self) -> None:
-        self.place = -1
-
-    def build(self, state: Any, budget: Budget) -> Any:
-        """Make the value."""
-        raise NotImplementedError
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise Refused("it holds a value without its state")
-
-
-def check(sound: object, what: str) -> None:
-    """Refuse arguments that are not as they should be.
-
-    Raises
-    ------
-    Refused
-    """
-    if not sound:
-        raise Refused(f"it has {what} with arguments that pickle does not write")
-
-
-def _types(args: tuple[Any, ...], *kinds: Any) -> bool:
-    """Whether the arguments are exactly of these types; each may be a tuple of several."""
-    return len(args) == len(kinds) and all(
-        type(arg) in (kind if isinstance(kind, tuple) else (kind,)) for arg, kind in zip(args, kinds, strict=True)
-    )
-
 
 # ---- Python's own ------------------------------------------------------------------------------------------------------------
 
 
 def _complex(args: tuple[Any, ...], budget: Budget) -> complex:
-    check(_types(args, float, float), "a complex")
+    check(are_types(args, float, float), "a complex")
     budget.spend(32)
     return complex(*args)
 
@@ -118,7 +36,7 @@ _RANGE_BITS = 1024
 
 def _range(args: tuple[Any, ...], budget: Budget) -> range:
     # Their length is a quotient, which takes long for numbers of many digits.
-    check(_types(args, int, int, int) and args[2] and all(arg.bit_length() <= _RANGE_BITS for arg in args), "a range")
+    check(are_types(args, int, int, int) and args[2] and all(arg.bit_length() <= _RANGE_BITS for arg in args), "a range")
     budget.spend(80)
     return range(*args)
 
@@ -143,7 +61,7 @@ def _deque(args: tuple[Any, ...], budget: Budget) -> Any:
 
 
 def _date(args: tuple[Any, ...], budget: Budget) -> datetime.date:
-    check(_types(args, bytes) and len(args[0]) == 4, "a date")
+    check(are_types(args, bytes) and len(args[0]) == 4, "a date")
     budget.spend(32)
     high, low, month, day = args[0]
     return datetime.date(high << 8 | low, month, day)
@@ -154,14 +72,14 @@ def _zone(args: tuple[Any, ...]) -> Any:
 
 
 def _time(args: tuple[Any, ...], budget: Budget) -> datetime.time:
-    check((_types(args, bytes) or _types(args, bytes, datetime.timezone)) and len(args[0]) == 6, "a time")
+    check((are_types(args, bytes) or are_types(args, bytes, datetime.timezone)) and len(args[0]) == 6, "a time")
     budget.spend(64)
     hour, minute, second, *micro = args[0]
     return datetime.time(hour & 0x7F, minute, second, int.from_bytes(bytes(micro), "big"), _zone(args), fold=hour >> 7)
 
 
 def _datetime(args: tuple[Any, ...], budget: Budget) -> datetime.datetime:
-    check((_types(args, bytes) or _types(args, bytes, datetime.timezone)) and len(args[0]) == 10, "a datetime")
+    check((are_types(args, bytes) or are_types(args, bytes, datetime.timezone)) and len(args[0]) == 10, "a datetime")
     budget.spend(64)
     high, low, month, day, hour, minute, second, *micro = args[0]
     year, microsecond = high << 8 | low, int.from_bytes(bytes(micro), "big")
@@ -169,19 +87,19 @@ def _datetime(args: tuple[Any, ...], budget: Budget) -> datetime.datetime:
 
 
 def _timedelta(args: tuple[Any, ...], budget: Budget) -> datetime.timedelta:
-    check(_types(args, int, int, int), "a timedelta")
+    check(are_types(args, int, int, int), "a timedelta")
     budget.spend(40)
     return datetime.timedelta(*args)
 
 
 def _timezone(args: tuple[Any, ...], budget: Budget) -> datetime.timezone:
-    check(_types(args, datetime.timedelta) or _types(args, datetime.timedelta, str), "a timezone")
+    check(are_types(args, datetime.timedelta) or are_types(args, datetime.timedelta, str), "a timezone")
     budget.spend(32)
     return datetime.timezone(*args)
 
 
 def _decimal(args: tuple[Any, ...], budget: Budget) -> decimal.Decimal:
-    check(_types(args, str) and args[0].isascii(), "a Decimal")
+    check(are_types(args, str) and args[0].isascii(), "a Decimal")
     budget.spend(104 + len(args[0]))
     return decimal.Decimal(args[0])
 
@@ -191,10 +109,10 @@ _FRACTION_BITS = 1 << 16
 
 
 def _fraction(args: tuple[Any, ...], budget: Budget) -> fractions.Fraction:
-    if _types(args, str):  # Fraction("1e999999999") would have as many digits
+    if are_types(args, str):  # Fraction("1e999999999") would have as many digits
         check(_FRACTION.fullmatch(args[0]), "a Fraction")
         args = tuple(int(part) for part in f"{args[0]}/1".split("/")[:2])
-    check(_types(args, int, int), "a Fraction")
+    check(are_types(args, int, int), "a Fraction")
     bits = [arg.bit_length() for arg in args]
     check(max(bits) <= _FRACTION_BITS, "a Fraction")
     # It is reduced, which takes as long as both are long. The same arguments may come over and over.
@@ -372,61 +290,6 @@ def _reconstruct(args: tuple[Any, ...], budget: Budget) -> _Array:
     return _Array()
 
 
-# ---- Spark -------------------------------------------------------------------------------------------------------------------
-
-
-def _spark(module: str, name: str) -> Any:
-    try:
-        return getattr(__import__(module, fromlist=[name]), name)
-    except ImportError as error:
-        raise MissingDependency(f"it is a {name} of pyspark: install pyspark here, too") from error
-
-
-def _row(args: tuple[Any, ...], budget: Budget) -> Any:
-    check(_types(args, (list, tuple), (list, tuple)) and len(args[0]) == len(args[1]), "a Row")
-    check(all(type(name) is str for name in args[0]), "a Row")
-    budget.spend(200 + 8 * len(args[1]))
-    row = tuple.__new__(_spark("pyspark.sql.types", "Row"), args[1])
-    row.__fields__ = args[0]
-    return row
-
-
-def _dense(args: tuple[Any, ...], budget: Budget) -> Any:
-    check(_types(args, bytes) and len(args[0]) % 8 == 0, "a DenseVector")
-    budget.spend(200 + len(args[0]))
-    return _spark("pyspark.ml.linalg", "DenseVector")(np.frombuffer(args[0], np.float64) if args[0] else np.empty(0))
-
-
-def _sparse(args: tuple[Any, ...], budget: Budget) -> Any:
-    check(_types(args, int, bytes, bytes) and 2 * len(args[1]) == len(args[2]) and len(args[2]) % 8 == 0, "a SparseVector")
-    budget.spend(400 + 4 * len(args[2]))
-    return _spark("pyspark.ml.linalg", "SparseVector")(*args)
-
-
-class _SparkValue(Pending):
-    """A value of one of Spark's classes that are nothing but their attributes."""
-
-    __slots__ = ("attributes", "name")
-
-    def __init__(self, name: str, **attributes: tuple[type, ...]) -> None:
-        super().__init__()
-        self.name = name
-        self.attributes = attributes
-
-    def build(self, state: Any, budget: Budget) -> Any:
-        sound = type(state) is dict and state.keys() == self.attributes.keys()
-        check(sound and all(type(state[name]) in kinds for name, kinds in self.attributes.items()), f"a {self.name}")
-        budget.spend(200)
-        return _spark("pyspark.sql.types", self.name)(**state)
-
-
-_OCTETS = (bytes, bytearray)
-_SPARK_VALUES: dict[str, dict[str, tuple[type, ...]]] = {
-    "VariantVal": {"value": _OCTETS, "metadata": _OCTETS},
-    "Geometry": {"wkb": _OCTETS, "srid": (int,)},
-    "Geography": {"wkb": _OCTETS, "srid": (int,)},
-}
-
 _NDARRAY = Name("numpy.ndarray")
 _BFLOAT16 = Name("ml_dtypes.bfloat16")
 
@@ -450,14 +313,9 @@ NAMES: dict[tuple[str, str], Name] = {
         *((f"numpy.{core}.multiarray", "_reconstruct", _reconstruct) for core in ("core", "_core")),
         *((f"numpy.{core}.multiarray", "scalar", _scalar) for core in ("core", "_core")),
         *((f"numpy.{core}.numeric", "_frombuffer", _from_buffer) for core in ("core", "_core")),
-        ("pyspark.sql.types", "_create_row", _row),
-        ("pyspark.ml.linalg", "DenseVector", _dense),
-        ("pyspark.ml.linalg", "SparseVector", _sparse),
     ]
 }
 NAMES["uuid", "UUID"] = Name("uuid.UUID", new=_Uuid)
-for _name, _attributes in _SPARK_VALUES.items():
-    _module = "pyspark.sql.types"
-    NAMES[_module, _name] = Name(f"{_module}.{_name}", new=functools.partial(_SparkValue, _name, **_attributes))
+NAMES |= SPARK_NAMES
 NAMES["numpy", "ndarray"] = _NDARRAY
 NAMES["ml_dtypes", "bfloat16"] = _BFLOAT16

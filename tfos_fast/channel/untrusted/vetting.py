@@ -17,8 +17,8 @@ import numpy as np
 from tfos_fast.channel.codec.layout import Layout
 from tfos_fast.channel.schema.columns import ENTRY_BYTES, Schema
 from tfos_fast.channel.schema.kinds import is_pickled
+from tfos_fast.channel.untrusted.budget import Budget, Refused
 from tfos_fast.channel.untrusted.pickles import build
-from tfos_fast.channel.untrusted.types import Budget, Refused
 from tfos_fast.errors import SchemaMismatch
 
 #: Bytes of memory that the values of a slot may take for each byte of their streams, and beside.

@@ -27,8 +27,9 @@ from tfos_fast.channel.codec.decode import rows
 from tfos_fast.channel.codec.layout import layout
 from tfos_fast.channel.schema.columns import Column, Schema
 from tfos_fast.channel.untrusted import vetting
+from tfos_fast.channel.untrusted.budget import Budget, Refused
 from tfos_fast.channel.untrusted.pickles import build
-from tfos_fast.channel.untrusted.types import NAMES, Budget, Refused
+from tfos_fast.channel.untrusted.types import NAMES
 from tfos_fast.channel.untrusted.vetting import ALLOWED, COST, vet
 from tfos_fast.errors import SchemaMismatch
 
@@ -247,7 +248,7 @@ def test_rows_and_vectors_of_spark_come_as_they_are():
         ("Geography", {"wkb": b"\x01", "srid": 4326}),
     ],
 )
-def test_values_that_are_spark_attributes_come_as_they_are(name, attributes):
+def test_values_that_are_spark_attributes_come_as_they_are(name, attributes, monkeypatch):
     types = pytest.importorskip("pyspark.sql.types")
     if not hasattr(types, name):
         pytest.skip(f"this pyspark has no {name}")
@@ -259,6 +260,10 @@ def test_values_that_are_spark_attributes_come_as_they_are(name, attributes):
         value.__dict__ = wrong
         with pytest.raises(SchemaMismatch, match=f"a {name} with arguments that pickle does not write|a value without its state"):
             through(value)
+    stream = pickle.dumps(getattr(types, name)(**attributes), 5)
+    monkeypatch.delattr(types, name)  # as in a pyspark that is older than the writer's
+    with pytest.raises(SchemaMismatch, match=f"{name} of pyspark: install pyspark here, too, as new as the writer's"):
+        vetting._anew(stream, "c0", 0, Budget(1 << 20))
 
 
 def test_bfloat16_comes_as_it_is():
@@ -457,7 +462,7 @@ def test_a_deque_that_is_part_of_something_gets_no_more_items():
 def test_a_process_survives():
     """It once made an object of any address, and freed arrays in arrays by a call within a call: the process died."""
     program = (
-        "import sys; from tfos_fast.channel.untrusted.pickles import build; from tfos_fast.channel.untrusted.types import *\n"
+        "import sys; from tfos_fast.channel.untrusted.pickles import build; from tfos_fast.channel.untrusted.budget import *\n"
         "try: print(build(sys.stdin.buffer.read(), Budget(1 << 20)))\n"
         "except Refused as error: print('refused', error)"
     )
