@@ -2,6 +2,8 @@
 
 The map of the move is ``scripts/move.json``: old module to new module, and symbols that went another way.
 Docstrings and the form of imports do not count. Names of a module's own definitions and imports count as what they stand for.
+
+It prints "equal" at the commits that only moved modules and symbols. Later commits changed definitions, and it lists these.
 """
 
 from __future__ import annotations
